@@ -1,0 +1,76 @@
+"""Names of dimensions, coordinates and units, and the small builders from plain arrays to labelled Datasets."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+TRAJECTORY, TIME, COORDINATE = "trajectory", "time", "coordinate"
+MODE, FEATURE_F, FEATURE_G, EPOCH = "mode", "feature_f", "feature_g", "epoch"
+
+
+def provenance(**settings: Any) -> dict[str, Any]:
+    """Attributes that say where a result comes from: creator, time, and the settings that made it.
+
+    Settings are kept as they are when NetCDF can hold them (numbers, strings, flat arrays), otherwise as JSON text.
+
+    Examples
+    --------
+    >>> provenance(lag=2, options={"nesting": "jnt"})["options"]
+    '{"nesting": "jnt"}'
+    """
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {"created_by": "koopman_lora", "created_at": now} | {k: _storable(v) for k, v in settings.items()}
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, bool) or value is None:
+        return str(value)
+    if isinstance(value, (int, float, str, np.integer, np.floating)):
+        return value
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    return json.dumps(value, default=str)
+
+
+def trajectory_array(
+    values: np.ndarray,
+    *,
+    dt: float,
+    time_unit: str,
+    coordinate_names: Sequence[str] | None = None,
+    coordinate_unit: str = "1",
+    attrs: Mapping[str, Any] | None = None,
+) -> xr.DataArray:
+    """Label simulated or measured values as a DataArray (trajectory, time, coordinate...).
+
+    Parameters
+    ----------
+    values : array of shape (n_trajectories, n_frames, *state)
+    dt : physical time between two frames, in `time_unit`
+    coordinate_names : names along the coordinate, only for states that are vectors
+
+    Examples
+    --------
+    >>> trajectory_array(np.zeros((2, 5, 1)), dt=0.5, time_unit="ps").time.values
+    array([0. , 0.5, 1. , 1.5, 2. ])
+    """
+    state_dims = (COORDINATE,) if values.ndim == 3 else tuple(f"{COORDINATE}_{i}" for i in range(values.ndim - 2))
+    coords: dict[str, Any] = {
+        TRAJECTORY: np.arange(values.shape[0]),
+        TIME: (TIME, dt * np.arange(values.shape[1]), {"units": time_unit}),
+    }
+    if coordinate_names is not None and values.ndim == 3:
+        coords[COORDINATE] = list(coordinate_names)
+    return xr.DataArray(
+        values,
+        dims=(TRAJECTORY, TIME, *state_dims),
+        coords=coords,
+        name="state",
+        attrs={"units": coordinate_unit, "dt": dt, "time_unit": time_unit} | dict(attrs or {}),
+    )

@@ -1,0 +1,166 @@
+"""Dense linear algebra of small matrices, real or complex, single or batched; the only home of numerical thresholds.
+
+Matrices may carry leading batch axes (bootstrap resamples); everything here is float64 or complex128.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.linalg
+
+# Relative to the largest eigenvalue of a second-moment matrix whose features were scaled to unit second moment.
+# float32 features leave noise of about 1e-14 there, so 1e-10 cuts only what carries no information.
+RANK_TOLERANCE = 1e-10
+# A canonical singular value is at most 1 up to round-off of the moments; above this it is an alarm, never clipped.
+SIGMA_TOLERANCE = 1e-6
+
+
+class Whitener(NamedTuple):
+    """`W` with `W^H M W` = identity on the retained directions (zero columns for the others), and their number."""
+
+    matrix: np.ndarray
+    rank: np.ndarray
+
+
+def conjugate_transpose(matrix: np.ndarray) -> np.ndarray:
+    """`A^H` of the last two axes."""
+    return np.conj(np.swapaxes(matrix, -1, -2))
+
+
+def inverse_root(M: np.ndarray, threshold: float = RANK_TOLERANCE) -> Whitener:
+    """Whitener of a Hermitian positive semi-definite matrix (one of the roots `M^{-1/2}`, by eigenvectors).
+
+    Features are first scaled to unit second moment, so that the relative threshold cuts linear dependence and
+    never a feature that is merely small.
+
+    Parameters
+    ----------
+    M : array of shape (..., k, k)
+    threshold : eigenvalues below `threshold` times the largest are treated as zero
+
+    Examples
+    --------
+    >>> W, rank = inverse_root(np.diag([4.0, 1e-20, 0.0]))
+    >>> int(rank)
+    2
+    """
+    M = (M + conjugate_transpose(M)) / 2
+    diagonal = np.real(np.diagonal(M, axis1=-2, axis2=-1))
+    scale = np.zeros_like(diagonal)
+    np.divide(1.0, np.sqrt(np.maximum(diagonal, 0.0)), out=scale, where=diagonal > 0)
+    eigenvalues, vectors = np.linalg.eigh(M * scale[..., :, None] * scale[..., None, :])
+    keep = eigenvalues > threshold * eigenvalues[..., -1:]
+    roots = np.zeros_like(eigenvalues)
+    np.divide(1.0, np.sqrt(np.abs(eigenvalues)), out=roots, where=keep)
+    # decreasing variance first, so that the zero columns of a deficient matrix stand last
+    whitener = (scale[..., :, None] * vectors * roots[..., None, :])[..., ::-1]
+    return Whitener(whitener, keep.sum(axis=-1))
+
+
+def hermitian_pinv(M: np.ndarray, threshold: float = RANK_TOLERANCE) -> np.ndarray:
+    """Pseudo-inverse of a second-moment matrix, with the rank decided after scaling features to unit size.
+
+    Examples
+    --------
+    >>> hermitian_pinv(np.diag([2.0, 0.0]))
+    array([[0.5, 0. ], [0. , 0. ]])
+    """
+    W = inverse_root(M, threshold).matrix
+    return W @ conjugate_transpose(W)
+
+
+def effective_rank(M: np.ndarray) -> float:
+    """Participation ratio of the eigenvalues, `(tr M)^2 / tr M^2`, after scaling features to unit second moment.
+
+    Examples
+    --------
+    >>> effective_rank(np.diag([1.0, 100.0]))
+    2.0
+    """
+    scale = np.sqrt(np.maximum(np.real(np.diag(M)), np.finfo(float).tiny))
+    correlation = M / np.outer(scale, scale)
+    return float(np.real(np.trace(correlation)) ** 2 / np.sum(np.abs(correlation) ** 2))
+
+
+def phase_of(values: np.ndarray) -> np.ndarray:
+    """Factors of modulus 1 that turn `values` real positive when multiplied (1 for zeros).
+
+    Examples
+    --------
+    >>> phase_of(np.array([-2.0, 0.0, 3.0]))
+    array([-1., 1., 1.])
+    """
+    values = np.asarray(values)
+    modulus = np.abs(values)
+    return np.where(modulus > 0, np.conj(values) / np.where(modulus > 0, modulus, 1.0), 1.0)
+
+
+class WhitenedSVD(NamedTuple):
+    """SVD of `M_f^{-1/2} T M_g^{-1/2}`: `left^H M_f left = I`, `right^H M_g right = I`, `left^H T right = diag(values)`."""
+
+    left: np.ndarray
+    values: np.ndarray
+    right: np.ndarray
+
+
+def whitened_svd(
+    M_f: np.ndarray, T: np.ndarray, M_g: np.ndarray, threshold: float = RANK_TOLERANCE, rank: int | None = None
+) -> WhitenedSVD:
+    """Singular triples between two whitened feature spaces, in the coordinates of the features.
+
+    Parameters
+    ----------
+    M_f, T, M_g : arrays (..., k_f, k_f), (..., k_f, k_g), (..., k_g, k_g)
+    threshold : relative whitening threshold, see `inverse_root`
+    rank : keep only the leading triples
+
+    Examples
+    --------
+    >>> whitened_svd(np.eye(2) * 4, np.eye(2) * 2, np.eye(2)).values
+    array([1., 1.])
+    """
+    W_f, W_g = inverse_root(M_f, threshold).matrix, inverse_root(M_g, threshold).matrix
+    U, values, Vh = np.linalg.svd(conjugate_transpose(W_f) @ T @ W_g, full_matrices=False)
+    return WhitenedSVD(W_f @ U[..., :rank], values[..., :rank], W_g @ conjugate_transpose(Vh)[..., :rank])
+
+
+class SortedEig(NamedTuple):
+    """Eigenvalues by decreasing modulus with unit right eigenvectors, left ones (`left^H K = lambda left^H`), conditions."""
+
+    values: np.ndarray
+    right: np.ndarray
+    left: np.ndarray
+    condition: np.ndarray
+
+
+def eigenvalue_order(values: np.ndarray) -> np.ndarray:
+    """Indices that sort by decreasing modulus; of a conjugate pair the positive imaginary part stands first.
+
+    Examples
+    --------
+    >>> v = np.array([0.1, 0.3 - 0.4j, 0.3 + 0.4j])
+    >>> v[eigenvalue_order(v)]
+    array([0.3+0.4j, 0.3-0.4j, 0.1+0.j ])
+    """
+    # rounding keeps the two of a pair together when their moduli differ in the last bit
+    modulus = np.round(np.abs(values), 12)
+    return np.lexsort((-np.imag(values), -np.round(np.real(values), 12), -modulus), axis=-1)
+
+
+def sorted_eig(K: np.ndarray) -> SortedEig:
+    """Eigenvalues, right and left eigenvectors of a square matrix; `condition` is `|l| |r| / |l^H r|` per eigenvalue.
+
+    Examples
+    --------
+    >>> sorted_eig(np.array([[0.0, 2.0], [0.5, 0.0]])).condition.round(4)
+    array([1.25, 1.25])
+    """
+    values, left, right = scipy.linalg.eig(K, left=True, right=True)
+    order = eigenvalue_order(values)
+    values, left, right = values[order], left[:, order], right[:, order]
+    overlap = np.abs(np.sum(np.conj(left) * right, axis=0))
+    with np.errstate(divide="ignore"):  # a defective eigenvalue has an infinite condition number
+        condition = np.linalg.norm(left, axis=0) * np.linalg.norm(right, axis=0) / overlap
+    return SortedEig(values, right, left, condition)

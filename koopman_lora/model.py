@@ -1,0 +1,243 @@
+"""`KoopmanLoRAModel`: the encoders f and g, the learned singular values and the constant mode."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from koopman_lora.encoders import MLP, EncoderPair, PairedMLP, Standardize
+
+
+class NotCalibratedError(ValueError):
+    """Features were asked for whose normalisation has not been frozen yet."""
+
+
+class KoopmanLoRAModel(nn.Module):
+    """Two encoders f(x) and g(x'), with learned singular values and an optional exact constant mode.
+
+    `model(x, x_next)` gives the features f(x) and g(x'), each (batch, n_modes), to hand to `NestedLoRALoss` together
+    with `model.svals`. The rank-n_modes operator is `sum_i svals_i f_i <g_i, .>`.
+
+    Parameters
+    ----------
+    input_dim : int or tuple of int
+        Length of the state vector, or the shape of a state such as an image.
+    n_modes : int
+        Number of modes; the constant mode counts.
+    hidden_dims, activation, use_batchnorm
+        Of the default encoders, see `MLP`.
+    shared_encoder : bool
+        Use one encoder for f and g.
+    learn_svals : bool
+        Learn `svals = sigmoid(svals_params)`. Features then have unit second moment: by batch statistics while
+        training, by the exact moments of all the data once `calibrate` has been called.
+    has_centering : bool
+        The first mode is the constant function with singular value 1, exactly; the others have mean zero, by the same
+        statistics.
+    encoder_f, encoder_g : nn.Module, optional
+        Your own encoders, (batch, *state) -> (batch, n_modes), or n_modes - 1 outputs with `has_centering`.
+
+    Raises
+    ------
+    ValueError
+        For impossible sizes, an unknown activation, or encoders that contradict `shared_encoder`.
+
+    Examples
+    --------
+    >>> model = KoopmanLoRAModel(input_dim=2, n_modes=4, learn_svals=True, has_centering=True)
+    >>> f, g = model(torch.randn(8, 2), torch.randn(8, 2))
+    >>> f.shape, model.svals.shape
+    (torch.Size([8, 4]), torch.Size([4]))
+    """
+
+    def __init__(
+        self,
+        input_dim: int | Sequence[int],
+        n_modes: int,
+        hidden_dims: Sequence[int] = (64, 128, 64),
+        activation: str = "GELU",
+        use_batchnorm: bool = False,
+        shared_encoder: bool = False,
+        learn_svals: bool = False,
+        has_centering: bool = False,
+        encoder_f: nn.Module | None = None,
+        encoder_g: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.state_shape = (input_dim,) if isinstance(input_dim, int) else tuple(input_dim)
+        if not self.state_shape or any(d < 1 for d in self.state_shape):
+            raise ValueError(f"input_dim must be a positive integer or a shape of such; got {input_dim!r}.")
+        smallest = 2 if has_centering else 1
+        if n_modes < smallest:
+            raise ValueError(f"n_modes must be at least {smallest} (has_centering={has_centering}); got {n_modes}.")
+        self.n_modes, self.learn_svals, self.has_centering = n_modes, learn_svals, has_centering
+        self.settings = {"hidden_dims": tuple(hidden_dims), "activation": activation, "use_batchnorm": use_batchnorm}
+        self.has_own_encoders = encoder_f is not None
+        self.standardize = Standardize(_statistics_shape(self.state_shape))
+        self.encoders = self._make_encoders(shared_encoder, encoder_f, encoder_g)
+        n_learned = n_modes - has_centering
+        if learn_svals:
+            # from 0.9 down to 0.1: distinct, so that modes start ordered, and away from saturation
+            start = torch.linspace(0.9, 0.1, n_learned) if n_learned > 1 else torch.tensor([0.5])
+            self.svals_params = nn.Parameter(torch.logit(start))
+        else:
+            self.register_parameter("svals_params", None)
+        # physical units travel with the model; set by `kl.fit`
+        self.lag, self.dt, self.time_unit = 1, 1.0, "frame"
+        # exact statistics of all the data, (side, feature): frozen by `calibrate`
+        self.register_buffer("feature_mean", torch.zeros(2, n_learned))
+        self.register_buffer("feature_scale", torch.ones(2, n_learned))
+        self.register_buffer("is_calibrated", torch.tensor(not self.normalizes))
+
+    def _make_encoders(
+        self, shared: bool, encoder_f: nn.Module | None, encoder_g: nn.Module | None
+    ) -> EncoderPair | PairedMLP:
+        if encoder_f is not None:
+            if shared == (encoder_g is not None):
+                needs = "no encoder_g" if shared else "an encoder_g"
+                raise ValueError(f"shared_encoder={shared} needs {needs} beside encoder_f; got {encoder_g!r}.")
+            return EncoderPair(encoder_f, encoder_g)
+        if encoder_g is not None:
+            raise ValueError("encoder_g needs an encoder_f; got encoder_f=None.")
+        sizes = (math.prod(self.state_shape), self.n_modes - self.has_centering, self.settings["hidden_dims"])
+        if not shared and not self.settings["use_batchnorm"]:
+            return PairedMLP(*sizes, self.settings["activation"])
+        options = (self.settings["activation"], self.settings["use_batchnorm"])
+        return EncoderPair(MLP(*sizes, *options), None if shared else MLP(*sizes, *options))
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether features are brought to unit second moment or centred."""
+        return self.learn_svals or self.has_centering
+
+    @property
+    def shared_encoder(self) -> bool:
+        """Whether f and g share one encoder."""
+        return self.encoders.is_shared
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the features."""
+        return self.feature_scale.dtype
+
+    @property
+    def svals(self) -> Tensor | None:
+        """Learned singular values (n_modes,), the constant mode's 1 first where there is one; None if not learned."""
+        if self.svals_params is None:
+            return None
+        values = torch.sigmoid(self.svals_params)
+        return torch.cat([values.new_ones(1), values]) if self.has_centering else values
+
+    def set_svals(self, values: Tensor) -> None:
+        """Overwrite the learned singular values with `values` (n_modes,); those at 1 come as close as sigmoid can."""
+        learned = values[int(self.has_centering) :].to(self.svals_params)
+        epsilon = torch.finfo(learned.dtype).eps
+        with torch.no_grad():
+            self.svals_params.copy_(torch.logit(learned.clamp(epsilon, 1 - epsilon)))
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Standardised states in the network's precision: what the encoders receive."""
+        if tuple(x.shape[1:]) != self.state_shape:
+            raise ValueError(
+                f"x must have shape (batch, {', '.join(map(str, self.state_shape))}); got {tuple(x.shape)}."
+            )
+        return self.standardize(x).to(self.dtype)
+
+    def forward(self, x: Tensor, x_next: Tensor) -> tuple[Tensor, Tensor]:
+        """Features f(x) and g(x'), each (batch, n_modes), not scaled by the singular values."""
+        return self.encode(self.prepare(x), self.prepare(x_next))
+
+    def encode(self, z: Tensor, z_next: Tensor) -> tuple[Tensor, Tensor]:
+        """Same as calling the model, for states that went through `prepare` already."""
+        f, g = self.encoders(z, z_next)
+        return self._finish(f, 0), self._finish(g, 1)
+
+    def f(self, x: Tensor) -> Tensor:
+        """Features of x, (batch, n_modes)."""
+        return self._finish(self.encoders.f(self.prepare(x)), 0)
+
+    def g(self, x_next: Tensor) -> Tensor:
+        """Features of x', (batch, n_modes)."""
+        return self._finish(self.encoders.g(self.prepare(x_next)), 1)
+
+    def _finish(self, features: Tensor, side: int) -> Tensor:
+        """Normalise, and prepend the constant mode."""
+        if features.ndim != 2 or features.shape[1] != self.feature_scale.shape[1]:
+            raise ValueError(
+                f"encoder_{'fg'[side]} must give (batch, {self.feature_scale.shape[1]}); got {tuple(features.shape)}."
+            )
+        if self.normalizes:
+            mean, scale = self._statistics(features, side)
+            features = (features - mean) / scale if self.has_centering else features / scale
+        return prepend_constant(features) if self.has_centering else features
+
+    def with_constant(self, encode: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """An encoder's features before normalisation, behind the constant mode where the model has one."""
+        return (lambda z: prepend_constant(encode(z))) if self.has_centering else encode
+
+    def _statistics(self, features: Tensor, side: int) -> tuple[Tensor, Tensor]:
+        if not self.training:
+            if not self.is_calibrated:
+                raise NotCalibratedError(
+                    "model has not been calibrated: its features are normalised by exact moments of all the data. "
+                    "Call model.calibrate(x, x_next) after training (kl.fit does)."
+                )
+            return self.feature_mean[side], self.feature_scale[side]
+        self.is_calibrated.fill_(False)  # training on moves the features away from frozen statistics
+        return feature_statistics(features, centred=self.has_centering, scaled=self.learn_svals)
+
+    def calibrate(self, x: Tensor, x_next: Tensor, batch_size: int = 8192) -> None:
+        """Freeze the normalisation: exact means and second moments of the features over all pairs, in float64.
+
+        Parameters
+        ----------
+        x, x_next : tensors of shape (n_pairs, *state)
+        """
+        self.calibrate_batches(zip(x.split(batch_size), x_next.split(batch_size), strict=True))
+
+    @torch.no_grad()
+    def calibrate_batches(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """`calibrate` for an iterable of batches (x, x_next)."""
+        if not self.normalizes:
+            return
+        was_training = self.training
+        self.eval()
+        count, first, second = 0, 0.0, 0.0
+        for x, x_next in batches:
+            device = self.feature_scale.device
+            features = torch.stack(self.encoders(self.prepare(x.to(device)), self.prepare(x_next.to(device))))
+            wide = features.to(torch.complex128 if features.is_complex() else torch.float64)  # (side, batch, feature)
+            count, first, second = count + len(x), first + wide.sum(1), second + wide.abs().square().sum(1)
+        if count == 0:
+            raise ValueError("pairs to calibrate on are empty; give at least one pair (x, x_next).")
+        mean = first / count if self.has_centering else torch.zeros_like(first)
+        if self.learn_svals:
+            power = second / count - mean.abs().square()
+            self.feature_scale.copy_(power.clamp_min(torch.finfo(self.dtype).tiny).sqrt())
+        self.feature_mean = mean.to(features.dtype)
+        self.is_calibrated.fill_(True)
+        self.train(was_training)
+
+
+def prepend_constant(features: Tensor) -> Tensor:
+    """The function 1 as a first feature: (batch, k) -> (batch, 1 + k)."""
+    return torch.cat([features.new_ones(features.shape[0], 1), features], dim=1)
+
+
+def feature_statistics(features: Tensor, centred: bool, scaled: bool) -> tuple[Tensor, Tensor]:
+    """Mean and root second moment of a batch of features, 0 and 1 where not asked for."""
+    mean = features.mean(0) if centred else features.new_zeros(())
+    if not scaled:
+        return mean, features.new_ones(())
+    second = (features - mean).abs().square().mean(0)
+    # a floor far below any real scale keeps the gradient of a dead feature finite
+    return mean, second.clamp_min(1e-12).sqrt()
+
+
+def _statistics_shape(state_shape: tuple[int, ...]) -> tuple[int, ...]:
+    if len(state_shape) == 1:
+        return state_shape
+    return (state_shape[0], 1, 1) if len(state_shape) == 3 else (1,) * len(state_shape)

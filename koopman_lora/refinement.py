@@ -1,0 +1,127 @@
+"""Rayleigh-Ritz on the last hidden layer: the best singular functions in its span, written into the last linear layer."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from koopman_lora._linalg import WhitenedSVD, whitened_svd
+from koopman_lora.model import KoopmanLoRAModel, prepend_constant
+from koopman_lora.moments import Moments, estimate_moments
+from koopman_lora.scores import vamp_scores
+from koopman_lora.trajectories import LaggedPairs, split_pairs
+
+# Relative whitening thresholds to choose from; small ones over-fit, large ones under-fit (MATH.md, section 5).
+THRESHOLDS = tuple(10.0**-e for e in np.arange(2.0, 10.5, 0.5))
+
+
+class RefinementResult(NamedTuple):
+    """What `refine` did to the model.
+
+    Attributes
+    ----------
+    is_refined : False where the un-refined state scored better on held-out pairs and was kept
+    threshold : relative whitening threshold chosen
+    score_before, score_after : held-out VAMP-E
+    thresholds, scores : all thresholds tried and their held-out VAMP-E
+    """
+
+    is_refined: bool
+    threshold: float
+    score_before: float
+    score_after: float
+    thresholds: np.ndarray
+    scores: np.ndarray
+
+
+def refine(
+    model: KoopmanLoRAModel,
+    pairs: LaggedPairs,
+    held_out: float | LaggedPairs = 0.1,
+    thresholds: tuple[float, ...] = THRESHOLDS,
+    seed: int = 0,
+) -> RefinementResult:
+    """Replace the last linear layers by the top singular functions in the span of the last hidden layers.
+
+    The whitening threshold is the one with the best held-out VAMP-E; the solution written into the model is then
+    computed from all pairs, held-out ones included. Where no threshold scores better than the model as it is, the model
+    is left unchanged. Afterwards M_f and M_g are identities and learned, K_matrix and canonical values agree.
+
+    Parameters
+    ----------
+    model : KoopmanLoRAModel
+        Trained; changed in place. Both encoders must end in an nn.Linear.
+    pairs : LaggedPairs
+    held_out : float or LaggedPairs
+        Fraction of `pairs` to choose the threshold on, or further pairs.
+    thresholds : numbers in (0, 1)
+
+    Raises
+    ------
+    NoLinearHeadError
+        If an encoder does not end in a linear layer.
+    ValueError
+        If the last hidden layer is too narrow for n_modes.
+
+    References
+    ----------
+    MATH.md, section 5.
+    """
+    train, test = (pairs, held_out) if isinstance(held_out, LaggedPairs) else split_pairs(pairs, held_out, seed=seed)
+    model.eval()
+    trunk_train, trunk_test = trunk_moments(model, train), trunk_moments(model, test)
+    width = trunk_train.M_f.shape[0]
+    if width < model.n_modes:
+        raise ValueError(
+            f"n_modes={model.n_modes} is more than the last hidden layer can carry ({width - 1} units and the "
+            "constant); give a wider last entry of hidden_dims."
+        )
+    scores = np.array([vamp_scores(trunk_train, trunk_test, model.n_modes, t).vamp_e for t in thresholds])
+    best = int(np.argmax(scores))
+    before = vamp_scores(*(_own_moments(model, part) for part in (train, test)), model.n_modes).vamp_e
+    is_refined = bool(scores[best] > before)
+    if is_refined:
+        solution = whitened_svd(*_cross(trunk_train + trunk_test), thresholds[best], model.n_modes)
+        _write(model, solution, pairs)
+    after = float(scores[best]) if is_refined else before
+    return RefinementResult(is_refined, thresholds[best], before, after, np.asarray(thresholds), scores)
+
+
+def trunk_moments(model: KoopmanLoRAModel, pairs: LaggedPairs, n_blocks: int = 1) -> Moments:
+    """Moments of the last hidden layers behind the constant function, (1 + width) features."""
+    f, g = (
+        lambda x, trunk=trunk: prepend_constant(trunk(model.prepare(x.to(model.feature_scale.device))))
+        for trunk in (model.encoders.trunk_f, model.encoders.trunk_g)
+    )
+    return estimate_moments(f, g, pairs, n_blocks=n_blocks, same_map=False)
+
+
+def _own_moments(model: KoopmanLoRAModel, pairs: LaggedPairs) -> Moments:
+    f, g = (
+        lambda x, encode=encode: model.with_constant(encode)(model.prepare(x.to(model.feature_scale.device)))
+        for encode in (model.encoders.f, model.encoders.g)
+    )
+    return estimate_moments(f, g, pairs, n_blocks=1, same_map=False)
+
+
+def _cross(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return moments.M_f, moments.T_fg, moments.M_g
+
+
+def _write(model: KoopmanLoRAModel, solution: WhitenedSVD, pairs: LaggedPairs) -> None:
+    """Put phi and psi into the last layers; where svals are not learned, sqrt(sigma) phi and sqrt(sigma) psi."""
+    first = int(model.has_centering)  # the constant mode is not in the layer
+    scale = np.ones_like(solution.values) if model.learn_svals else np.sqrt(solution.values)
+    weights, biases = [], []
+    for coefficients in (solution.left, solution.right):
+        layer = torch.as_tensor((coefficients * scale)[:, first:]).to(model.feature_scale)
+        weights.append(layer[1:])
+        biases.append(layer[0])
+    model.encoders.set_heads(weights, biases, model.prepare(pairs.x[:1].to(model.feature_scale.device)))
+    model.calibrate(pairs.x, pairs.x_next)
+    if model.learn_svals:
+        # from the features as the network's precision gives them, so that learned and canonical values are the same
+        values = whitened_svd(*_cross(_own_moments(model, pairs))).values
+        model.set_svals(torch.as_tensor(values))
