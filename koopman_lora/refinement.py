@@ -1,4 +1,4 @@
-"""Rayleigh-Ritz on the last hidden layer: the best singular functions in its span, written into the last linear layer."""
+"""Rayleigh-Ritz on the last hidden layer: its best singular functions, written into the last linear layer."""
 
 from __future__ import annotations
 

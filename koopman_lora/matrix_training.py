@@ -1,0 +1,466 @@
+"""Training two factors of a given matrix with the nested low-rank loss: parametrisations, loss, full-batch and sampled loops.
+
+`G = g_net(rows)` is (M, k), `F = f_net(columns)` is (N, k), H ~ G F^H (MATH.md, section 8).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from koopman_lora.encoders import MLP
+from koopman_lora.losses import nesting_weights
+from koopman_lora.matrix_operators import (
+    MatrixProducts,
+    RitzTriples,
+    orthogonalize,
+    rayleigh_ritz,
+    svals_from_diagonal,
+    svals_from_norms,
+)
+from koopman_lora.training import NonFiniteLossError
+
+PARAMETRIZATIONS = ("embedding", "table", "features")
+# Steps between two choices of coordinates; L-BFGS starts its memory anew there.
+ROUND_STEPS = 30
+# Singular values below this, relative to the largest, are not resolved by training: the scale of their columns stops
+# there, and their residuals are judged against `tolerance` times it.
+SMALLEST_SCALE, SMALLEST_RESOLVED = 1e-8, 1e-5
+# Residual energy allowed, relative to what a rank-n approximation has to leave out: half of it is (to first order) the
+# relative excess of the reconstruction error over the Eckart-Young optimum.
+EXCESS_TOLERANCE = 5e-5
+# Below this share of ||H||_F^2 what is left out counts as round-off.
+SMALLEST_TAIL = 1e-13
+
+
+# ---------------------------------------------------------------------------------------------- parametrisations
+
+
+class Factor(nn.Module):
+    """A map from every row (or column) of a matrix to k numbers, real or complex; `forward()` gives all, (n, k).
+
+    Complex numbers are held as k real parts followed by k imaginary ones.
+    """
+
+    is_complex: bool
+
+    def real_outputs(self) -> Tensor:
+        """Outputs as real numbers, (n, k) or (n, 2 k)."""
+        raise NotImplementedError
+
+    def absorb(self, W: Tensor) -> None:
+        """Change the parameters so that the outputs are multiplied by W (k, k) from the right."""
+        raise NotImplementedError
+
+    def forward(self) -> Tensor:
+        """Outputs (n, k)."""
+        return as_numbers(self.real_outputs(), self.is_complex)
+
+
+def as_numbers(values: Tensor, is_complex: bool) -> Tensor:
+    """(n, 2 k) real and imaginary parts -> (n, k) complex numbers; real values stay.
+
+    Examples
+    --------
+    >>> as_numbers(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), True)
+    tensor([[1.+3.j, 2.+4.j]])
+    """
+    return torch.complex(*values.tensor_split(2, dim=1)) if is_complex else values
+
+
+def as_real_map(W: Tensor) -> Tensor:
+    """The real matrix that does to (real parts, imaginary parts) what W does to complex rows.
+
+    Examples
+    --------
+    >>> as_real_map(torch.tensor([[1j]]))
+    tensor([[ 0.,  1.],
+            [-1.,  0.]])
+    """
+    if not W.is_complex():
+        return W
+    return torch.cat([torch.cat([W.real, W.imag], dim=1), torch.cat([-W.imag, W.real], dim=1)])
+
+
+class TableFactor(Factor):
+    """The numbers themselves are the parameters.
+
+    Examples
+    --------
+    >>> TableFactor(5, 2, is_complex=True)().shape
+    torch.Size([5, 2])
+    """
+
+    def __init__(self, n: int, k: int, is_complex: bool) -> None:
+        super().__init__()
+        self.is_complex = is_complex
+        self.table = nn.Parameter(torch.randn(n, k * (1 + is_complex), dtype=torch.float64))
+
+    def real_outputs(self) -> Tensor:
+        """Outputs as real numbers."""
+        return self.table
+
+    @torch.no_grad()
+    def absorb(self, W: Tensor) -> None:
+        """Multiply the outputs by W from the right."""
+        self.table.copy_(self.table @ as_real_map(W))
+
+
+class EmbeddingFactor(Factor):
+    """A learned vector per index, and a residual MLP on it: `e_i + MLP(e_i)`.
+
+    A one-hot vector times a weight matrix *is* an embedding, so the identity matrix is never built. The residual
+    connection keeps the problem as well conditioned as the plain table's.
+
+    Examples
+    --------
+    >>> EmbeddingFactor(5, 2, is_complex=False, hidden_dims=(8,), activation="GELU")().shape
+    torch.Size([5, 2])
+    """
+
+    def __init__(self, n: int, k: int, is_complex: bool, hidden_dims: Sequence[int], activation: str) -> None:
+        super().__init__()
+        self.is_complex = is_complex
+        width = k * (1 + is_complex)
+        self.embedding = nn.Parameter(torch.randn(n, width, dtype=torch.float64))
+        self.mlp = MLP(width, width, hidden_dims, activation).double()
+
+    def real_outputs(self) -> Tensor:
+        """Outputs as real numbers."""
+        return self.embedding + self.mlp(self.embedding)
+
+    @torch.no_grad()
+    def absorb(self, W: Tensor) -> None:
+        """Multiply the outputs by W from the right: e -> e W, undone before the first layer, done after the last."""
+        R = as_real_map(W)
+        first = next(layer for layer in self.mlp.modules() if isinstance(layer, nn.Linear))
+        head = self.mlp.head
+        self.embedding.copy_(self.embedding @ R)
+        if first is head:  # no hidden layers
+            head.weight.copy_(R.T @ torch.linalg.solve(R, head.weight.T).T)
+        else:
+            first.weight.copy_(torch.linalg.solve(R, first.weight.T).T)
+            head.weight.copy_(R.T @ head.weight)
+        head.bias.copy_(head.bias @ R)
+
+
+class FeatureFactor(Factor):
+    """An MLP on the features of every row (or column); `at` evaluates it on features of rows it never saw.
+
+    Parameters
+    ----------
+    features : tensor (n, d); standardised by their own mean and scale
+
+    Examples
+    --------
+    >>> factor = FeatureFactor(torch.randn(5, 3), 2, False, (8,), "GELU")
+    >>> factor().shape, factor.at(torch.randn(7, 3)).shape
+    (torch.Size([5, 2]), torch.Size([7, 2]))
+    """
+
+    def __init__(self, features: Tensor, k: int, is_complex: bool, hidden_dims: Sequence[int], activation: str) -> None:
+        super().__init__()
+        self.is_complex = is_complex
+        features = features.double()
+        scale = features.std(0, correction=0)
+        self.register_buffer("mean", features.mean(0))
+        self.register_buffer("scale", torch.where(scale > 0, scale, 1.0))
+        self.register_buffer("inputs", (features - self.mean) / self.scale)
+        self.mlp = MLP(features.shape[1], k * (1 + is_complex), hidden_dims, activation).double()
+
+    def real_outputs(self) -> Tensor:
+        """Outputs as real numbers."""
+        return self.mlp(self.inputs)
+
+    def at(self, features: Tensor) -> Tensor:
+        """Outputs for other features (m, d): (m, k)."""
+        return as_numbers(self.mlp((features.double() - self.mean) / self.scale), self.is_complex)
+
+    @torch.no_grad()
+    def absorb(self, W: Tensor) -> None:
+        """Multiply the outputs by W from the right."""
+        R = as_real_map(W)
+        self.mlp.head.weight.copy_(R.T @ self.mlp.head.weight)
+        self.mlp.head.bias.copy_(self.mlp.head.bias @ R)
+
+
+# ---------------------------------------------------------------------------------------------- the loss
+
+
+def truncation_weights(k: int) -> Tensor:
+    """`m_i = sum_{l >= i} w_l` of joint nesting with uniform weights: 1, (k-1)/k, ..., 1/k.
+
+    Examples
+    --------
+    >>> truncation_weights(4)
+    tensor([1.0000, 0.7500, 0.5000, 0.2500], dtype=torch.float64)
+    """
+    return nesting_weights(k).double().flip(0).cumsum(0).flip(0)
+
+
+class LossTerms(NamedTuple):
+    """`a_i = Re (U^H H V)_ii` and `Q_ij = Re (U^H U)_ij (V^H V)_ji`: with columns scaled by s, loss = s Q s - 2 a s."""
+
+    linear: Tensor
+    quadratic: Tensor
+
+    def value(self, svals: Tensor, m: Tensor) -> Tensor:
+        """`-2 sum_i m_i s_i a_i + sum_ij min(m_i, m_j) s_i s_j Q_ij`, m the truncation weights."""
+        return svals @ (torch.minimum(m[:, None], m) * self.quadratic) @ svals - 2 * (m * svals) @ self.linear
+
+    def best_svals(self, m: Tensor) -> Tensor:
+        """The s of the smallest loss; for orthonormal columns it is a."""
+        return torch.linalg.lstsq(torch.minimum(m[:, None], m) * self.quadratic, m * self.linear).solution
+
+
+def loss_terms(U: Tensor, HV: Tensor, V: Tensor) -> LossTerms:
+    """The two terms of the low-rank loss of `H ~ U diag(s) V^H`, from U, V and the product H V.
+
+    With s = 1 and m = 1 the value is `-2 Re tr(U^H H V) + tr(U^H U V^H V) = ||H - U V^H||_F^2 - ||H||_F^2`.
+
+    References
+    ----------
+    MATH.md, sections 3 and 8.
+
+    Examples
+    --------
+    >>> one = torch.ones(1, dtype=torch.float64)
+    >>> G, F, H = torch.tensor([[1.0], [0.0]]).double(), torch.tensor([[2.0]]).double(), torch.tensor([[2.0], [3.0]]).double()
+    >>> loss_terms(G, H @ F, F).value(one, one)     # ||(0, 3)||^2 - ||(2, 3)||^2
+    tensor(-4., dtype=torch.float64)
+    """
+    quadratic = ((U.mH @ U) * (V.mH @ V).mT).real
+    return LossTerms(svals_from_diagonal(U, HV).real, quadratic)
+
+
+def sampled_loss_terms(U: Tensor, H_block: Tensor, V: Tensor, n_rows: int, n_columns: int) -> LossTerms:
+    """Unbiased estimate of `loss_terms` from rows and columns that were drawn independently.
+
+    The linear term is scaled by `M N / (B_r B_c)`, the Gram matrices by `M / B_r` and `N / B_c`; their product is
+    unbiased because rows and columns are independent.
+
+    Parameters
+    ----------
+    U, V : tensors (B_r, k), (B_c, k), the sampled rows of both factors
+    H_block : tensor (B_r, B_c), the entries of H for *all* pairs of a sampled row and a sampled column
+    n_rows, n_columns : M and N
+
+    Examples
+    --------
+    >>> U, V = torch.ones(2, 1).double(), torch.ones(3, 1).double()
+    >>> sampled_loss_terms(U, torch.ones(2, 3).double(), V, n_rows=4, n_columns=6)
+    LossTerms(linear=tensor([24.], dtype=torch.float64), quadratic=tensor([[24.]], dtype=torch.float64))
+    """
+    scale = n_rows * n_columns / H_block.numel()
+    terms = loss_terms(U, H_block @ V, V)
+    return LossTerms(scale * terms.linear, scale * terms.quadratic)
+
+
+def scaled_orthogonality_penalty(U: Tensor, V: Tensor, scale: Tensor) -> Tensor:
+    """`sum_ij min(scale_i, scale_j)^2 (|U^H U - I|_ij^2 + |V^H V - I|_ij^2)`.
+
+    With scale = 1 it is the plain penalty. In training the scale is that of the loss's own curvature (its sigma), so
+    that one weight `lam` suits large and small singular values.
+
+    Examples
+    --------
+    >>> scaled_orthogonality_penalty(2 * torch.eye(2), torch.eye(2), torch.tensor([1.0, 0.5]))
+    tensor(11.2500)
+    """
+    identity = torch.eye(U.shape[1], dtype=U.dtype)
+    weights = torch.minimum(scale[:, None], scale).square()
+    deviation = (U.mH @ U - identity).abs().square() + (V.mH @ V - identity).abs().square()
+    return (weights * deviation).sum()
+
+
+# ---------------------------------------------------------------------------------------------- the loops
+
+
+class TrainedFactors(NamedTuple):
+    """What training left behind, before and after Rayleigh-Ritz; of the normalised matrix.
+
+    U, V : factors (M, k), (N, k) as trained; `svals_diagonal` and `svals_norms` the two extractions from them
+    ritz : after Rayleigh-Ritz
+    losses, errors : per step: the loss, and `||H - H_n||_F / ||H||_F` of the leading n modes
+    """
+
+    U: Tensor
+    V: Tensor
+    svals_diagonal: Tensor
+    svals_norms: Tensor
+    ritz: RitzTriples
+    losses: list[float]
+    errors: list[float]
+    stop_reason: str
+
+
+class _Finished(Exception):
+    """Raised inside the closure of L-BFGS: converged, or out of steps."""
+
+
+class FactorTrainer:
+    """Trains two factors of a normalised matrix; holds what both loops share.
+
+    Parameters
+    ----------
+    H : the normalised matrix (`MatrixProducts.normalized`)
+    left, right : factors of rows and columns with equal k
+    n_modes : the leading modes that have to converge; the rest helps them
+    orthogonality, lam : see `NeuralSVD`
+    tolerance : largest residual of a pair relative to its singular value
+    """
+
+    def __init__(
+        self,
+        H: MatrixProducts,
+        left: Factor,
+        right: Factor,
+        n_modes: int,
+        orthogonality: str | None,
+        lam: float,
+        tolerance: float,
+    ) -> None:
+        self.H, self.left, self.right, self.n_modes = H, left, right, n_modes
+        self.orthogonality, self.lam, self.tolerance = orthogonality, lam, tolerance
+        self.m = truncation_weights(left().shape[1])
+        self.scale = torch.ones_like(self.m)
+        self.losses: list[float] = []
+        self.errors: list[float] = []
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """U (M, k) and V (N, k) as the loss sees them."""
+        return tuple(orthogonalize(factor() / self.scale, self.orthogonality) for factor in (self.left, self.right))
+
+    def is_converged(self, ritz: RitzTriples) -> bool:
+        """Whether the residuals are small against the singular values, and against what is left out."""
+        n, values = self.n_modes, ritz.values
+        residuals = ritz.residuals[:n]
+        smallest = values.clamp_min(SMALLEST_RESOLVED * values[0])[:n]
+        if self.H.norm_error > 0:  # the norm is an estimate: what the further modes hold is a safe lower bound
+            left_out = values[n:].square().sum()
+        else:
+            left_out = self.H.norm**2 - values[:n].square().sum()
+        excess = residuals.square().sum() / left_out.clamp_min(SMALLEST_TAIL)
+        return bool((residuals <= self.tolerance * smallest).all() and excess <= EXCESS_TOLERANCE)
+
+    @torch.no_grad()
+    def choose_coordinates(self) -> RitzTriples:
+        """Rotate both factors to the current singular vectors and scale their columns by the loss's curvature.
+
+        In `raw = U * scale` the Hessian of every mode is near the identity, whatever its singular value: without it
+        the number of steps grows with (sigma_1 / sigma_k)^2. Nothing changes but the parameters' coordinates.
+        """
+        raw = self.left(), self.right()
+        ritz = rayleigh_ritz(self.H, raw[0], raw[1])
+        sigma = ritz.values.clamp_min(SMALLEST_SCALE * ritz.values[0])
+        if self.orthogonality is None:  # G = U sqrt(sigma), F = V sqrt(sigma): each sees the other's square
+            self.scale, size = (self.m * sigma).sqrt(), sigma.sqrt()
+        else:
+            self.scale, size = self.m.sqrt() * sigma, torch.ones_like(sigma)
+        for factor, before, vectors in zip((self.left, self.right), raw, (ritz.U, ritz.V), strict=True):
+            factor.absorb(torch.linalg.lstsq(before, vectors * (size * self.scale)).solution)
+        return ritz
+
+    def full_loss(self) -> Tensor:
+        """Nested loss of all rows and columns, with the best singular values for these factors."""
+        U, V = self.factors()
+        terms = loss_terms(U, self.H(V), V)
+        svals = self._svals(terms)
+        self._record(terms, svals)
+        return self._total(terms, svals, U, V)
+
+    def _svals(self, terms: LossTerms) -> Tensor:
+        if self.orthogonality is None:
+            return torch.ones_like(self.m)
+        # at their optimum the gradient through them vanishes
+        return LossTerms(*(term.detach() for term in terms)).best_svals(self.m)
+
+    def _total(self, terms: LossTerms, svals: Tensor, U: Tensor, V: Tensor) -> Tensor:
+        loss = terms.value(svals, self.m)
+        if self.orthogonality == "penalty":
+            loss = loss + self.lam * scaled_orthogonality_penalty(U, V, self.scale)
+        return loss
+
+    def _record(self, terms: LossTerms, svals: Tensor) -> None:
+        n = self.n_modes
+        leading = LossTerms(terms.linear[:n], terms.quadratic[:n, :n])
+        gain = leading.value(svals[:n], torch.ones_like(self.m[:n])).item()
+        self.losses.append(terms.value(svals, self.m).item())
+        self.errors.append(math.sqrt(max(self.H.norm**2 + gain, 0.0)))
+        if not math.isfinite(self.losses[-1]):
+            raise NonFiniteLossError(f"the loss became {self.losses[-1]} in step {len(self.losses)}.")
+
+    def run(self, max_steps: int) -> TrainedFactors:
+        """Full-batch training: L-BFGS in rounds, new coordinates before each, until the residuals have converged."""
+        ritz, stop_reason = self.choose_coordinates(), "converged"
+        while not self.is_converged(ritz):
+            if len(self.losses) >= max_steps:
+                stop_reason = "max_steps"
+                break
+            self._round(min(ROUND_STEPS, max_steps - len(self.losses)))
+            ritz = self.choose_coordinates()
+        return self._result(stop_reason)
+
+    def _round(self, n_steps: int) -> None:
+        parameters = [*self.left.parameters(), *self.right.parameters()]
+        # its own stopping rules are absolute; ours are relative to sigma
+        optimizer = torch.optim.LBFGS(
+            parameters,
+            max_iter=n_steps,
+            max_eval=n_steps,
+            history_size=20,
+            tolerance_grad=0.0,
+            tolerance_change=0.0,
+            line_search_fn="strong_wolfe",
+        )
+        stop = len(self.losses) + n_steps
+
+        def closure() -> Tensor:
+            if len(self.losses) >= stop:
+                raise _Finished
+            optimizer.zero_grad()
+            loss = self.full_loss()
+            loss.backward()
+            return loss
+
+        with contextlib.suppress(_Finished):
+            optimizer.step(closure)
+
+    def run_sampled(self, sample: tuple[int, int], n_steps: int, learning_rate: float, seed: int) -> TrainedFactors:
+        """Adam on independently drawn rows and columns, learning rate falling to zero along a cosine."""
+        M, N = self.H.shape
+        generator = torch.Generator().manual_seed(seed)
+        self.choose_coordinates()
+        svals = nn.Parameter(torch.ones_like(self.m))
+        parameters = [*self.left.parameters(), *self.right.parameters()]
+        optimizer = torch.optim.Adam(parameters, learning_rate)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
+        for _ in range(n_steps):
+            rows, columns = (
+                torch.randperm(n, generator=generator)[:size] for n, size in zip((M, N), sample, strict=True)
+            )
+            U, V = self.factors()
+            block = self.H.block(rows.numpy(), columns.numpy())
+            terms = sampled_loss_terms(U[rows], block, V[columns], M, N)
+            self._record(terms, svals.detach())
+            loss = self._total(terms, svals, U, V)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        return self._result("max_steps")
+
+    @torch.no_grad()
+    def _result(self, stop_reason: str) -> TrainedFactors:
+        U, V = self.factors()
+        HV = self.H(V)
+        svals = self._svals(loss_terms(U, HV, V))
+        norms = svals_from_norms(U * svals, V)
+        diagonal = svals_from_diagonal(U / torch.linalg.vector_norm(U, dim=0), HV / torch.linalg.vector_norm(V, dim=0))
+        ritz = rayleigh_ritz(self.H, U, V)
+        return TrainedFactors(U, V, diagonal, norms, ritz, self.losses, self.errors, stop_reason)
