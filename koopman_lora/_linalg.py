@@ -98,7 +98,7 @@ def phase_of(values: np.ndarray) -> np.ndarray:
 
 
 class WhitenedSVD(NamedTuple):
-    """SVD of `M_f^{-1/2} T M_g^{-1/2}`: `left^H M_f left = I`, `right^H M_g right = I`, `left^H T right = diag(values)`."""
+    """SVD of `M_f^{-1/2} T M_g^{-1/2}`: `left^H M_f left = right^H M_g right = I`, `left^H T right = diag(values)`."""
 
     left: np.ndarray
     values: np.ndarray
@@ -127,7 +127,7 @@ def whitened_svd(
 
 
 class SortedEig(NamedTuple):
-    """Eigenvalues by decreasing modulus with unit right eigenvectors, left ones (`left^H K = lambda left^H`), conditions."""
+    """Eigenvalues by decreasing modulus, unit right eigenvectors, left ones (`left^H K = lambda left^H`), conditions."""
 
     values: np.ndarray
     right: np.ndarray

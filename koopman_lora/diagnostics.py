@@ -10,8 +10,8 @@ from koopman_lora.systems import ReferenceSpectrum
 def captured_share(f: np.ndarray, g: np.ndarray, reference: ReferenceSpectrum, n_modes: int | None = None) -> float:
     """Share of the true `sum sigma^2` that the learned pair of subspaces captures, by quadrature over the truth.
 
-    `||P_f K P_g||_HS^2 / sum_{i <= n_modes} sigma_i^2`, with P_f and P_g the projections on the spans of f and g in L2 of
-    the stationary law: 1 at the exact singular functions, whatever linear maps are applied to f or g.
+    `||P_f K P_g||_HS^2 / sum_{i <= n_modes} sigma_i^2`, with P_f and P_g the projections on the spans of f and g in L2
+    of the stationary law: 1 at the exact singular functions, whatever linear maps are applied to f or g.
 
     Parameters
     ----------

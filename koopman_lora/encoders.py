@@ -1,7 +1,9 @@
-"""Feature maps from states to features, (batch, *state) -> (batch, n_features): MLP, CNN, periodic embedding, pairs of them."""
+"""Feature maps, (batch, *state) -> (batch, n_features): MLP, CNN, periodic embedding, and pairs of them."""
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -51,7 +53,7 @@ class Standardize(nn.Module):
 
     def __init__(self, statistics_shape: Sequence[int]) -> None:
         super().__init__()
-        # float64: large offsets (a temperature in kelvin, a clock) are subtracted before the network's precision applies
+        # float64: large offsets (a temperature in kelvin) are subtracted before the network's precision applies
         self.register_buffer("mean", torch.zeros(tuple(statistics_shape), dtype=torch.float64))
         self.register_buffer("scale", torch.ones(tuple(statistics_shape), dtype=torch.float64))
 
@@ -120,7 +122,7 @@ class MLP(nn.Module):
         super().__init__()
         widths = (input_dim, *check_hidden_dims(hidden_dims))
         layers: list[nn.Module] = [nn.Flatten()]
-        for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
+        for n_in, n_out in itertools.pairwise(widths):
             layers.append(nn.Linear(n_in, n_out))
             if use_batchnorm:
                 layers.append(nn.BatchNorm1d(n_out))
@@ -164,11 +166,19 @@ class CNN(nn.Module):
         super().__init__()
         widths = (n_channels, *check_hidden_dims(channels))
         layers: list[nn.Module] = []
-        for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
+        for n_in, n_out in itertools.pairwise(widths):
             layers += [nn.Conv2d(n_in, n_out, kernel_size=3, stride=2, padding=1), make_activation(activation)]
         layers += [nn.AdaptiveAvgPool2d(grid), nn.Flatten()]
         layers += [nn.Linear(widths[-1] * grid * grid, hidden_dim), make_activation(activation)]
         self.n_channels = n_channels
+        self.settings = {
+            "n_channels": n_channels,
+            "n_features": n_features,
+            "channels": tuple(channels),
+            "grid": grid,
+            "hidden_dim": hidden_dim,
+            "activation": activation,
+        }
         self.trunk = nn.Sequential(*layers)
         self.head = nn.Linear(hidden_dim, n_features)
 
@@ -276,11 +286,16 @@ class EncoderPair(nn.Module):
         """Last hidden layer of g, (batch, width)."""
         return trunk_features(self.module_g, x_next)
 
+    def separate_head(self, x: Tensor) -> nn.Linear:
+        """Give g a last layer of its own, a copy of the shared one; `x` is any state."""
+        self.head_g = copy.deepcopy(find_head(self.module_f, x[:1]))
+        return self.head_g
+
     def set_heads(self, weights: Sequence[Tensor], biases: Sequence[Tensor], x: Tensor) -> None:
         """Overwrite the last layers of f and g: weights (width, n_features), biases (n_features,); `x` is any state."""
         head_f, head_g = find_head(self.module_f, x[:1]), find_head(self.module_g, x[:1])
         if self.is_shared:
-            head_g = self.head_g = nn.Linear(*weights[1].shape).to(weights[1])
+            head_g = self.separate_head(x)
         with torch.no_grad():
             for head, weight, bias in zip((head_f, head_g), weights, biases, strict=True):
                 head.weight.copy_(weight.T)
@@ -300,7 +315,7 @@ class PairedMLP(nn.Module):
     ) -> None:
         super().__init__()
         widths = (input_dim, *check_hidden_dims(hidden_dims), n_features)
-        linears = [[nn.Linear(a, b) for _ in "fg"] for a, b in zip(widths[:-1], widths[1:], strict=True)]
+        linears = [[nn.Linear(a, b) for _ in "fg"] for a, b in itertools.pairwise(widths)]
         self.weights = nn.ParameterList(torch.stack([layer.weight.detach().T for layer in pair]) for pair in linears)
         self.biases = nn.ParameterList(torch.stack([layer.bias.detach()[None] for layer in pair]) for pair in linears)
         self.activation = make_activation(activation)

@@ -38,7 +38,7 @@ def nesting_weights(n_modes: int, weights: Sequence[float] | Tensor | None = Non
     w = torch.as_tensor(weights, dtype=torch.get_default_dtype())
     if w.shape != (n_modes,) or not torch.isfinite(w).all() or (w < 0).any() or w[-1] <= 0:
         raise ValueError(
-            f"weights must hold n_modes={n_modes} finite non-negative numbers with a positive last one; got {weights!r}."
+            f"weights must hold n_modes={n_modes} finite numbers, none negative, the last positive; got {weights!r}."
         )
     return w / w.sum()
 

@@ -35,7 +35,7 @@ SMALLEST_SCALE, SMALLEST_RESOLVED = 1e-8, 1e-5
 # relative excess of the reconstruction error over the Eckart-Young optimum.
 EXCESS_TOLERANCE = 5e-5
 # Below this share of ||H||_F^2 what is left out counts as round-off.
-SMALLEST_TAIL = 1e-13
+SMALLEST_TAIL = 1e-12
 
 
 # ---------------------------------------------------------------------------------------------- parametrisations
@@ -112,10 +112,11 @@ class TableFactor(Factor):
 
 
 class EmbeddingFactor(Factor):
-    """A learned vector per index, and a residual MLP on it: `e_i + MLP(e_i)`.
+    """A learned vector per index, and a residual MLP on it: `e + MLP(sqrt(n) e) / sqrt(n)`.
 
     A one-hot vector times a weight matrix *is* an embedding, so the identity matrix is never built. The residual
-    connection keeps the problem as well conditioned as the plain table's.
+    connection keeps the problem nearly as well conditioned as the plain table's; sqrt(n) brings entries of unit
+    columns to the order of 1 inside the MLP.
 
     Examples
     --------
@@ -125,28 +126,36 @@ class EmbeddingFactor(Factor):
 
     def __init__(self, n: int, k: int, is_complex: bool, hidden_dims: Sequence[int], activation: str) -> None:
         super().__init__()
-        self.is_complex = is_complex
+        self.is_complex, self.root = is_complex, math.sqrt(n)
         width = k * (1 + is_complex)
-        self.embedding = nn.Parameter(torch.randn(n, width, dtype=torch.float64))
+        self.embedding = nn.Parameter(torch.randn(n, width, dtype=torch.float64) / self.root)
         self.mlp = MLP(width, width, hidden_dims, activation).double()
+
+    def _residual(self, embedding: Tensor) -> Tensor:
+        return self.mlp(self.root * embedding) / self.root
 
     def real_outputs(self) -> Tensor:
         """Outputs as real numbers."""
-        return self.embedding + self.mlp(self.embedding)
+        return self.embedding + self._residual(self.embedding)
 
     @torch.no_grad()
     def absorb(self, W: Tensor) -> None:
-        """Multiply the outputs by W from the right: e -> e W, undone before the first layer, done after the last."""
-        R = as_real_map(W)
-        first = next(layer for layer in self.mlp.modules() if isinstance(layer, nn.Linear))
-        head = self.mlp.head
-        self.embedding.copy_(self.embedding @ R)
-        if first is head:  # no hidden layers
-            head.weight.copy_(R.T @ torch.linalg.solve(R, head.weight.T).T)
-        else:
-            first.weight.copy_(torch.linalg.solve(R, first.weight.T).T)
-            head.weight.copy_(R.T @ head.weight)
-        head.bias.copy_(head.bias @ R)
+        """Multiply the outputs by W from the right, by solving `e + MLP(sqrt(n) e) / sqrt(n) = outputs W` for e.
+
+        The fixed-point iteration converges where the MLP contracts; if it does not, its last layer is halved.
+        """
+        target = self.real_outputs() @ as_real_map(W)
+        goal = 1e-13 * torch.linalg.vector_norm(target)
+        while True:
+            e = target
+            for _ in range(200):
+                step = target - self._residual(e) - e
+                e = e + step
+                if torch.linalg.vector_norm(step) <= goal:
+                    self.embedding.copy_(e)
+                    return
+            self.mlp.head.weight.mul_(0.5)
+            self.mlp.head.bias.mul_(0.5)
 
 
 class FeatureFactor(Factor):
@@ -334,7 +343,9 @@ class FactorTrainer:
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """U (M, k) and V (N, k) as the loss sees them."""
-        return tuple(orthogonalize(factor() / self.scale, self.orthogonality) for factor in (self.left, self.right))
+        # Bjorck takes the columns as they are: what a small column picks up of a large one then hardly turns the large one
+        scale = 1.0 if self.orthogonality == "bjorck" else self.scale
+        return tuple(orthogonalize(factor() / scale, self.orthogonality) for factor in (self.left, self.right))
 
     def is_converged(self, ritz: RitzTriples) -> bool:
         """Whether the residuals are small against the singular values, and against what is left out."""

@@ -1,4 +1,4 @@
-"""Second moments of any pair of feature maps over lagged pairs: float64, streamed, addable, kept per block of the data."""
+"""Second moments of any two feature maps over lagged pairs: float64, streamed, addable, kept per block of data."""
 
 from __future__ import annotations
 

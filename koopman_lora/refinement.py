@@ -46,7 +46,7 @@ def refine(
     """Replace the last linear layers by the top singular functions in the span of the last hidden layers.
 
     The whitening threshold is the one with the best held-out VAMP-E; the solution written into the model is then
-    computed from all pairs, held-out ones included. Where no threshold scores better than the model as it is, the model
+    computed from all of `pairs`. Where no threshold scores better than the model as it is, the model
     is left unchanged. Afterwards M_f and M_g are identities and learned, K_matrix and canonical values agree.
 
     Parameters
@@ -55,7 +55,7 @@ def refine(
         Trained; changed in place. Both encoders must end in an nn.Linear.
     pairs : LaggedPairs
     held_out : float or LaggedPairs
-        Fraction of `pairs` to choose the threshold on, or further pairs.
+        Fraction of `pairs` to choose the threshold on, or other pairs, which then serve for that choice only.
     thresholds : numbers in (0, 1)
 
     Raises
@@ -80,10 +80,10 @@ def refine(
         )
     scores = np.array([vamp_scores(trunk_train, trunk_test, model.n_modes, t).vamp_e for t in thresholds])
     best = int(np.argmax(scores))
-    before = vamp_scores(*(_own_moments(model, part) for part in (train, test)), model.n_modes).vamp_e
+    before = vamp_scores(own_moments(model, train), own_moments(model, test), model.n_modes).vamp_e
     is_refined = bool(scores[best] > before)
     if is_refined:
-        solution = whitened_svd(*_cross(trunk_train + trunk_test), thresholds[best], model.n_modes)
+        solution = whitened_svd(*_cross(trunk_moments(model, pairs)), thresholds[best], model.n_modes)
         _write(model, solution, pairs)
     after = float(scores[best]) if is_refined else before
     return RefinementResult(is_refined, thresholds[best], before, after, np.asarray(thresholds), scores)
@@ -98,7 +98,8 @@ def trunk_moments(model: KoopmanLoRAModel, pairs: LaggedPairs, n_blocks: int = 1
     return estimate_moments(f, g, pairs, n_blocks=n_blocks, same_map=False)
 
 
-def _own_moments(model: KoopmanLoRAModel, pairs: LaggedPairs) -> Moments:
+def own_moments(model: KoopmanLoRAModel, pairs: LaggedPairs) -> Moments:
+    """Moments M_f, M_g, T_fg of a model's features before normalisation."""
     f, g = (
         lambda x, encode=encode: model.with_constant(encode)(model.prepare(x.to(model.feature_scale.device)))
         for encode in (model.encoders.f, model.encoders.g)
@@ -123,5 +124,5 @@ def _write(model: KoopmanLoRAModel, solution: WhitenedSVD, pairs: LaggedPairs) -
     model.calibrate(pairs.x, pairs.x_next)
     if model.learn_svals:
         # from the features as the network's precision gives them, so that learned and canonical values are the same
-        values = whitened_svd(*_cross(_own_moments(model, pairs))).values
+        values = whitened_svd(*_cross(own_moments(model, pairs))).values
         model.set_svals(torch.as_tensor(values))

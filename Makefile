@@ -1,0 +1,28 @@
+# make demo: install into .venv and run the main job; make test: the whole test suite; make lint: ruff
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint benchmarks clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/koopman-lora demo --out runs/demo
+
+# one thread a process and two processes: faster than two threads for networks of this size
+test: $(VENV)/.installed
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+benchmarks: $(VENV)/.installed
+	$(BIN)/python benchmarks/training.py
+
+clean:
+	rm -rf $(VENV) runs
