@@ -1,12 +1,19 @@
 """koopman_lora: the singular value decomposition of the Koopman operator, learned from trajectories."""
 
 from koopman_lora import systems as systems
+from koopman_lora.diagnostics import agreement_of_fits as agreement_of_fits
 from koopman_lora.diagnostics import captured_share as captured_share
+from koopman_lora.diagnostics import compare_singular_values as compare_singular_values
+from koopman_lora.diagnostics import compare_subspaces as compare_subspaces
+from koopman_lora.diagnostics import comparison_text as comparison_text
+from koopman_lora.diagnostics import eigenpair_residuals as eigenpair_residuals
+from koopman_lora.diagnostics import training_findings as training_findings
 from koopman_lora.encoders import CNN as CNN
 from koopman_lora.encoders import MLP as MLP
 from koopman_lora.encoders import NoLinearHeadError as NoLinearHeadError
 from koopman_lora.encoders import PeriodicEmbedding as PeriodicEmbedding
 from koopman_lora.estimator import KoopmanLoRA as KoopmanLoRA
+from koopman_lora.intervals import bootstrap_intervals as bootstrap_intervals
 from koopman_lora.io import load_dataset as load_dataset
 from koopman_lora.io import load_model as load_model
 from koopman_lora.io import save_dataset as save_dataset
@@ -26,6 +33,9 @@ from koopman_lora.plotting import plot_singular_functions as plot_singular_funct
 from koopman_lora.plotting import plot_spectrum as plot_spectrum
 from koopman_lora.refinement import refine as refine
 from koopman_lora.scores import vamp_scores as vamp_scores
+from koopman_lora.selection import cross_validate as cross_validate
+from koopman_lora.selection import scan_lags as scan_lags
+from koopman_lora.selection import select_n_modes as select_n_modes
 from koopman_lora.spectrum import compute_koopman_spectrum as compute_koopman_spectrum
 from koopman_lora.spectrum import implied_frequencies as implied_frequencies
 from koopman_lora.spectrum import implied_timescales as implied_timescales

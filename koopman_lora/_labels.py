@@ -29,7 +29,9 @@ def provenance(**settings: Any) -> dict[str, Any]:
 
 
 def _storable(value: Any) -> Any:
-    if isinstance(value, bool) or value is None:
+    if isinstance(value, (bool, np.bool_)):
+        return int(value)  # a file holds no booleans, and the text "False" would be true
+    if value is None:
         return str(value)
     if isinstance(value, (int, float, str, np.integer, np.floating)):
         return value

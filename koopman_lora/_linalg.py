@@ -98,7 +98,7 @@ def phase_of(values: np.ndarray) -> np.ndarray:
 
 
 class WhitenedSVD(NamedTuple):
-    """SVD of `M_f^{-1/2} T M_g^{-1/2}`: `left^H M_f left = right^H M_g right = I`, `left^H T right = diag(values)`."""
+    """SVD of `M_f^{-1/2} T M_g^{-1/2}`: `left^H M_f left = right^H M_g right = I`, `left^H T right = diag`."""
 
     left: np.ndarray
     values: np.ndarray

@@ -201,9 +201,9 @@ def find_head(module: nn.Module, x: Tensor) -> nn.Linear | None:
     >>> find_head(nn.Tanh(), torch.zeros(1, 2)) is None
     True
     """
-    outputs: dict[nn.Linear, Tensor] = {}
+    outputs: dict[nn.Linear, tuple[Tensor, int]] = {}
     hooks = [
-        layer.register_forward_hook(lambda layer, _, output: outputs.__setitem__(layer, output))
+        layer.register_forward_hook(lambda layer, _, output: outputs.__setitem__(layer, (output, output._version)))
         for layer in module.modules()
         if isinstance(layer, nn.Linear)
     ]
@@ -215,7 +215,8 @@ def find_head(module: nn.Module, x: Tensor) -> nn.Linear | None:
         module.train(was_training)
         for hook in hooks:
             hook.remove()
-    return next((layer for layer, output in outputs.items() if output is result), None)
+    # an activation in place gives back the same tensor with a later version
+    return next((layer for layer, (out, version) in outputs.items() if out is result and out._version == version), None)
 
 
 def trunk_features(module: nn.Module, x: Tensor) -> Tensor:
@@ -299,6 +300,8 @@ class EncoderPair(nn.Module):
         with torch.no_grad():
             for head, weight, bias in zip((head_f, head_g), weights, biases, strict=True):
                 head.weight.copy_(weight.T)
+                if head.bias is None:
+                    head.bias = nn.Parameter(torch.empty_like(bias))
                 head.bias.copy_(bias)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,12 +14,16 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 
+from koopman_lora.diagnostics import Finding, compare_singular_values, eigenpair_residuals, training_findings
 from koopman_lora.encoders import CNN
+from koopman_lora.intervals import bootstrap_intervals
 from koopman_lora.losses import NestedLoRALoss
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import Moments, estimate_moments
-from koopman_lora.refinement import refine
-from koopman_lora.spectrum import evaluate_functions, model_spectrum
+from koopman_lora.refinement import Validation, refine, validate
+from koopman_lora.scores import Scores, validation_scores
+from koopman_lora.selection import scan_lags, select_n_modes
+from koopman_lora.spectrum import evaluate_functions, koopman_spectrum, model_spectrum
 from koopman_lora.training import fit
 from koopman_lora.trajectories import LaggedPairs, lagged_pairs
 
@@ -59,6 +64,7 @@ class KoopmanLoRA(BaseEstimator):
     model_ : KoopmanLoRAModel
     pairs_ : LaggedPairs, all of them
     training_ : TrainingResult; `training_.history` is a Dataset over epochs
+    findings_ : what `training_findings` says of the features before refinement
     refinement_ : RefinementResult, or None where it was not asked for
     moments_ : Moments of all pairs, per block
     spectrum_ : Dataset, see `koopman_spectrum`
@@ -161,11 +167,21 @@ class KoopmanLoRA(BaseEstimator):
             seed=self.seed,
             progress=self.progress,
         )
-        self.refinement_ = refine(model, pairs, self.held_out, seed=self.seed) if self.refine else None
         self.model_, self.pairs_, self.training_ = model, pairs, training
+        self.findings_ = self._check_training()
+        self.refinement_ = refine(model, pairs, self.held_out, seed=self.seed) if self.refine else None
         self.moments_ = self.estimate_moments(pairs)
         self.spectrum_ = model_spectrum(model, self.moments_)
         return self
+
+    def _check_training(self) -> list[Finding]:
+        """Warn of what is wrong with the trained features and refinement cannot mend."""
+        svals = None if self.model_.svals is None else self.model_.svals.detach().cpu().numpy()
+        findings = training_findings(self.estimate_moments(self.training_.train), svals, self.batch_size)
+        for finding in findings:
+            if finding.name == "small batch" or not self.refine:
+                warnings.warn(finding.message, stacklevel=3)
+        return findings
 
     def _make_loss(self) -> nn.Module:
         if self.refine and not self.held_out > 0:
@@ -251,6 +267,68 @@ class KoopmanLoRA(BaseEstimator):
         """Spectrum of the fitted features on other trajectories, `koopman_spectrum` of their moments."""
         self._check_fitted()
         return model_spectrum(self.model_, self.estimate_moments(X))
+
+    def spectrum_of(self, moments: Moments, lag: int) -> xr.Dataset:
+        """Spectrum of moments of the fitted features at another lag; learned svals belong to the model's lag only."""
+        return koopman_spectrum(moments, lag=lag, dt=self.model_.dt, time_unit=self.model_.time_unit)
+
+    def _physical(self) -> dict[str, Any]:
+        return {"lag": self.model_.lag, "dt": self.model_.dt, "time_unit": self.model_.time_unit}
+
+    def _svals(self) -> np.ndarray | None:
+        return None if self.model_.svals is None else self.model_.svals.detach().cpu().double().numpy()
+
+    def intervals(self, level: float = 0.95, n_resamples: int = 1000) -> xr.Dataset:
+        """Block-bootstrap intervals of singular values, eigenvalues and timescales, see `bootstrap_intervals`."""
+        self._check_fitted()
+        options = {"level": level, "n_resamples": n_resamples, "seed": self.seed}
+        return bootstrap_intervals(self.moments_, self._svals(), **self._physical(), **options)
+
+    def validation(self) -> Validation:
+        """Singular functions fitted on the training pairs alone, at the held-out pairs.
+
+        Raises
+        ------
+        ValueError
+            If nothing was held out.
+        """
+        self._check_fitted()
+        if self.refinement_ is not None:
+            return self.refinement_.validation
+        if self.training_.held_out is None:
+            raise ValueError(f"held_out={self.held_out} left no pairs to validate on; fit with held_out=0.1.")
+        return validate(self.model_, self.training_.train, self.training_.held_out)
+
+    def diagnose(self, n_resamples: int = 1000) -> xr.Dataset:
+        """Learned against empirical singular values, with causes, verdict and remedy; see `compare_singular_values`.
+
+        Print `kl.comparison_text(estimator.diagnose())` to read it.
+        """
+        self._check_fitted()
+        held_out = self.validation() if self.training_.held_out is not None else None
+        return compare_singular_values(
+            self.moments_, self._svals(), held_out, **self._physical(), n_resamples=n_resamples, seed=self.seed
+        )
+
+    def scores(self) -> Scores:
+        """VAMP-1, VAMP-2 and VAMP-E of the held-out pairs, by functions fitted on the training pairs alone."""
+        return validation_scores(self.validation())
+
+    def select_n_modes(self, energy: float = 0.9, level: float = 0.95) -> xr.Dataset:
+        """Number of modes by four rules and a recommendation, see `select_n_modes`."""
+        return select_n_modes(self.validation(), energy=energy, level=level, seed=self.seed)
+
+    def scan_lags(self, X: Any, lags: Sequence[int], refit: bool = False, n_resamples: int = 200) -> xr.Dataset:
+        """Timescales against the lag with intervals, and the shortest lag on the plateau, see `scan_lags`."""
+        self._check_fitted()
+        return scan_lags(self, X, lags, refit=refit, n_resamples=n_resamples, seed=self.seed)
+
+    def residuals(self, tolerance: float = 0.1) -> xr.Dataset:
+        """Residuals and condition numbers of the EDMD eigenpairs, on held-out pairs; see `eigenpair_residuals`."""
+        self._check_fitted()
+        train, test = self.training_.train, self.training_.held_out
+        held_out = None if test is None else self.estimate_moments(test)
+        return eigenpair_residuals(self.estimate_moments(train), held_out, tolerance)
 
 
 def as_states(x: Any, state_shape: tuple[int, ...]) -> Tensor:

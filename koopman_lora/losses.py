@@ -31,11 +31,11 @@ def nesting_weights(n_modes: int, weights: Sequence[float] | Tensor | None = Non
     Examples
     --------
     >>> nesting_weights(4)
-    tensor([0.2500, 0.2500, 0.2500, 0.2500])
+    tensor([0.2500, 0.2500, 0.2500, 0.2500], dtype=torch.float64)
     """
     if weights is None:
-        return torch.full((n_modes,), 1.0 / n_modes)
-    w = torch.as_tensor(weights, dtype=torch.get_default_dtype())
+        return torch.full((n_modes,), 1.0 / n_modes, dtype=torch.float64)
+    w = torch.as_tensor(weights, dtype=torch.float64)
     if w.shape != (n_modes,) or not torch.isfinite(w).all() or (w < 0).any() or w[-1] <= 0:
         raise ValueError(
             f"weights must hold n_modes={n_modes} finite numbers, none negative, the last positive; got {weights!r}."

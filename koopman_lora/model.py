@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -67,7 +68,7 @@ class KoopmanLoRAModel(nn.Module):
         encoder_g: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.state_shape = (input_dim,) if isinstance(input_dim, int) else tuple(input_dim)
+        self.state_shape = (int(input_dim),) if isinstance(input_dim, numbers.Integral) else tuple(input_dim)
         if not self.state_shape or any(d < 1 for d in self.state_shape):
             raise ValueError(f"input_dim must be a positive integer or a shape of such; got {input_dim!r}.")
         smallest = 2 if has_centering else 1
@@ -80,9 +81,7 @@ class KoopmanLoRAModel(nn.Module):
         self.encoders = self._make_encoders(shared_encoder, encoder_f, encoder_g)
         n_learned = n_modes - has_centering
         if learn_svals:
-            # from 0.9 down to 0.1: distinct, so that modes start ordered, and away from saturation
-            start = torch.linspace(0.9, 0.1, n_learned) if n_learned > 1 else torch.tensor([0.5])
-            self.svals_params = nn.Parameter(torch.logit(start))
+            self.svals_params = nn.Parameter(torch.zeros(n_learned))  # 0.5 each, away from saturation
         else:
             self.register_parameter("svals_params", None)
         # physical units travel with the model; set by `kl.fit`
@@ -133,6 +132,10 @@ class KoopmanLoRAModel(nn.Module):
 
     def set_svals(self, values: Tensor) -> None:
         """Overwrite the learned singular values with `values` (n_modes,); those at 1 come as close as sigmoid can."""
+        if not self.learn_svals:
+            raise ValueError("this model has learn_svals=False, so it has no svals to set.")
+        if tuple(values.shape) != (self.n_modes,):
+            raise ValueError(f"values must have shape ({self.n_modes},), one per mode; got {tuple(values.shape)}.")
         learned = values[int(self.has_centering) :].to(self.svals_params)
         epsilon = torch.finfo(learned.dtype).eps
         with torch.no_grad():

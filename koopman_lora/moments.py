@@ -25,13 +25,14 @@ _DEFINITIONS: dict[str, tuple[tuple[str, int], tuple[str, int]]] = {
     "T_gg": (("g", 0), ("g", 1)),
     "M_g0": (("g", 0), ("g", 0)),
     "C_gf": (("g", 1), ("f", 1)),
+    "C_fg": (("f", 0), ("g", 0)),
     "H_f": (("f", 0), ("h", 0)),
     "H_g": (("g", 1), ("h", 1)),
     "M_h": (("h", 0), ("h", 0)),
 }
 
 _CROSS = ("M_f", "M_g", "T_fg")
-_SAME_MAP = ("T_ff", "M_f1", "T_gg", "M_g0", "C_gf")
+_SAME_MAP = ("T_ff", "M_f1", "T_gg", "M_g0", "C_gf", "C_fg")
 _OBSERVABLES = ("H_f", "H_g", "M_h")
 
 
@@ -161,7 +162,6 @@ def estimate_moments(
     >>> estimate_moments(lambda x: x + 1, lambda x: x, pairs, same_map=False).names
     ('M_f', 'M_g', 'T_fg', 'phase_f')
     """
-    n_blocks = max(1, min(n_blocks, len(pairs))) if hasattr(pairs, "__len__") else n_blocks
     total = _Accumulator(f, g, observables, same_map)
     with torch.no_grad():
         if isinstance(pairs, LaggedPairs):
@@ -170,6 +170,7 @@ def estimate_moments(
                 total.add_block(_batches(pairs.x[start:stop], pairs.x_next[start:stop], batch_size))
         elif _is_pair_of_tensors(pairs):
             x, x_next = (torch.as_tensor(side) for side in pairs)
+            _check_equal_length(x, x_next)
             total.fix_phase_scale(x)
             bounds = np.linspace(0, len(x), min(n_blocks, max(len(x), 1)) + 1).astype(int)
             for start, stop in itertools.pairwise(bounds):
@@ -183,6 +184,11 @@ def estimate_moments(
 
 def _is_pair_of_tensors(pairs: Any) -> bool:
     return isinstance(pairs, tuple) and len(pairs) == 2 and all(hasattr(side, "shape") for side in pairs)
+
+
+def _check_equal_length(x: Any, x_next: Any) -> None:
+    if len(x) != len(x_next):
+        raise ValueError(f"x and x_next must hold equally many states; got {len(x)} and {len(x_next)}.")
 
 
 def _block_bounds(block: np.ndarray) -> Iterable[tuple[int, int]]:
@@ -208,6 +214,7 @@ class _Accumulator:
         sums: dict[str, Any] = dict.fromkeys(self.sums, 0.0)
         count = 0
         for x, x_next in batches:
+            _check_equal_length(x, x_next)
             if len(x) == 0:
                 continue
             features = self._features(x, x_next)

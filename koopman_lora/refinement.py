@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from koopman_lora._linalg import WhitenedSVD, whitened_svd
+from koopman_lora._linalg import RANK_TOLERANCE, WhitenedSVD, whitened_svd
 from koopman_lora.model import KoopmanLoRAModel, prepend_constant
-from koopman_lora.moments import Moments, estimate_moments
-from koopman_lora.scores import vamp_scores
+from koopman_lora.moments import FeatureMap, Moments, estimate_moments
+from koopman_lora.scores import Validation, vamp_scores
 from koopman_lora.trajectories import LaggedPairs, split_pairs
 
 # Relative whitening thresholds to choose from; small ones over-fit, large ones under-fit (MATH.md, section 5).
@@ -26,6 +26,7 @@ class RefinementResult(NamedTuple):
     threshold : relative whitening threshold chosen
     score_before, score_after : held-out VAMP-E
     thresholds, scores : all thresholds tried and their held-out VAMP-E
+    validation : the same solution from the training pairs alone, evaluated at the held-out pairs
     """
 
     is_refined: bool
@@ -34,6 +35,7 @@ class RefinementResult(NamedTuple):
     score_after: float
     thresholds: np.ndarray
     scores: np.ndarray
+    validation: Validation
 
 
 def refine(
@@ -83,28 +85,62 @@ def refine(
     before = vamp_scores(own_moments(model, train), own_moments(model, test), model.n_modes).vamp_e
     is_refined = bool(scores[best] > before)
     if is_refined:
+        validation = _validate(trunk_train, trunk_maps(model), test, model.n_modes, thresholds[best])
         solution = whitened_svd(*_cross(trunk_moments(model, pairs)), thresholds[best], model.n_modes)
         _write(model, solution, pairs)
+    else:
+        validation = validate(model, train, test)
     after = float(scores[best]) if is_refined else before
-    return RefinementResult(is_refined, thresholds[best], before, after, np.asarray(thresholds), scores)
+    return RefinementResult(is_refined, thresholds[best], before, after, np.asarray(thresholds), scores, validation)
 
 
-def trunk_moments(model: KoopmanLoRAModel, pairs: LaggedPairs, n_blocks: int = 1) -> Moments:
-    """Moments of the last hidden layers behind the constant function, (1 + width) features."""
-    f, g = (
-        lambda x, trunk=trunk: prepend_constant(trunk(model.prepare(x.to(model.feature_scale.device))))
+def validate(model: KoopmanLoRAModel, train: LaggedPairs, test: LaggedPairs) -> Validation:
+    """Singular functions of the model's features, fitted on `train` and evaluated at `test`."""
+    return _validate(own_moments(model, train), own_maps(model), test, model.n_modes)
+
+
+def _validate(
+    train: Moments,
+    maps: tuple[FeatureMap, FeatureMap],
+    test: LaggedPairs,
+    n_modes: int,
+    threshold: float = RANK_TOLERANCE,
+) -> Validation:
+    solution = whitened_svd(*_cross(train), threshold, n_modes)
+    with torch.no_grad():
+        f, g = (
+            np.concatenate([encode(batch).cpu().numpy() for batch in states.split(8192)])
+            for encode, states in zip(maps, (test.x, test.x_next), strict=True)
+        )
+    return Validation(solution.values, f @ solution.left, g @ solution.right, test)
+
+
+def trunk_maps(model: KoopmanLoRAModel) -> tuple[FeatureMap, FeatureMap]:
+    """Last hidden layers of f and g behind the constant function, as feature maps of raw states."""
+    device = model.feature_scale.device
+    return tuple(
+        lambda x, trunk=trunk: prepend_constant(trunk(model.prepare(x.to(device))))
         for trunk in (model.encoders.trunk_f, model.encoders.trunk_g)
     )
-    return estimate_moments(f, g, pairs, n_blocks=n_blocks, same_map=False)
+
+
+def own_maps(model: KoopmanLoRAModel) -> tuple[FeatureMap, FeatureMap]:
+    """Features of a model before normalisation, as feature maps of raw states."""
+    device = model.feature_scale.device
+    return tuple(
+        lambda x, encode=encode: model.with_constant(encode)(model.prepare(x.to(device)))
+        for encode in (model.encoders.f, model.encoders.g)
+    )
+
+
+def trunk_moments(model: KoopmanLoRAModel, pairs: LaggedPairs) -> Moments:
+    """Moments M_f, M_g, T_fg of the last hidden layers behind the constant function, (1 + width) features."""
+    return estimate_moments(*trunk_maps(model), pairs, n_blocks=1, same_map=False)
 
 
 def own_moments(model: KoopmanLoRAModel, pairs: LaggedPairs) -> Moments:
     """Moments M_f, M_g, T_fg of a model's features before normalisation."""
-    f, g = (
-        lambda x, encode=encode: model.with_constant(encode)(model.prepare(x.to(model.feature_scale.device)))
-        for encode in (model.encoders.f, model.encoders.g)
-    )
-    return estimate_moments(f, g, pairs, n_blocks=1, same_map=False)
+    return estimate_moments(*own_maps(model), pairs, n_blocks=1, same_map=False)
 
 
 def _cross(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -213,8 +213,10 @@ def compute_koopman_spectrum(
     (3, 3)
     """
     frozen = copy.deepcopy(model).to(device).eval()
+    if iter(loader) is loader:  # a generator: it can be read once only
+        loader = list(loader)
     if frozen.normalizes and not frozen.is_calibrated:
-        frozen.calibrate_batches(loader)
+        frozen.calibrate_batches([loader] if isinstance(loader, tuple) else loader)
     moments = estimate_moments(lambda x: frozen.f(x.to(device)), lambda x: frozen.g(x.to(device)), loader)
     return model_spectrum(frozen, moments)
 
@@ -227,5 +229,5 @@ def model_spectrum(model: KoopmanLoRAModel, moments: Moments) -> xr.Dataset:
 
 def evaluate_functions(features: Any, coefficients: xr.DataArray) -> np.ndarray:
     """Functions with the given coefficients at features (n, k), as an array (n, n_modes)."""
-    values = features.detach().cpu().double().numpy() if isinstance(features, Tensor) else np.asarray(features)
+    values = features.detach().cpu().numpy() if isinstance(features, Tensor) else np.asarray(features)
     return values @ coefficients.values

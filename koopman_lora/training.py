@@ -10,7 +10,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,11 +23,14 @@ from koopman_lora._labels import EPOCH, provenance
 from koopman_lora.losses import NestedLoRALoss
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import Moments, estimate_moments
-from koopman_lora.scores import vamp_scores
+from koopman_lora.scores import jackknife_error, vamp_e_leaving_out, vamp_scores
 from koopman_lora.trajectories import LaggedPairs, split_pairs, standardization
 
 # Optimisation steps below which small data sets get more epochs; measured on the systems of `benchmarks/`.
 MIN_STEPS = 1600
+# The singular values learn slower than the encoders: a sval that falls before its functions are found takes their
+# gradient away. Measured on the logistic map, 20 modes: a factor of 1 loses the modes below 0.1, 0.03 keeps them.
+SVALS_LEARNING_RATE = 0.03
 # Pairs that whiten the held-out score of each epoch; more cost time and change little.
 SCORE_PAIRS = 10_000
 
@@ -75,10 +78,14 @@ def fit(
     seed: int = 0,
     progress: bool = False,
 ) -> TrainingResult:
-    """Train a model on lagged pairs; the state of the epoch with the best held-out VAMP-E is restored.
+    """Train a model on lagged pairs; the state with the best held-out VAMP-E is restored.
+
+    Best is the latest epoch whose score is within one standard error (jackknife over blocks of the held-out pairs, of
+    the paired difference) of the highest: `TrainingResult.best_epoch`.
 
     Adam with a one-cycle schedule; batches are drawn from memory. After the loop the features' normalisation is frozen
-    by the exact moments of the training pairs.
+    by the exact moments of the training pairs, and the learned singular values end at the minimum of the loss for these
+    features.
 
     Parameters
     ----------
@@ -123,6 +130,8 @@ def fit(
     _check_options(batch_size, learning_rate, weight_decay, gradient_clip, patience, n_epochs, held_out)
     if pairs.state_shape != model.state_shape:
         raise ValueError(f"model takes states of shape {model.state_shape}; pairs hold {pairs.state_shape}.")
+    if isinstance(held_out, LaggedPairs) and held_out.lag != pairs.lag:
+        raise ValueError(f"held_out was made at lag {held_out.lag}, pairs at lag {pairs.lag}; use one lag for both.")
     train, test = _split(pairs, held_out, seed)
     if len(train) < 2 or min(batch_size, len(train)) < model.n_modes:
         raise ValueError(
@@ -139,7 +148,31 @@ def fit(
     model.eval()
     device = model.feature_scale.device
     model.calibrate(train.x.to(device), train.x_next.to(device))
+    if model.learn_svals:
+        moments = estimate_moments(
+            lambda x: model.f(x.to(device)), lambda x: model.g(x.to(device)), train, n_blocks=1, same_map=False
+        )
+        model.set_svals(torch.as_tensor(optimal_svals(moments, model.has_centering)))
     return result
+
+
+def optimal_svals(moments: Moments, has_constant: bool) -> np.ndarray:
+    """Minimiser of the un-nested loss over the singular values, the features being fixed: a linear system, (n_modes,).
+
+    `d/ds (-2 Re sum s_i T_ii + sum_ij s_i s_j M_f[i,j] M_g[j,i]) = 0`, clipped to [0, 1]; a constant mode keeps 1.
+
+    Examples
+    --------
+    >>> one, half = np.ones((1, 1, 1)), np.full((1, 1, 1), 0.5)
+    >>> optimal_svals(Moments({"M_f": one, "M_g": one, "T_fg": half}, np.array([1])), has_constant=False)
+    array([0.5])
+    """
+    quadratic = np.real(moments.M_f * moments.M_g.T)
+    linear = np.real(np.diag(moments.T_fg)).copy()
+    if not has_constant:
+        return np.clip(np.linalg.lstsq(quadratic, linear)[0], 0.0, 1.0)
+    rest = np.linalg.lstsq(quadratic[1:, 1:], linear[1:] - quadratic[1:, 0])[0]
+    return np.concatenate([[1.0], np.clip(rest, 0.0, 1.0)])
 
 
 def _check_options(
@@ -189,6 +222,22 @@ def _quiet_fabric() -> Iterator[None]:
         logger.setLevel(level)
 
 
+class _Score(NamedTuple):
+    """Held-out score after an epoch, and its values with one block of the held-out pairs left out."""
+
+    epoch: int
+    value: float
+    leaving_out: np.ndarray
+
+    def is_worse_than(self, best: _Score) -> bool:
+        """Whether the distance to `best` is more than one standard error, paired over blocks.
+
+        Scores of neighbouring epochs differ by noise; of states that cannot be told apart the later one has the smaller
+        learning rate behind it, and less noise in its weights.
+        """
+        return best.value - self.value > float(jackknife_error(best.leaving_out - self.leaving_out))
+
+
 class _Loop:
     """State of one training run: what `run` needs, set up once."""
 
@@ -214,12 +263,18 @@ class _Loop:
         gradient_clip: float | None,
         patience: int | None,
     ) -> None:
-        self.steps_per_epoch = max(1, round(len(self.train) / batch_size))
+        # no batch smaller than n_modes, also where few pairs are cut into parts of equal size
+        self.steps_per_epoch = max(1, min(round(len(self.train) / batch_size), len(self.train) // self.model.n_modes))
         self.n_epochs = n_epochs or max(5, math.ceil(MIN_STEPS / self.steps_per_epoch))
-        optimizer = torch.optim.AdamW(self.model.parameters(), learning_rate, weight_decay=weight_decay, fused=True)
-        total = self.steps_per_epoch * self.n_epochs
+        encoders = [p for p in self.model.parameters() if p is not self.model.svals_params]
+        groups = [{"params": encoders, "lr": learning_rate}]
+        if self.model.svals_params is not None:
+            groups.append({"params": [self.model.svals_params], "lr": SVALS_LEARNING_RATE * learning_rate})
+        peaks = [group["lr"] for group in groups]
+        optimizer = torch.optim.AdamW(groups, weight_decay=weight_decay, fused=True)
         # at least 4 steps, so that the warm-up of the schedule is never empty
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=max(total, 4))
+        total = max(self.steps_per_epoch * self.n_epochs, 4)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peaks, total_steps=total)
         self.net, self.optimizer = self.fabric.setup(self.model, optimizer)
         self.net.mark_forward_method("encode")
         self.gradient_clip, self.patience = gradient_clip, patience
@@ -229,24 +284,25 @@ class _Loop:
             self.x, self.x_next = (self.model.prepare(side.to(device)) for side in (self.train.x, self.train.x_next))
 
     def run(self, progress: bool) -> TrainingResult:
-        best_score, best_epoch, best_state, stop_reason = -math.inf, 0, None, "finished"
+        best, chosen, state, stop_reason = None, None, None, "finished"
         start = time.perf_counter()
         bar = tqdm(range(1, self.n_epochs + 1), desc="training", unit="epoch", disable=not progress)
         for epoch in bar:
             mean_loss = self._epoch(epoch)
-            score = self._held_out_score() if self.test is not None else -mean_loss
-            self._record(mean_loss, score)
-            bar.set_postfix(loss=f"{mean_loss:.4f}", vamp_e=f"{score:.4f}")
-            if score > best_score:
-                best_score, best_epoch = score, epoch
-                best_state = copy.deepcopy(self.model.state_dict())
-            elif self.patience and epoch - best_epoch >= self.patience:
+            score = self._held_out_score(epoch) if self.test is not None else _Score(epoch, -mean_loss, np.zeros(2))
+            self._record(mean_loss, score.value)
+            bar.set_postfix(loss=f"{mean_loss:.4f}", score=f"{score.value:.4f}")
+            if best is None or score.value > best.value:
+                best = score
+            if not score.is_worse_than(best):
+                chosen, state = score, copy.deepcopy(self.model.state_dict())
+            if self.patience and epoch - best.epoch >= self.patience:
                 stop_reason = "early stopping"
                 break
-        if best_state is not None:
-            self.model.load_state_dict(best_state)
+        self.model.load_state_dict(state)
         seconds = time.perf_counter() - start
-        return TrainingResult(self._history(best_epoch), best_epoch, stop_reason, self.train, self.test, seconds)
+        history = self._history(chosen.epoch)
+        return TrainingResult(history, chosen.epoch, stop_reason, self.train, self.test, seconds)
 
     def _epoch(self, epoch: int) -> float:
         self.net.train()
@@ -258,7 +314,10 @@ class _Loop:
             self.optimizer.zero_grad()
             self.fabric.backward(loss)
             if self.gradient_clip is not None:
-                self.fabric.clip_gradients(self.net, self.optimizer, max_norm=self.gradient_clip)
+                # a gradient that is not finite reaches the loss, and stops there with advice
+                self.fabric.clip_gradients(
+                    self.net, self.optimizer, max_norm=self.gradient_clip, error_if_nonfinite=False
+                )
             self.optimizer.step()
             self.schedule.step()
             total += loss.detach()
@@ -270,19 +329,19 @@ class _Loop:
             )
         return mean_loss
 
-    def _held_out_score(self) -> float:
+    def _held_out_score(self, epoch: int) -> _Score:
         """VAMP-E of the held-out pairs from summed moments, at the singular triples of (part of) the training pairs."""
         self.net.eval()
         step = -(-len(self.x) // SCORE_PAIRS)
         train = self._moments(self.x[::step], self.x_next[::step])
         prepare, device = self.model.prepare, self.fabric.device
         test = self._moments(prepare(self.test.x.to(device)), prepare(self.test.x_next.to(device)))
-        return vamp_scores(train, test).vamp_e
+        return _Score(epoch, vamp_scores(train, test).vamp_e, vamp_e_leaving_out(train, test))
 
     def _moments(self, z: Tensor, z_next: Tensor) -> Moments:
         # whitening makes the score independent of the normalisation, which is frozen only at the end
         f, g = (self.model.with_constant(side) for side in (self.model.encoders.f, self.model.encoders.g))
-        return estimate_moments(f, g, (z, z_next), n_blocks=1, same_map=False)
+        return estimate_moments(f, g, (z, z_next), n_blocks=16, same_map=False)
 
     def _record(self, mean_loss: float, score: float) -> None:
         record = {"loss": mean_loss, "learning_rate": self.optimizer.param_groups[0]["lr"]}

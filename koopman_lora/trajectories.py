@@ -99,8 +99,8 @@ def lagged_pairs(
     ----------
     data : array, list, DataArray or tuple
         One array (time, *state); a list of such arrays of any lengths; an xarray.DataArray with a dimension 'time' and
-        optionally 'trajectory'; or a tuple `(x, x_next)` of explicit pairs, each (n_pairs, *state), in time order.
-        numpy or torch; real, floating point. A one-dimensional array is a series of scalar states.
+        optionally 'trajectory', or a list of those; or a tuple `(x, x_next)` of explicit pairs, each (n_pairs, *state),
+        in time order. numpy or torch; real, floating point. A one-dimensional array is a series of scalar states.
     lag : int
         Lag in frames, at least 1. For explicit pairs, the lag at which they were made.
     dt, time_unit : float and str, optional
@@ -129,12 +129,13 @@ def lagged_pairs(
         return data
     if isinstance(data, xr.Dataset):
         raise TypeError("data must be a DataArray, not a Dataset; pick a variable or call .to_dataarray('coordinate').")
-    if isinstance(data, xr.DataArray):
-        dt, time_unit = _time_step(data, dt, time_unit)
+    labelled = _labelled_parts(data)
+    if labelled:
+        dt, time_unit = _common_time_step(labelled, dt, time_unit)
     dt = 1.0 if dt is None else float(dt)
     if not (np.isfinite(dt) and dt > 0):
         raise ValueError(f"dt must be a positive number; got {dt}.")
-    names = _coordinate_names(data)
+    names = _coordinate_names(labelled[0]) if labelled else None
     if isinstance(data, tuple):
         x, x_next, trajectory, frame = _explicit_pairs(data)
     else:
@@ -151,13 +152,16 @@ def check_lag(lag: int) -> int:
     return int(lag)
 
 
+def _labelled_parts(data: Any) -> list[xr.DataArray]:
+    parts = data if isinstance(data, (list, tuple)) else [data]
+    return [part for part in parts if isinstance(part, xr.DataArray)]
+
+
 def _as_trajectories(data: Any) -> list[Tensor]:
-    if isinstance(data, xr.DataArray):
-        data = _split_labelled(data)
-    elif not isinstance(data, list):
-        data = [data]
-    if len(data) == 0:
+    parts = data if isinstance(data, list) else [data]
+    if len(parts) == 0:
         raise ValueError("data is an empty list; give at least one trajectory (time, *state).")
+    data = [values for part in parts for values in _split_labelled(part)]
     trajectories = [_as_tensor(values, f"trajectory {i}") for i, values in enumerate(data)]
     _check_same_shape(trajectories)
     for i, values in enumerate(trajectories):
@@ -165,7 +169,9 @@ def _as_trajectories(data: Any) -> list[Tensor]:
     return trajectories
 
 
-def _split_labelled(data: xr.DataArray) -> list[np.ndarray]:
+def _split_labelled(data: Any) -> list[Any]:
+    if not isinstance(data, xr.DataArray):
+        return [data]
     if TIME not in data.dims:
         raise ValueError(f"data must have a dimension 'time'; got dimensions {data.dims}. Rename one with .rename().")
     if TRAJECTORY in data.dims:
@@ -175,7 +181,7 @@ def _split_labelled(data: xr.DataArray) -> list[np.ndarray]:
 
 def _as_tensor(values: Any, name: str) -> Tensor:
     if isinstance(values, xr.DataArray):
-        values = values.values
+        values = (values.transpose(TIME, ...) if TIME in values.dims else values).values
     if not isinstance(values, (np.ndarray, Tensor)):
         try:
             values = np.asarray(values)
@@ -240,15 +246,14 @@ def _explicit_pairs(data: tuple) -> tuple[Tensor, Tensor, np.ndarray, np.ndarray
         raise ValueError(f"x and x_next must have one shape; got {tuple(x.shape)} and {tuple(x_next.shape)}.")
     if len(x) == 0:
         raise ValueError("x and x_next are empty; give at least one pair.")
+    _check_same_shape([x])
     _check_finite(x, "x")
     _check_finite(x_next, "x_next")
     x_next = x_next.to(x.dtype)
     return x, x_next, np.zeros(len(x), dtype=int), np.arange(len(x))
 
 
-def _coordinate_names(data: Any) -> tuple[str, ...] | None:
-    if not isinstance(data, xr.DataArray):
-        return None
+def _coordinate_names(data: xr.DataArray) -> tuple[str, ...] | None:
     state_dims = [d for d in data.dims if d not in (TRAJECTORY, TIME)]
     if len(state_dims) != 1 or state_dims[0] not in data.coords:
         return None
@@ -267,27 +272,46 @@ def _check_constant_columns(x: Tensor, names: Sequence[str] | None) -> None:
         )
 
 
-def _time_step(data: xr.DataArray, dt: float | None, unit: str | None) -> tuple[float | None, str | None]:
-    """Dt and its unit: as given, else from the attributes, else from an evenly spaced time coordinate."""
-    coordinate = data.coords.get(TIME)
-    found_dt = data.attrs.get("dt")
-    found_unit = data.attrs.get("time_unit")
-    if coordinate is not None and coordinate.ndim == 1 and coordinate.size > 1:
-        steps = np.diff(coordinate.values)
-        if steps.dtype.kind == "m":
-            steps, found_unit = steps / np.timedelta64(1, "s"), "s"
-        steps = steps.astype(float)
-        # stored times carry round-off of their own magnitude
-        slack = 1e-3 * abs(steps[0]) + 8 * np.finfo(float).eps * abs(float(coordinate.size * steps[0]))
-        if np.abs(steps - steps[0]).max() > slack or steps[0] <= 0:
+def _common_time_step(
+    arrays: Sequence[xr.DataArray], dt: float | None, unit: str | None
+) -> tuple[float | None, str | None]:
+    steps = [_time_step(array, dt, unit) for array in arrays]
+    for found in steps[1:]:
+        if found[1] != steps[0][1] or not np.isclose(*(1.0 if s[0] is None else s[0] for s in (found, steps[0]))):
             raise ValueError(
-                f"data must be evenly spaced in time; steps range from {steps.min():g} to {steps.max():g}. "
-                "Resample, or cut it into trajectories at the gaps."
+                f"all trajectories must have one dt and time unit; got {steps[0]} and {found}. Convert them first."
             )
-        if found_dt is None:
-            found_dt = float(np.mean(steps))
-        found_unit = found_unit or coordinate.attrs.get("units")
+    return steps[0]
+
+
+def _time_step(data: xr.DataArray, dt: float | None, unit: str | None) -> tuple[float | None, str | None]:
+    """Dt and its unit: as given, else from an evenly spaced time coordinate, else from the attributes."""
+    found_dt, found_unit = data.attrs.get("dt"), data.attrs.get("time_unit")
+    coordinate = data.coords.get(TIME)
+    if coordinate is not None and coordinate.ndim == 1 and coordinate.size > 1:
+        step, slack, step_unit = _coordinate_step(coordinate)
+        # attributes outlive the picking of every n-th frame; the coordinate says what is there now
+        if found_dt is None or (step_unit and (found_unit != step_unit or abs(found_dt - step) > slack)):
+            found_dt, found_unit = step, step_unit or found_unit
     return (found_dt if dt is None else dt), (found_unit if unit is None else unit)
+
+
+def _coordinate_step(coordinate: xr.DataArray) -> tuple[float, float, str | None]:
+    """Mean step of a time coordinate, the deviation that round-off explains, and the unit where it is known."""
+    times, unit = coordinate.values, coordinate.attrs.get("units")
+    resolution = np.finfo(times.dtype if times.dtype.kind == "f" else float).eps
+    if times.dtype.kind in "mM":
+        times, unit = (times - times[0]) / np.timedelta64(1, "s"), "s"
+    times = times.astype(float)
+    steps, step = np.diff(times), (times[-1] - times[0]) / (len(times) - 1)
+    # stored times carry round-off of their own magnitude and precision
+    slack = 1e-3 * abs(step) + 2 * resolution * np.abs(times).max()
+    if not (np.abs(steps - step).max() <= slack and step > 0):
+        raise ValueError(
+            f"data must be evenly spaced in time; steps range from {steps.min():g} to {steps.max():g}. "
+            "Resample, or cut it into trajectories at the gaps."
+        )
+    return float(step), float(slack), unit
 
 
 def split_pairs(
@@ -401,4 +425,6 @@ def standardization(pairs: LaggedPairs) -> tuple[Tensor, Tensor]:
     both = torch.cat([pairs.x, pairs.x_next]).double()
     mean = both.mean(axes, keepdim=True)[0]
     scale = (both - mean).square().mean(axes, keepdim=True)[0].sqrt()
-    return mean, torch.where(scale > 0, scale, torch.ones_like(scale))
+    # what round-off of the mean leaves of a constant is no scale
+    moving = scale > 1e-14 * mean.abs()
+    return mean, torch.where(moving, scale, torch.ones_like(scale))
