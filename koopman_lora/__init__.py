@@ -1,6 +1,7 @@
 """koopman_lora: the singular value decomposition of the Koopman operator, learned from trajectories."""
 
 from koopman_lora import systems as systems
+from koopman_lora.demo import spectrum_table as spectrum_table
 from koopman_lora.diagnostics import agreement_of_fits as agreement_of_fits
 from koopman_lora.diagnostics import captured_share as captured_share
 from koopman_lora.diagnostics import compare_singular_values as compare_singular_values
@@ -28,9 +29,14 @@ from koopman_lora.model import KoopmanLoRAModel as KoopmanLoRAModel
 from koopman_lora.model import NotCalibratedError as NotCalibratedError
 from koopman_lora.moments import Moments as Moments
 from koopman_lora.moments import estimate_moments as estimate_moments
+from koopman_lora.plotting import plot_comparison as plot_comparison
+from koopman_lora.plotting import plot_eigenvalues as plot_eigenvalues
+from koopman_lora.plotting import plot_energy as plot_energy
 from koopman_lora.plotting import plot_history as plot_history
+from koopman_lora.plotting import plot_ratio as plot_ratio
 from koopman_lora.plotting import plot_singular_functions as plot_singular_functions
 from koopman_lora.plotting import plot_spectrum as plot_spectrum
+from koopman_lora.plotting import plot_timescales as plot_timescales
 from koopman_lora.refinement import refine as refine
 from koopman_lora.scores import vamp_scores as vamp_scores
 from koopman_lora.selection import cross_validate as cross_validate

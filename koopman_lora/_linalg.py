@@ -127,7 +127,7 @@ def whitened_svd(
 
 
 class SortedEig(NamedTuple):
-    """Eigenvalues by decreasing modulus, unit right eigenvectors, left ones (`left^H K = lambda left^H`), conditions."""
+    """Sorted eigenvalues, unit right eigenvectors, left ones (`left^H K = lambda left^H`), condition numbers."""
 
     values: np.ndarray
     right: np.ndarray

@@ -12,7 +12,9 @@ from typing import Any
 
 from koopman_lora import systems
 from koopman_lora.demo import prepare_folder, run_demo, spectrum_table
+from koopman_lora.diagnostics import compare_singular_values, comparison_text
 from koopman_lora.estimator import KoopmanLoRA
+from koopman_lora.intervals import bootstrap_intervals
 from koopman_lora.io import load_model, save_dataset, save_model
 from koopman_lora.moments import estimate_moments
 from koopman_lora.spectrum import model_spectrum
@@ -130,14 +132,25 @@ def _add_spectrum(commands: Any) -> None:
     spectrum.add_argument("model", help="model.safetensors")
     spectrum.add_argument("data", help="trajectories: .nc, .zarr or .npy")
     spectrum.add_argument("--out", help=".nc or .zarr file to write")
+    spectrum.add_argument("--intervals", metavar="FILE", help="also write bootstrap intervals to a .nc or .zarr file")
+    spectrum.add_argument(
+        "--diagnose", action="store_true", help="print learned against empirical values, and the verdict"
+    )
     spectrum.set_defaults(run=_spectrum)
 
 
 def _spectrum(a: argparse.Namespace) -> None:
     model = load_model(pathlib.Path(a.model))
     pairs = lagged_pairs(open_trajectories(a.data), model.lag, check_constant=False)
-    result = model_spectrum(model, estimate_moments(model.f, model.g, pairs))
+    moments = estimate_moments(model.f, model.g, pairs)
+    result = model_spectrum(model, moments)
     print(spectrum_table(result))
+    svals = result["svals"].values if "svals" in result else None
+    physical = {"lag": model.lag, "dt": model.dt, "time_unit": model.time_unit}
+    if a.diagnose:
+        print("\n" + comparison_text(compare_singular_values(moments, svals, **physical)))
+    if a.intervals:
+        print(f"\nwrote {save_dataset(bootstrap_intervals(moments, svals, **physical), a.intervals)}")
     if a.out:
         print(f"\nwrote {save_dataset(result, a.out)}")
 

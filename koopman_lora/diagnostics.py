@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 
 from koopman_lora._labels import MODE, provenance
-from koopman_lora._linalg import conjugate_transpose, effective_rank, sorted_eig, whitened_svd
+from koopman_lora._linalg import RANK_TOLERANCE, conjugate_transpose, effective_rank, sorted_eig, whitened_svd
 from koopman_lora.intervals import bootstrap_intervals
 from koopman_lora.moments import Moments
-from koopman_lora.scores import Validation, validation_sigma, vamp_scores
+from koopman_lora.scores import Validation, jackknife_error, vamp_scores
 from koopman_lora.spectrum import edmd_operator, koopman_spectrum
 from koopman_lora.systems import ReferenceSpectrum
+from koopman_lora.trajectories import block_numbers
 
 # Cause of disagreement -> what to do about it, in the order of the guide.
 REMEDIES = {
@@ -44,8 +45,9 @@ def compare_singular_values(
 
     - non-orthogonality: learned svals -> singular values of the learned operator `sum_i s_i f_i <g_i, .>` in L2;
     - training gap: -> canonical values, the best operator in the span of the same features on the same pairs;
-    - generalisation gap: -> the same singular functions evaluated on held-out pairs (NaN where none are given);
-    - sampling error: half-width of the bootstrap interval of the canonical values;
+    - generalisation gap: -> the same singular functions evaluated on held-out pairs (NaN where none are given), as far
+      as the noise of those pairs cannot explain it;
+    - sampling error: two standard errors of the canonical values, by bootstrap;
     - anisotropy: canonical -> K_matrix singular values, which depend on the scale and conditioning of the features.
 
     Parameters
@@ -55,15 +57,17 @@ def compare_singular_values(
     svals : array of shape (n_modes,), optional
         Learned singular values; without them, the values implied by the scale of f and g.
     held_out : Moments or Validation, optional
-        Of the same features on held-out pairs, or singular functions fitted on training pairs at held-out ones.
+        Of the same features on held-out pairs, in at least 2 blocks, or singular functions fitted on training pairs at
+        held-out ones.
 
     Returns
     -------
     Dataset
-        Per mode: `learned`, `learned_operator`, `K_matrix`, `canonical`, `canonical_held_out`, `lower` and `upper` (of
-        canonical), `ratio` (K_matrix / learned), `cluster`; per cause: `size`; attributes: `verdict`, `remedy`, the
-        guide's checks (`is_decreasing`, `is_in_unit_interval`, `elbow`), `ratio_mean`, `ratio_std`, `cond_M_f`,
-        `cond_M_g`, `deviation_M_f`, `deviation_M_g`, `loss_gap`. `comparison_text` makes it readable.
+        Per mode: `learned`, `learned_operator`, `K_matrix`, `canonical`, `canonical_held_out` and its standard error
+        `held_out_error`, `lower` and `upper` (of canonical), `ratio` (K_matrix / learned), `cluster`; per cause:
+        `size`; attributes: `verdict`, `remedy`, the guide's checks (`is_decreasing`, `is_in_unit_interval`, `elbow`),
+        `ratio_mean`, `ratio_std`, `cond_M_f`, `cond_M_g`, `deviation_M_f`, `deviation_M_g`, `loss_gap`.
+        `comparison_text` makes it readable.
 
     References
     ----------
@@ -76,14 +80,14 @@ def compare_singular_values(
     physical = {"lag": lag, "dt": dt, "time_unit": time_unit}
     intervals = bootstrap_intervals(moments, svals, **physical, n_resamples=n_resamples, seed=seed)
     bounds = intervals["canonical_singular_values"].values
-    held = _held_out_values(moments, held_out)
+    held, held_error = _held_out_values(moments, held_out)
     ordered = np.sort(learned)[::-1]
     sizes = {
         "training gap": _rms(operator_values - canonical),
         "non-orthogonality": _rms(ordered - operator_values),
         "anisotropy": _rms(K_values - canonical),
-        "generalisation gap": _rms(canonical - held),
-        "sampling error": _rms((bounds[:, 1] - bounds[:, 0]) / 2),
+        "generalisation gap": _excess(canonical - held, held_error),
+        "sampling error": 2 * _rms(intervals["canonical_standard_error"].values),
     }
     known = {name: size for name, size in sizes.items() if np.isfinite(size)}
     verdict = max(known, key=known.get)
@@ -94,6 +98,7 @@ def compare_singular_values(
         "K_matrix": (MODE, K_values),
         "canonical": (MODE, canonical),
         "canonical_held_out": (MODE, held),
+        "held_out_error": (MODE, held_error),
         "lower": (MODE, bounds[:, 0]),
         "upper": (MODE, bounds[:, 1]),
         "ratio": (MODE, ratio),
@@ -117,14 +122,43 @@ def compare_singular_values(
     return xr.Dataset(variables, coords=coords, attrs=attrs)
 
 
-def _held_out_values(moments: Moments, held_out: Moments | Validation | None) -> np.ndarray:
+def _held_out_values(moments: Moments, held_out: Moments | Validation | None) -> tuple[np.ndarray, np.ndarray]:
+    """Held-out correlations of the singular functions and their jackknife standard errors, (n_modes,) each."""
     if held_out is None:
-        return np.full(len(moments.M_f), np.nan)
-    return validation_sigma(held_out) if isinstance(held_out, Validation) else held_out_sigma(moments, held_out)
+        unknown = np.full(len(moments.M_f), np.nan)
+        return unknown, unknown
+    if isinstance(held_out, Validation):
+        left = right = np.eye(len(held_out.sigma))
+        held_out = _moments_of(held_out)
+    else:
+        left, _, right = whitened_svd(moments.M_f, moments.T_fg, moments.M_g)
+    if held_out.n_blocks < 2:
+        raise ValueError("held_out must be kept in at least 2 blocks; use estimate_moments(n_blocks=64).")
+    held = {name: getattr(held_out, name) for name in ("M_f", "T_fg", "M_g")}
+    leaving_out = held_out.reweighted(1.0 - np.eye(held_out.n_blocks))
+    return _correlations(held, left, right), jackknife_error(_correlations(leaving_out, left, right))
+
+
+def _moments_of(validation: Validation) -> Moments:
+    """Moments M_f, M_g, T_fg of singular functions at held-out pairs, per block."""
+    _, phi, psi, pairs = validation
+    block = block_numbers(pairs, 32)
+    starts = np.flatnonzero(np.diff(block, prepend=-1))
+    sums = {
+        name: np.stack([np.conj(a.T) @ b for a, b in zip(*(np.split(v, starts[1:]) for v in sides), strict=True)])
+        for name, sides in {"M_f": (phi, phi), "M_g": (psi, psi), "T_fg": (phi, psi)}.items()
+    }
+    return Moments(sums, np.diff(np.append(starts, len(phi))).astype(float))
 
 
 def _rms(values: np.ndarray) -> float:
     return float(np.sqrt(np.mean(values**2)))
+
+
+def _excess(difference: np.ndarray, error: np.ndarray) -> float:
+    """Root mean square of what noise of standard errors `error` cannot explain, at two standard deviations."""
+    explained = (1 + 2 * np.sqrt(2 / len(error))) * np.mean(error**2)
+    return float(np.sqrt(np.maximum(np.mean(difference**2) - explained, 0.0)))
 
 
 def _correlation(M: np.ndarray) -> np.ndarray:
@@ -166,12 +200,11 @@ def loss_gap(moments: Moments, svals: np.ndarray | None) -> float:
     return float(loss + np.sum(whitened_svd(moments.M_f, moments.T_fg, moments.M_g).values ** 2))
 
 
-def held_out_sigma(train: Moments, test: Moments) -> np.ndarray:
-    """Correlation on `test` of each pair of singular functions fitted on `train`, (n_modes,)."""
-    left, _, right = whitened_svd(train.M_f, train.T_fg, train.M_g)
-    numerator = np.real(np.sum(np.conj(left) * (test.T_fg @ right), axis=0))
-    norms = [np.real(np.sum(np.conj(a) * (M @ a), axis=0)) for a, M in ((left, test.M_f), (right, test.M_g))]
-    return numerator / np.sqrt(np.maximum(norms[0] * norms[1], np.finfo(float).tiny))
+def _correlations(moments: Mapping[str, np.ndarray], left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Correlation of each pair of functions f @ left and g @ right, (..., n_modes), from moments (..., k, k)."""
+    sides = {"T_fg": (left, right), "M_f": (left, left), "M_g": (right, right)}
+    forms = {n: np.real(np.sum(np.conj(a) * (moments[n] @ b), axis=-2)) for n, (a, b) in sides.items()}
+    return forms["T_fg"] / np.sqrt(np.maximum(forms["M_f"] * forms["M_g"], np.finfo(float).tiny))
 
 
 def clusters(sigma: np.ndarray, bounds: np.ndarray) -> np.ndarray:
@@ -212,13 +245,18 @@ def comparison_text(comparison: xr.Dataset) -> str:
     a = comparison.attrs
     lines.append(f"ratio K_matrix / learned: mean {a['ratio_mean']:.4f}, std {a['ratio_std']:.4f}")
     lines.append(
-        f"learned decreasing: {a['is_decreasing']}; in (0, 1]: {a['is_in_unit_interval']}; "
+        f"learned decreasing: {_yes(a['is_decreasing'])}; in (0, 1]: {_yes(a['is_in_unit_interval'])}; "
         f"elbow after mode {a['elbow']}; cond(M_f) {a['cond_M_f']:.3g}, cond(M_g) {a['cond_M_g']:.3g}"
     )
     sizes = comparison["size"].to_series().sort_values(ascending=False)
-    lines.append("causes of disagreement (rms): " + ", ".join(f"{n} {s:.4f}" for n, s in sizes.items()))
+    listed = (f"{n} {s:.4f}" if np.isfinite(s) else f"{n} unknown (no held-out pairs)" for n, s in sizes.items())
+    lines.append("causes of disagreement (rms): " + ", ".join(listed))
     lines.append(f"largest: {a['verdict']}. Remedy: {a['remedy']}")
     return "\n".join(lines)
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "NO"
 
 
 def eigenpair_residuals(moments: Moments, held_out: Moments | None = None, tolerance: float = 0.1) -> xr.Dataset:
@@ -249,14 +287,18 @@ def eigenpair_residuals(moments: Moments, held_out: Moments | None = None, toler
         return np.sum(np.conj(V) * (M @ V), axis=0)
 
     norm, cross, after = np.real(form(test.M_f)), form(test.T_ff), np.real(form(test.M_f1))
+    # linearly dependent features have eigenvectors that are no function at all
+    is_function = norm > RANK_TOLERANCE * np.real(form(np.diag(np.diag(test.M_f))))
+    norm = np.where(is_function, norm, np.nan)
     square = after - 2 * np.real(np.conj(eig.values) * cross) + np.abs(eig.values) ** 2 * norm
     deviation = np.abs(eig.values - cross / norm)
+    is_spurious = ~is_function | (deviation > tolerance) | (np.abs(eig.values) > 1 + tolerance)
     variables = {
         "eigenvalues": (MODE, eig.values),
         "residual": (MODE, np.sqrt(np.maximum(square, 0) / norm)),
         "condition": (MODE, eig.condition),
         "autocorrelation_error": (MODE, deviation),
-        "is_spurious": (MODE, (deviation > tolerance) | (np.abs(eig.values) > 1 + tolerance)),
+        "is_spurious": (MODE, is_spurious),
     }
     attrs = provenance(
         tolerance=tolerance,

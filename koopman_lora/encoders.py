@@ -323,34 +323,40 @@ class PairedMLP(nn.Module):
         self.biases = nn.ParameterList(torch.stack([layer.bias.detach()[None] for layer in pair]) for pair in linears)
         self.activation = make_activation(activation)
 
-    def _hidden(self, z: Tensor, side: slice) -> Tensor:
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            z = self.activation(torch.baddbmm(bias[side], z, weight[side]))
+    def _layers(self, side: int | None) -> list[tuple[Tensor, Tensor]]:
+        """Weights and biases of one side, or of both: a slice of all would cost a copy in every backward pass."""
+        pairs = zip(self.weights, self.biases, strict=True)
+        return list(pairs) if side is None else [(w[side : side + 1], b[side : side + 1]) for w, b in pairs]
+
+    def _hidden(self, z: Tensor, side: int | None) -> Tensor:
+        for weight, bias in self._layers(side)[:-1]:
+            z = self.activation(torch.baddbmm(bias, z, weight))
         return z  # (side, batch, width)
 
-    def _outputs(self, z: Tensor, side: slice) -> Tensor:
-        return torch.baddbmm(self.biases[-1][side], self._hidden(z, side), self.weights[-1][side])
+    def _outputs(self, z: Tensor, side: int | None) -> Tensor:
+        weight, bias = self._layers(side)[-1]
+        return torch.baddbmm(bias, self._hidden(z, side), weight)
 
     def f(self, x: Tensor) -> Tensor:
         """Features of x, (batch, n_features)."""
-        return self._outputs(x.flatten(1)[None], slice(0, 1))[0]
+        return self._outputs(x.flatten(1)[None], 0)[0]
 
     def g(self, x_next: Tensor) -> Tensor:
         """Features of x', (batch, n_features)."""
-        return self._outputs(x_next.flatten(1)[None], slice(1, 2))[0]
+        return self._outputs(x_next.flatten(1)[None], 1)[0]
 
     def forward(self, x: Tensor, x_next: Tensor) -> tuple[Tensor, Tensor]:
         """f(x) and g(x')."""
-        f, g = self._outputs(torch.stack([x.flatten(1), x_next.flatten(1)]), slice(0, 2))
+        f, g = self._outputs(torch.stack([x.flatten(1), x_next.flatten(1)]), None)
         return f, g
 
     def trunk_f(self, x: Tensor) -> Tensor:
         """Last hidden layer of f, (batch, width)."""
-        return self._hidden(x.flatten(1)[None], slice(0, 1))[0]
+        return self._hidden(x.flatten(1)[None], 0)[0]
 
     def trunk_g(self, x_next: Tensor) -> Tensor:
         """Last hidden layer of g, (batch, width)."""
-        return self._hidden(x_next.flatten(1)[None], slice(1, 2))[0]
+        return self._hidden(x_next.flatten(1)[None], 1)[0]
 
     def set_heads(self, weights: Sequence[Tensor], biases: Sequence[Tensor], x: Tensor) -> None:
         """Overwrite the last layers of f and g: weights (width, n_features), biases (n_features,); `x` is any state."""

@@ -197,7 +197,7 @@ class KoopmanLoRA(BaseEstimator):
 
     def _make_model(self, state_shape: tuple[int, ...]) -> KoopmanLoRAModel:
         encoders = [copy.deepcopy(encoder) for encoder in (self.encoder_f, self.encoder_g)]
-        if encoders[0] is None and len(state_shape) in (2, 3):
+        if encoders == [None, None] and len(state_shape) in (2, 3):
             n_channels = state_shape[0] if len(state_shape) == 3 else 1
             n_encoders = 1 if self.shared_encoder else 2
             made = [CNN(n_channels, self.n_modes - 1, activation=self.activation) for _ in range(n_encoders)]
@@ -220,6 +220,7 @@ class KoopmanLoRA(BaseEstimator):
 
     def estimate_moments(self, X: Any, n_blocks: int = 64) -> Moments:
         """Moments of the fitted features on other trajectories (or pairs) at the same lag."""
+        self._check_fitted()
         model = self.model_
         device = model.feature_scale.device
         pairs = X if isinstance(X, LaggedPairs) else lagged_pairs(X, model.lag, check_constant=False)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import scipy.optimize
+import scipy.stats
 import xarray as xr
 
 from koopman_lora._labels import MODE, provenance
 from koopman_lora._linalg import conjugate_transpose, eigenvalue_order, hermitian_pinv, whitened_svd
 from koopman_lora.moments import Moments
 from koopman_lora.spectrum import implied_timescales
+
+Scale = Callable[[np.ndarray], np.ndarray]
 
 # Distance from 1 below which a value is the constant mode's, whose interval is a point.
 _EXACT_ONE = 1e-9
@@ -49,9 +53,9 @@ def bootstrap_intervals(
 ) -> xr.Dataset:
     """Intervals of canonical and K_matrix singular values, eigenvalues and timescales.
 
-    Blocks of the data are drawn with replacement; the interval is the basic (reflected) one, which also takes the
-    upward bias of values that were fitted and evaluated on the same pairs off once: on the scale of artanh(sigma) for
-    canonical values, of the logarithm for K_matrix values and |lambda|. It is conditional on the learned features.
+    Blocks of the data are drawn with replacement. An interval reaches from the estimate as many standard deviations of
+    the resampled values as Student's t asks for, on the scale of artanh(sigma) for canonical values; the bias of the
+    resampled values widens it on one side. It is conditional on the learned features.
 
     Parameters
     ----------
@@ -94,13 +98,14 @@ def bootstrap_intervals(
     estimate = _values({n: getattr(moments, n)[None] for n in moments.names}, svals)
     drawn = _values(moments.reweighted(block_weights(moments.n_blocks, n_resamples, seed)), svals)
     canonical, K_values = estimate.canonical[0], estimate.K_matrix[0]
+    precision = level, moments.n_blocks
     variables = {
-        "canonical_singular_values": _interval(canonical, drawn.canonical, level, np.arctanh, np.tanh),
-        "singular_values": _interval(K_values, drawn.K_matrix, level, np.log, np.exp),
+        "canonical_singular_values": _positive_interval(canonical, drawn.canonical, *precision, is_canonical=True),
+        "singular_values": _positive_interval(K_values, drawn.K_matrix, *precision),
     }
     errors = drawn.canonical.std(axis=0)
     if estimate.eigenvalues is not None:
-        variables |= _eigenvalue_intervals(estimate.eigenvalues[0], drawn.eigenvalues, level, lag * dt)
+        variables |= _eigenvalue_intervals(estimate.eigenvalues[0], drawn.eigenvalues, *precision, lag * dt)
     data = {name: ((MODE, "bound"), values) for name, values in variables.items()}
     data["canonical_standard_error"] = ((MODE,), errors)
     attrs = provenance(
@@ -127,30 +132,55 @@ def _values(moments: dict[str, np.ndarray], svals: np.ndarray | None) -> Resampl
     return Resampled(sigma, K_values, np.take_along_axis(eigenvalues, eigenvalue_order(eigenvalues), axis=-1))
 
 
-def _interval(estimate, drawn, level, forward, backward) -> np.ndarray:  # noqa: ANN001
-    """Basic bootstrap interval on a transformed scale, (n_modes, 2); values that are exactly 1 or 0 keep a point."""
+def _interval(
+    estimate: np.ndarray,
+    drawn: np.ndarray,
+    level: float,
+    n_blocks: int,
+    forward: Scale = np.positive,
+    backward: Scale = np.positive,
+) -> np.ndarray:
+    """Bootstrap-t interval on a transformed scale, (n_modes, 2), widened to the side that the bias points away from.
+
+    Resampled values overstate the bias where singular values nearly coincide, and understate it where they are equal:
+    so the bias widens the interval instead of moving it.
+    """
+    z, z_drawn = forward(estimate), forward(drawn)
+    bias = z_drawn.mean(axis=0) - z
+    # blocks are few: their spread is estimated with n_blocks - 1 degrees of freedom
+    correction = scipy.stats.t.ppf((1 + level) / 2, n_blocks - 1) * np.sqrt(n_blocks / (n_blocks - 1))
+    half_width = correction * z_drawn.std(axis=0)
+    bounds = z - np.maximum(bias, 0) - half_width, z - np.minimum(bias, 0) + half_width
+    return backward(np.stack(bounds, axis=-1))
+
+
+def _positive_interval(
+    estimate: np.ndarray, drawn: np.ndarray, level: float, n_blocks: int, is_canonical: bool = False
+) -> np.ndarray:
+    """Interval of values that cannot be negative; those that are exactly 1, the constant mode's, keep a point."""
     result = np.stack([estimate, estimate], axis=-1)
-    moving = (np.abs(estimate - 1) > _EXACT_ONE) & (estimate > 0)
-    tiny = np.finfo(float).tiny
-    top = 1 - 1e-15 if forward is np.arctanh else np.inf
-    z, z_drawn = (forward(np.clip(values[..., moving], tiny, top)) for values in (estimate, drawn))
-    lower, upper = np.quantile(z_drawn, [(1 + level) / 2, (1 - level) / 2], axis=0)
-    result[moving] = backward(np.stack([2 * z - lower, 2 * z - upper], axis=-1))
-    return result
+    moving = np.abs(estimate - 1) > _EXACT_ONE
+    values = estimate[moving], drawn[:, moving]
+    if is_canonical:  # Fisher's scale, on which the spread of a correlation depends on its size least
+        values = (np.minimum(v, 1 - 1e-15) for v in values)
+        result[moving] = _interval(*values, level, n_blocks, np.arctanh, np.tanh)
+    else:
+        result[moving] = _interval(*values, level, n_blocks)
+    return np.maximum(result, 0.0)
 
 
 def _eigenvalue_intervals(
-    estimate: np.ndarray, drawn: np.ndarray, level: float, lag_time: float
+    estimate: np.ndarray, drawn: np.ndarray, level: float, n_blocks: int, lag_time: float
 ) -> dict[str, np.ndarray]:
     matched = match_eigenvalues(estimate, drawn)
-    modulus = _interval(np.abs(estimate), np.abs(matched), level, np.log, np.exp)
-    quantiles = [(1 + level) / 2, (1 - level) / 2]
-    parts = {}
-    for name, part in (("real", np.real), ("imag", np.imag)):
-        parts[f"eigenvalue_{name}"] = 2 * part(estimate)[:, None] - np.quantile(part(matched), quantiles, axis=0).T
-    # where the interval of |lambda| reaches 1 the timescale has no upper bound
-    timescales = implied_timescales(np.minimum(modulus, 1.0), lag_time)
-    return {"eigenvalue_modulus": modulus, **parts, "timescales": timescales}
+    modulus = _positive_interval(np.abs(estimate), np.abs(matched), level, n_blocks)
+    return {
+        "eigenvalue_modulus": modulus,
+        "eigenvalue_real": _interval(estimate.real, matched.real, level, n_blocks),
+        "eigenvalue_imag": _interval(estimate.imag, matched.imag, level, n_blocks),
+        # where the interval of |lambda| reaches 1 the timescale has no upper bound
+        "timescales": implied_timescales(np.minimum(modulus, 1.0), lag_time),
+    }
 
 
 def match_eigenvalues(estimate: np.ndarray, drawn: np.ndarray) -> np.ndarray:

@@ -178,9 +178,7 @@ def load_model(
     if settings["shared_encoder"]:
         prefix = "encoders.module_f."
         state |= {k.replace(prefix, "encoders.module_g."): v for k, v in state.items() if k.startswith(prefix)}
-    model.feature_mean = state["feature_mean"].clone()  # complex for complex encoders
-    model.to(state["feature_scale"].dtype)
-    model.load_state_dict(state)
+    model.load_state_dict(state, assign=True)  # assigned, not copied: every tensor keeps its own precision
     return model.eval()
 
 

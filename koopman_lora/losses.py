@@ -5,6 +5,7 @@ Features are rows: `f` is f(x), `g` is g(x'), both of shape (n_pairs, n_modes), 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -70,6 +71,11 @@ def _real_dot(a: Tensor, b: Tensor) -> Tensor:
     return (a.conj() * b).real.sum(-1)
 
 
+def _square(a: Tensor) -> Tensor:
+    """|a|^2 entry by entry."""
+    return a.real.square() + a.imag.square() if a.is_complex() else a.square()
+
+
 def _gram(a: Tensor, b: Tensor) -> Tensor:
     return a.mH @ b / a.shape[0]  # (mode, mode)
 
@@ -119,7 +125,7 @@ def lora_loss(
         raise ValueError(f"weights belong to nesting='jnt'; got nesting={nesting!r}. Leave weights out.")
     f, g = scale_by_svals(f, g, svals)
     if nesting == "jnt":
-        return _joint(f, g, nesting_weights(f.shape[1], weights).to(f.real.dtype).to(f.device), unbiased)
+        return _joint(f, g, weights, unbiased)
     if nesting == "seq":
         return _sequential(f, g, unbiased)
     return _plain(f, g, unbiased)
@@ -133,15 +139,24 @@ def _remove_same_pair_terms(value: Tensor, same_pair: Tensor, unbiased: bool) ->
     return (batch * value - same_pair.mean()) / (batch - 1)
 
 
-def _joint(f: Tensor, g: Tensor, w: Tensor, unbiased: bool) -> Tensor:
-    m = w.flip(0).cumsum(0).flip(0)  # (mode,): m_i = sum_{l >= i} w_l
+@functools.lru_cache(maxsize=32)
+def _joint_weights(
+    n_modes: int, weights: tuple[float, ...] | None, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`w_l`, `m_i = sum_{l >= i} w_l` and the mask `min(m_i, m_j)`; the same in every step of a training run."""
+    w = nesting_weights(n_modes, weights).to(dtype=dtype, device=device)
+    m = w.flip(0).cumsum(0).flip(0)
+    return w, m, torch.minimum(m[:, None], m[None, :])
+
+
+def _joint(f: Tensor, g: Tensor, weights: Sequence[float] | Tensor | None, unbiased: bool) -> Tensor:
+    key = None if weights is None else tuple(float(w) for w in weights)
+    w, m, mask = _joint_weights(f.shape[1], key, f.real.dtype, f.device)
     h = f.conj() * g  # (batch, mode)
-    mask = torch.minimum(m[:, None], m[None, :])
     value = _real_dot(_gram(f, f) * mask, _gram(g, g)).sum()  # M_g^T = conj(M_g)
     linear = (h.real.mean(0) * m).sum()
     if unbiased:
-        same_pair = (h.cumsum(1).abs().square() * w).sum(1)
-        value = _remove_same_pair_terms(value, same_pair, unbiased)
+        value = _remove_same_pair_terms(value, _square(h.cumsum(1)) @ w, unbiased)
     return value - 2.0 * linear
 
 
@@ -150,16 +165,16 @@ def _sequential(f: Tensor, g: Tensor, unbiased: bool) -> Tensor:
     earlier_f, earlier_g = f.detach(), g.detach()
     # rows are the earlier mode without gradient, columns the later one
     cross = _real_dot(_gram(earlier_f, f).triu(1), _gram(earlier_g, g).triu(1)).sum()
-    own = (f.abs().square().mean(0) * g.abs().square().mean(0)).sum()
+    own = (_square(f).mean(0) * _square(g).mean(0)).sum()
     before = h.detach().cumsum(1) - h.detach()  # (batch, mode): sum over earlier modes
-    same_pair = h.abs().square().sum(1) + 2.0 * _real_dot(before, h)
+    same_pair = _square(h).sum(1) + 2.0 * _real_dot(before, h)
     return _remove_same_pair_terms(own + 2.0 * cross, same_pair, unbiased) - 2.0 * h.real.mean(0).sum()
 
 
 def _plain(f: Tensor, g: Tensor, unbiased: bool) -> Tensor:
     h = f.conj() * g
     value = _real_dot(_gram(f, f), _gram(g, g)).sum()
-    same_pair = h.sum(1).abs().square()
+    same_pair = _square(h.sum(1))
     return _remove_same_pair_terms(value, same_pair, unbiased) - 2.0 * h.real.mean(0).sum()
 
 
@@ -182,7 +197,7 @@ def orthonormality_penalty(f: Tensor, g: Tensor, has_constant: bool = False) -> 
         deviation = _gram(features, features) - torch.eye(features.shape[1], dtype=f.dtype, device=f.device)
         if has_constant:
             deviation = deviation[1:, 1:]
-        total = total + deviation.abs().square().sum()
+        total = total + _square(deviation).sum()
     return total
 
 

@@ -30,7 +30,7 @@ PARAMETRIZATIONS = ("embedding", "table", "features")
 ROUND_STEPS = 30
 # Singular values below this, relative to the largest, are not resolved by training: the scale of their columns stops
 # there, and their residuals are judged against `tolerance` times it.
-SMALLEST_SCALE, SMALLEST_RESOLVED = 1e-8, 1e-5
+SMALLEST_SCALE, SMALLEST_RESOLVED = 1e-8, 1e-6
 # Residual energy allowed, relative to what a rank-n approximation has to leave out: half of it is (to first order) the
 # relative excess of the reconstruction error over the Eckart-Young optimum.
 EXCESS_TOLERANCE = 5e-5
@@ -343,21 +343,23 @@ class FactorTrainer:
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """U (M, k) and V (N, k) as the loss sees them."""
-        # Bjorck sees the columns at their scale: what a small one picks up of a large one then hardly turns that one
-        scale = 1.0 if self.orthogonality == "bjorck" else self.scale
-        return tuple(orthogonalize(factor() / scale, self.orthogonality) for factor in (self.left, self.right))
+        return self._orthogonalized(self.left()), self._orthogonalized(self.right())
 
-    def distance(self, ritz: RitzTriples) -> float:
-        """How far from converged: residuals against the singular values, and against what is left out; done at 1."""
-        n, values = self.n_modes, ritz.values
-        residuals = ritz.residuals[:n]
+    def _orthogonalized(self, raw: Tensor) -> Tensor:
+        # Bjorck sees the columns at their scale: what a small one picks up of a large one then hardly turns that one
+        return orthogonalize(raw if self.orthogonality == "bjorck" else raw / self.scale, self.orthogonality)
+
+    def is_converged(self, values: Tensor, residuals: Tensor) -> bool:
+        """Whether the residuals are small against the singular values, and against what is left out."""
+        n = self.n_modes
+        residuals = residuals[:n]
         if self.H.norm_error > 0:  # the norm is an estimate: what the further modes hold is a safe lower bound
             left_out = values[n:].square().sum()
         else:
             left_out = self.H.norm**2 - values[:n].square().sum()
-        smallest = values[:n].clamp_min(SMALLEST_RESOLVED * values[0]).clamp_min(torch.finfo(values.dtype).tiny)
+        smallest = values[:n].clamp_min(SMALLEST_RESOLVED * values[0])
         excess = residuals.square().sum() / left_out.clamp_min(SMALLEST_TAIL)
-        return max((residuals / smallest).max().item() / self.tolerance, math.sqrt(excess / EXCESS_TOLERANCE))
+        return bool((residuals <= self.tolerance * smallest).all() and excess <= EXCESS_TOLERANCE)
 
     @torch.no_grad()
     def choose_coordinates(self) -> RitzTriples:
@@ -377,13 +379,21 @@ class FactorTrainer:
             factor.absorb(torch.linalg.lstsq(before, vectors * (size * self.scale)).solution)
         return ritz
 
-    def full_loss(self) -> Tensor:
-        """Nested loss of all rows and columns, with the best singular values for these factors."""
-        U, V = self.factors()
+    def evaluate(self) -> tuple[Tensor, bool]:
+        """Nested loss of all rows and columns with its gradient; and whether this gradient looks converged."""
+        raw = self.left(), self.right()
+        for outputs in raw:
+            outputs.retain_grad()
+        U, V = map(self._orthogonalized, raw)
         terms = loss_terms(U, self.H(V), V)
         svals = self._svals(terms)
+        loss = self._total(terms, svals, U, V)
+        loss.backward()
         self._record(terms, svals)
-        return self._total(terms, svals, U, V)
+        values = svals * terms.quadratic.detach().diagonal().sqrt()
+        # in these coordinates the gradient of column i is 2 sqrt(m_i) times its residual
+        norms = torch.stack([torch.linalg.vector_norm(outputs.grad, dim=0) for outputs in raw])
+        return loss, self.is_converged(values, torch.linalg.vector_norm(norms, dim=0) / (2 * self.m.sqrt()))
 
     def _svals(self, terms: LossTerms) -> Tensor:
         if self.orthogonality is None:
@@ -408,20 +418,19 @@ class FactorTrainer:
 
     def run(self, max_steps: int) -> TrainedFactors:
         """Full-batch training: L-BFGS in rounds, new coordinates before each, until the residuals have converged."""
-        distance, stop_reason, line_search = self.distance(self.choose_coordinates()), "converged", "strong_wolfe"
-        while distance > 1:
+        ritz, stop_reason = self.choose_coordinates(), "converged"
+        trusts_gradient = True
+        while not self.is_converged(ritz.values, ritz.residuals):
             if len(self.losses) >= max_steps:
                 stop_reason = "max_steps"
                 break
-            self._round(min(ROUND_STEPS, max_steps - len(self.losses)), line_search)
-            before, distance = distance, self.distance(self.choose_coordinates())
-            if distance > before / 2:
-                # near the optimum of small modes values of the loss differ by round-off only, and a line search on them
-                # stalls; gradients are still exact, and in these coordinates steps of length 1 are good
-                line_search = None if line_search else "strong_wolfe"
+            stopped_early = self._round(min(ROUND_STEPS, max_steps - len(self.losses)), trusts_gradient)
+            ritz = self.choose_coordinates()
+            trusts_gradient = not stopped_early  # a gradient that looked converged and was not: one full round
         return self._result(stop_reason)
 
-    def _round(self, n_steps: int, line_search: str | None) -> None:
+    def _round(self, n_steps: int, may_stop: bool) -> bool:
+        """At most `n_steps` evaluations by L-BFGS; whether it stopped because the gradient looked converged."""
         parameters = [*self.left.parameters(), *self.right.parameters()]
         # its own stopping rules are absolute; ours are relative to sigma
         optimizer = torch.optim.LBFGS(
@@ -431,20 +440,25 @@ class FactorTrainer:
             history_size=20,
             tolerance_grad=0.0,
             tolerance_change=0.0,
-            line_search_fn=line_search,
+            line_search_fn="strong_wolfe",
         )
-        stop = len(self.losses) + n_steps
+        last = len(self.losses) + n_steps
+        converged = False
 
         def closure() -> Tensor:
-            if len(self.losses) >= stop:
+            nonlocal converged
+            if len(self.losses) >= last:
                 raise _Finished
             optimizer.zero_grad()
-            loss = self.full_loss()
-            loss.backward()
+            loss, converged = self.evaluate()
+            if converged and may_stop:
+                raise _Finished  # at the parameters just tried
+            converged = False
             return loss
 
         with contextlib.suppress(_Finished):
             optimizer.step(closure)
+        return converged
 
     def run_sampled(self, sample: tuple[int, int], n_steps: int, learning_rate: float, seed: int) -> TrainedFactors:
         """Adam on independently drawn rows and columns, learning rate falling to zero along a cosine."""

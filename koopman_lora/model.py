@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from koopman_lora.encoders import MLP, EncoderPair, PairedMLP, Standardize
 
+# Added to second moments of a batch: far below any real scale, it keeps the gradient of a dead feature finite.
+_FLOOR = 1e-14
+
 
 class NotCalibratedError(ValueError):
     """Features were asked for whose normalisation has not been frozen yet."""
@@ -173,24 +176,28 @@ class KoopmanLoRAModel(nn.Module):
                 f"encoder_{'fg'[side]} must give (batch, {self.feature_scale.shape[1]}); got {tuple(features.shape)}."
             )
         if self.normalizes:
-            mean, scale = self._statistics(features, side)
-            features = (features - mean) / scale if self.has_centering else features / scale
+            features = self._normalise_batch(features) if self.training else self._normalise_frozen(features, side)
         return prepend_constant(features) if self.has_centering else features
 
     def with_constant(self, encode: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         """An encoder's features before normalisation, behind the constant mode where the model has one."""
         return (lambda z: prepend_constant(encode(z))) if self.has_centering else encode
 
-    def _statistics(self, features: Tensor, side: int) -> tuple[Tensor, Tensor]:
-        if not self.training:
-            if not self.is_calibrated:
-                raise NotCalibratedError(
-                    "model has not been calibrated: its features are normalised by exact moments of all the data. "
-                    "Call model.calibrate(x, x_next) after training (kl.fit does)."
-                )
-            return self.feature_mean[side], self.feature_scale[side]
+    def _normalise_batch(self, features: Tensor) -> Tensor:
         self.is_calibrated.fill_(False)  # training on moves the features away from frozen statistics
-        return feature_statistics(features, centred=self.has_centering, scaled=self.learn_svals)
+        if self.learn_svals and self.has_centering and not features.is_complex():
+            # the same as below in one fused kernel, a tenth of the step's time less
+            return nn.functional.batch_norm(features, None, None, training=True, eps=_FLOOR)
+        mean, scale = feature_statistics(features, centred=self.has_centering, scaled=self.learn_svals)
+        return (features - mean) / scale
+
+    def _normalise_frozen(self, features: Tensor, side: int) -> Tensor:
+        if not self.is_calibrated:
+            raise NotCalibratedError(
+                "model has not been calibrated: its features are normalised by exact moments of all the data. "
+                "Call model.calibrate(x, x_next) after training (kl.fit does)."
+            )
+        return (features - self.feature_mean[side]) / self.feature_scale[side]
 
     def calibrate(self, x: Tensor, x_next: Tensor, batch_size: int = 8192) -> None:
         """Freeze the normalisation: exact means and second moments of the features over all pairs, in float64.
@@ -236,8 +243,7 @@ def feature_statistics(features: Tensor, centred: bool, scaled: bool) -> tuple[T
     if not scaled:
         return mean, features.new_ones(())
     second = (features - mean).abs().square().mean(0)
-    # a floor far below any real scale keeps the gradient of a dead feature finite
-    return mean, second.clamp_min(1e-12).sqrt()
+    return mean, (second + _FLOOR).sqrt()
 
 
 def _statistics_shape(state_shape: tuple[int, ...]) -> tuple[int, ...]:

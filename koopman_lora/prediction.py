@@ -20,14 +20,15 @@ from koopman_lora._linalg import (
     phase_of,
     whitened_svd,
 )
+from koopman_lora.intervals import block_weights
 from koopman_lora.moments import FeatureMap, Moments
 from koopman_lora.spectrum import implied_frequencies, implied_timescales
 from koopman_lora.trajectories import LaggedPairs, lagged_pairs
 
 STEP, SAMPLE, OBSERVABLE = "step", "sample", "observable"
 METHODS = ("operator", "edmd", "edmd_g")
-# Eigenvectors with a larger condition number are no basis in double precision.
-WORST_EIGENVECTORS = 1e12
+# Round-off splits a defective pair of eigenvalues by some 1e-8, so its eigenvectors have a condition number of some 1e8.
+WORST_EIGENVECTORS = 1e7
 # Samples whose bootstrap is held in memory at once.
 CHUNK = 512
 
@@ -201,8 +202,7 @@ def bootstrap_weights(n_blocks: int, n_resamples: int, seed: int = 0) -> np.ndar
         raise ValueError(f"moments need at least 2 blocks for a bootstrap; got {n_blocks}. Estimate with n_blocks=64.")
     if n_resamples < 1:
         raise ValueError(f"n_resamples must be at least 1; got {n_resamples}.")
-    draws = np.random.default_rng(seed).multinomial(n_blocks, np.full(n_blocks, 1 / n_blocks), size=n_resamples)
-    return np.concatenate([np.ones((1, n_blocks)), draws])
+    return np.concatenate([np.ones((1, n_blocks)), block_weights(n_blocks, n_resamples, seed)])
 
 
 def interval(samples: np.ndarray, confidence: float) -> np.ndarray:

@@ -80,13 +80,16 @@ def refine(
             f"n_modes={model.n_modes} is more than the last hidden layer can carry ({width - 1} units and the "
             "constant); give a wider last entry of hidden_dims."
         )
-    scores = np.array([vamp_scores(trunk_train, trunk_test, model.n_modes, t).vamp_e for t in thresholds])
+    A = _centring(trunk_train)
+    centred_train, centred_test = trunk_train.transformed(*A), trunk_test.transformed(*A)
+    scores = np.array([vamp_scores(centred_train, centred_test, model.n_modes, t).vamp_e for t in thresholds])
     best = int(np.argmax(scores))
     before = vamp_scores(own_moments(model, train), own_moments(model, test), model.n_modes).vamp_e
     is_refined = bool(scores[best] > before)
     if is_refined:
-        validation = _validate(trunk_train, trunk_maps(model), test, model.n_modes, thresholds[best])
-        solution = whitened_svd(*_cross(trunk_moments(model, pairs)), thresholds[best], model.n_modes)
+        solution = _solve(trunk_train, thresholds[best], model.n_modes)
+        validation = _evaluate(solution, trunk_maps(model), test)
+        solution = _solve(trunk_moments(model, pairs), thresholds[best], model.n_modes)
         _write(model, solution, pairs)
     else:
         validation = validate(model, train, test)
@@ -96,17 +99,29 @@ def refine(
 
 def validate(model: KoopmanLoRAModel, train: LaggedPairs, test: LaggedPairs) -> Validation:
     """Singular functions of the model's features, fitted on `train` and evaluated at `test`."""
-    return _validate(own_moments(model, train), own_maps(model), test, model.n_modes)
+    solution = whitened_svd(*_cross(own_moments(model, train)), RANK_TOLERANCE, model.n_modes)
+    return _evaluate(solution, own_maps(model), test)
 
 
-def _validate(
-    train: Moments,
-    maps: tuple[FeatureMap, FeatureMap],
-    test: LaggedPairs,
-    n_modes: int,
-    threshold: float = RANK_TOLERANCE,
-) -> Validation:
-    solution = whitened_svd(*_cross(train), threshold, n_modes)
+def _centring(moments: Moments) -> tuple[np.ndarray, np.ndarray]:
+    """Maps from (1, h) to (1, h - mean of h): so the constant triple stays exact whatever the whitening cuts off."""
+    A_f, A_g = (np.eye(len(M), dtype=M.dtype) for M in (moments.M_f, moments.M_g))
+    A_f[0, 1:], A_g[0, 1:] = -moments.M_f[0, 1:], -moments.M_g[0, 1:]
+    return A_f, A_g
+
+
+def _solve(moments: Moments, threshold: float, n_modes: int) -> WhitenedSVD:
+    """Singular triples in the span of (1, h), the constant one first, in the coordinates of (1, h)."""
+    A_f, A_g = _centring(moments)
+    others = (M[1:, 1:] for M in _cross(moments.transformed(A_f, A_g)))
+    left, values, right = whitened_svd(*others, threshold, n_modes - 1)
+    # the constant is set beside them: where other sigma are 1 as well, an SVD of all would mix them with it
+    left, right = (np.pad(c, ((1, 0), (1, 0))) for c in (left, right))
+    left[0, 0] = right[0, 0] = 1.0
+    return WhitenedSVD(A_f @ left, np.concatenate([[1.0], values]), A_g @ right)
+
+
+def _evaluate(solution: WhitenedSVD, maps: tuple[FeatureMap, FeatureMap], test: LaggedPairs) -> Validation:
     with torch.no_grad():
         f, g = (
             np.concatenate([encode(batch).cpu().numpy() for batch in states.split(8192)])

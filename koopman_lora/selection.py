@@ -213,23 +213,23 @@ def scan_lags(
     for lag in lags:
         pairs = lagged_pairs(X, lag, estimator.dt, estimator.time_unit)
         fitted = clone(estimator).set_params(lag=lag).fit(pairs) if refit else estimator
-        moments = fitted.estimate_moments(pairs)
+        moments, model = fitted.estimate_moments(pairs), fitted.model_
         spectrum = fitted.spectrum_of(moments, lag)
         interval = bootstrap_intervals(
-            moments, lag=lag, dt=pairs.dt, time_unit=pairs.time_unit, n_resamples=n_resamples, seed=seed
+            moments, lag=lag, dt=model.dt, time_unit=model.time_unit, n_resamples=n_resamples, seed=seed
         )
         sigma.append(spectrum["canonical_singular_values"].values)
         times.append(spectrum["timescales"].values)
         bounds.append(interval["timescales"].values)
     variables = {
         "canonical_singular_values": (("lag", MODE), np.array(sigma)),
-        "timescales": (("lag", MODE), np.array(times), {"units": pairs.time_unit}),
-        "timescales_lower": (("lag", MODE), np.array(bounds)[..., 0], {"units": pairs.time_unit}),
-        "timescales_upper": (("lag", MODE), np.array(bounds)[..., 1], {"units": pairs.time_unit}),
+        "timescales": (("lag", MODE), np.array(times), {"units": model.time_unit}),
+        "timescales_lower": (("lag", MODE), np.array(bounds)[..., 0], {"units": model.time_unit}),
+        "timescales_upper": (("lag", MODE), np.array(bounds)[..., 1], {"units": model.time_unit}),
     }
     recommended = lags[_plateau(np.array(bounds)[:, 1])] if len(sigma[0]) > 1 else lags[0]
-    attrs = provenance(recommended_lag=recommended, dt=pairs.dt, time_unit=pairs.time_unit, refit=refit, seed=seed)
-    coords = {"lag": lags, "lag_time": ("lag", np.array(lags) * pairs.dt), MODE: np.arange(1, len(sigma[0]) + 1)}
+    attrs = provenance(recommended_lag=recommended, dt=model.dt, time_unit=model.time_unit, refit=refit, seed=seed)
+    coords = {"lag": lags, "lag_time": ("lag", np.array(lags) * model.dt), MODE: np.arange(1, len(sigma[0]) + 1)}
     return xr.Dataset(variables, coords=coords, attrs=attrs)
 
 

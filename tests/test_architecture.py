@@ -1,0 +1,210 @@
+"""The order of the house: a file imports only from files above it, and importing it changes nothing outside."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import koopman_lora
+
+PACKAGE = pathlib.Path(koopman_lora.__file__).parent
+ORDER = [
+    "_linalg",
+    "_labels",
+    "systems",
+    "trajectories",
+    "encoders",
+    "losses",
+    "model",
+    "moments",
+    "scores",
+    "training",
+    "spectrum",
+    "refinement",
+    "intervals",
+    "diagnostics",
+    "selection",
+    "prediction",
+    "coarse_graining",
+    "matrix_svd",
+    "estimator",
+    "plotting",
+    "io",
+    "report",
+    "demo",
+    "cli",
+    "__init__",
+]
+# A file that is cut into parts, <name>_<part>.py, keeps its place with all of them; matrix_svd's parts are matrix_*.py.
+PARTS = {"matrix_": "matrix_svd", "plotting_": "plotting"}
+FILES = sorted(PACKAGE.rglob("*.py"))
+NAMES = [str(path.relative_to(PACKAGE)) for path in FILES]
+
+
+def place(module):
+    """Entry of the order where `koopman_lora.<module>` stands."""
+    top = module.split(".")[0]
+    return next((whole for prefix, whole in PARTS.items() if top.startswith(prefix)), top)
+
+
+def rank(module):
+    """Number of that entry."""
+    return ORDER.index(place(module))
+
+
+def module_name(path):
+    relative = path.relative_to(PACKAGE).with_suffix("")
+    return ".".join(relative.parts)
+
+
+def imports(path):
+    """Every module that a file imports, absolute, at any depth of the code: (name, imported names, line)."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, [], node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parent = path.relative_to(PACKAGE.parent).parts[: -node.level]
+                base = ".".join([*parent, *([node.module] if node.module else [])])
+            yield base, [alias.name for alias in node.names], node.lineno
+
+
+def own_imports(path):
+    """Modules of this package that a file imports, without the prefix."""
+    for base, names, line in imports(path):
+        if base == "koopman_lora":  # from koopman_lora import x: x is a file, or a name of __init__
+            for name in names or ["__init__"]:
+                is_file = (PACKAGE / f"{name}.py").exists() or (PACKAGE / name).is_dir()
+                yield (name if is_file else "__init__"), line
+        elif base.startswith("koopman_lora."):
+            yield base.removeprefix("koopman_lora."), line
+
+
+def test_every_file_has_a_place():
+    assert [path.name for path in FILES if place(module_name(path)) not in ORDER] == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_imports_go_downward_only(path):
+    me = module_name(path)
+    for module, line in own_imports(path):
+        same_part = module.split(".")[0] == me.split(".")[0] or rank(module) == rank(me)
+        assert same_part or rank(module) < rank(me), f"{path.name}:{line} imports {module}, which stands below it"
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_parts_of_one_file_do_not_import_each_other_in_a_circle(path):
+    """Within a folder or among matrix_*.py: no chain of imports leads back."""
+    edges = {module_name(p): {m for m, _ in own_imports(p)} for p in FILES if p.name != "__init__.py"}
+    seen, todo = set(), list(edges.get(module_name(path), ()))
+    while todo:
+        module = todo.pop()
+        assert module != module_name(path), f"{path.name} imports itself through others"
+        if module not in seen:
+            seen.add(module)
+            todo += edges.get(module, ())
+
+
+FORBIDDEN = {
+    "_linalg": {"torch", "xarray", "sklearn", "matplotlib"},
+    "_labels": {"torch", "matplotlib"},
+    "systems": {"torch", "lightning_fabric", "matplotlib"},
+    "encoders": {"xarray", "matplotlib", "numpy"},
+    "losses": {"xarray", "numpy", "matplotlib"},
+    "model": {"xarray", "matplotlib", "lightning_fabric"},
+    "moments": {"xarray", "scipy", "matplotlib", "lightning_fabric"},
+    "spectrum": {"lightning_fabric", "matplotlib"},
+    "plotting": {"torch", "scipy", "sklearn", "lightning_fabric"},
+    "report": {"torch", "scipy"},
+}
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_files_do_not_know_what_they_may_not_know(path):
+    forbidden = FORBIDDEN.get(place(module_name(path)), set())
+    found = {base.split(".")[0] for base, _, _ in imports(path)} & forbidden
+    assert found == set()
+
+
+def test_plotting_does_not_reach_torch_through_this_package():
+    for path in PACKAGE.glob("plotting*.py"):
+        for module, _ in own_imports(path):
+            source = PACKAGE / f"{module.replace('.', '/')}.py"
+            source = source if source.exists() else source.with_suffix("") / "__init__.py"
+            assert not any(base.split(".")[0] == "torch" for base, _, _ in imports(source)), (path.name, module)
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_no_file_can_execute_data(path):
+    """No pickle, no torch.load, no eval or exec: a file from elsewhere is never code."""
+    tree = ast.parse(path.read_text())
+    modules = {base.split(".")[0] for base, _, _ in imports(path)}
+    assert modules & {"pickle", "dill", "joblib", "marshal", "shelve", "cloudpickle"} == set()
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        assert called not in {"eval", "exec", "compile", "__import__", "torch.load", "torch.save", "torch.jit.load"}
+        if called.endswith("np.load"):
+            keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
+            assert keywords.get("allow_pickle", "False") == "False"
+
+
+GLOBAL_STATE = """
+import logging, random, sys, warnings
+import matplotlib, numpy as np, torch
+np.random.seed(1); torch.manual_seed(1); random.seed(1)
+
+def state():
+    return {
+        "torch dtype": torch.get_default_dtype(), "torch threads": torch.get_num_threads(),
+        "torch grad": torch.is_grad_enabled(), "torch deterministic": torch.are_deterministic_algorithms_enabled(),
+        "torch matmul": torch.get_float32_matmul_precision(), "torch rng": torch.get_rng_state().tolist(),
+        "torch print": str(torch._tensor_str.PRINT_OPTS),
+        "numpy errors": np.geterr(), "numpy rng": np.random.get_state()[1].tolist(), "numpy print": np.get_printoptions(),
+        "python rng": random.getstate(), "warnings": list(warnings.filters),
+        "matplotlib": dict(matplotlib.rcParams), "root handlers": list(logging.getLogger().handlers),
+        "root level": logging.getLogger().level, "recursion": sys.getrecursionlimit(), "excepthook": sys.excepthook,
+    }
+
+# what third-party packages do to global state when imported is theirs; it is done before we look
+import lightning_fabric, scipy.linalg, scipy.sparse, sklearn.base, tqdm.auto, xarray, matplotlib.pyplot
+for name in ("scipy.integrate", "scipy.optimize", "scipy.special", "scipy.stats", "scipy.spatial", "safetensors.torch"):
+    __import__(name)
+before = state()
+import koopman_lora, importlib, pkgutil
+for module in pkgutil.walk_packages(koopman_lora.__path__, "koopman_lora."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+after = state()
+print([name for name in before if before[name] != after[name]])
+"""
+
+
+def run(code):
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip().splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_importing_changes_no_global_state():
+    assert run(GLOBAL_STATE) == "[]"
+
+
+@pytest.mark.slow
+def test_importing_loads_no_heavy_optional_package():
+    heavy = [
+        "zarr", "dask", "distributed", "numcodecs", "h5py", "h5netcdf", "pandas.plotting._matplotlib", "IPython",
+        "sklearn.linear_model", "sklearn.ensemble", "sklearn.cluster", "torchvision", "tensorboard",
+        "pytest", "hypothesis",
+    ]  # fmt: skip
+    code = f"import sys, koopman_lora; print([m for m in {heavy} if m in sys.modules])"
+    loaded = ast.literal_eval(run(code))
+    bare = "import sys, torch, xarray, lightning_fabric"
+    without = ast.literal_eval(run(f"{bare}; print([m for m in {heavy} if m in sys.modules])"))
+    assert [m for m in loaded if m not in without] == []

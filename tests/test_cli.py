@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+
+import koopman_lora as kl
+from koopman_lora.cli import main
+from koopman_lora.demo import run_demo, spectrum_table
+
+
+def test_simulate_fit_spectrum_on_files(tmp_path, capsys):
+    data, out = str(tmp_path / "x.nc"), str(tmp_path / "out")
+    assert main(["simulate", "NoisyRotation", "--n-trajectories", "2", "--n-steps", "1500", "--out", data]) == 0
+    assert main(["fit", data, "--n-modes", "3", "--n-epochs", "4", "--out", out]) == 0
+    intervals, again = str(tmp_path / "i.nc"), str(tmp_path / "s.nc")
+    capsys.readouterr()
+    options = ["--out", again, "--intervals", intervals, "--diagnose"]
+    assert main(["spectrum", f"{out}/model.safetensors", data, *options]) == 0
+    printed = capsys.readouterr().out
+    assert "canonical" in printed
+    assert "Remedy" in printed
+    fitted, computed = kl.load_dataset(f"{out}/spectrum.nc"), kl.load_dataset(again)
+    assert np.allclose(fitted.canonical_singular_values, computed.canonical_singular_values, atol=1e-6)
+    exact = kl.systems.NoisyRotation().spectrum(1, 3).singular_values
+    assert np.allclose(computed.canonical_singular_values, exact, atol=0.03)
+    assert (kl.load_dataset(intervals).canonical_singular_values[1:].diff("bound") > 0).all()
+
+
+def test_parameters_reach_the_system(tmp_path):
+    main(
+        [
+            "simulate",
+            "NoisyLogisticMap",
+            "--parameters",
+            '{"order": 4}',
+            "--n-steps",
+            "9",
+            "--out",
+            str(tmp_path / "x.nc"),
+        ]
+    )
+    expected = kl.systems.NoisyLogisticMap(order=4).simulate(n_steps=9, seed=0)
+    assert np.array_equal(kl.open_trajectories(tmp_path / "x.nc"), expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["simulate", "NoisyLogisticMap", "--parameters", "order", "--out", "x.nc"],
+            "parameters must be a JSON object",
+        ),
+        (["simulate", "NoisyLogisticMap", "--n-steps", "0", "--out", "x.nc"], "n_steps"),
+        (["fit", "missing.nc", "--out", "here"], "missing.nc"),
+        (["fit", "data.txt", "--out", "here"], "must end in .nc, .zarr or .npy"),
+        (["fit", "short.npy", "--lag", "9", "--out", "here"], "trajectory 0 (5 frames)"),
+        (["fit", "short.npy", "--nesting", "both", "--out", "here"], "nesting must be one of"),
+        (["spectrum", "missing.safetensors", "short.npy"], "missing.safetensors"),
+    ],
+)
+def test_errors_are_one_line_and_status_two(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    np.save("short.npy", np.arange(5.0)[:, None])
+    (tmp_path / "data.txt").write_text("1 2 3")
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert main(["demo", "--out", str(tmp_path / "file" / "demo")]) == 2
+    assert "choose another folder" in capsys.readouterr().err
+
+
+def test_every_command_has_help(capsys):
+    for command in ("demo", "simulate", "fit", "spectrum"):
+        with pytest.raises(SystemExit) as stop:
+            main([command, "--help"])
+        assert stop.value.code == 0
+        assert "usage: koopman-lora" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_demo_writes_everything_and_twice_the_same(tmp_path):
+    first = run_demo(tmp_path / "a", progress=False)
+    second = run_demo(tmp_path / "b", progress=False)
+    names = {p.name for p in (tmp_path / "a").iterdir()}
+    assert names >= {"trajectories.nc", "model.safetensors", "spectrum.nc", "history.nc", "spectrum.png"}
+    assert np.array_equal(first.canonical_singular_values, second.canonical_singular_values)
+    reference = kl.systems.FourWellLandscape2D().spectrum(1, 8)
+    assert np.allclose(first.canonical_singular_values[:4], reference.singular_values[:4], atol=0.01)
+    assert spectrum_table(first, reference).count("\n") == 8

@@ -1,0 +1,53 @@
+"""The README and the tutorials run as they stand."""
+
+import pathlib
+import re
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = pathlib.Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"))
+
+
+def code_blocks(text):
+    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+
+
+@pytest.mark.slow
+def test_readme_code_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    namespace = {}
+    for block in code_blocks((ROOT / "README.md").read_text(encoding="utf-8")):
+        exec(compile(block, "README.md", "exec"), namespace)
+    assert (tmp_path / "spectrum.png").stat().st_size > 10_000
+    assert namespace["phi"].shape == (10_000, 20)
+
+
+def test_readme_map_names_every_module():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    modules = [p.name for p in (ROOT / "koopman_lora").glob("*.py") if p.name != "__init__.py"]
+    assert not [name for name in modules if name not in text]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_tutorial_runs(path):
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}}).execute()
+    outputs = [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs]
+    assert any(o.output_type == "display_data" for o in outputs), "a tutorial shows pictures"
+
+
+def test_notebooks_are_made_from_their_scripts():
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("make_tutorials", ROOT / "tutorials" / "_make.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for path in NOTEBOOKS:
+        made = module.make_notebook(path.with_suffix(".py"))
+        stored = nbformat.read(path, as_version=4)
+        assert [c.source for c in made.cells] == [c.source for c in stored.cells], path.name

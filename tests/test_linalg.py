@@ -1,0 +1,162 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from koopman_lora._linalg import (
+    conjugate_transpose,
+    effective_rank,
+    eigenvalue_order,
+    hermitian_pinv,
+    inverse_root,
+    phase_of,
+    sorted_eig,
+    whitened_svd,
+)
+
+kinds = st.sampled_from(["real", "complex"])
+both_kinds = pytest.mark.parametrize("kind", ["real", "complex"])
+
+
+def matrix(seed, rows, columns, kind):
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(rows, columns))
+    return values + 1j * rng.normal(size=(rows, columns)) if kind == "complex" else values
+
+
+def gram(seed, k, kind, n=None):
+    F = matrix(seed, n or 3 * k, k, kind)
+    return F.conj().T @ F / len(F)
+
+
+@given(seed=st.integers(0, 10_000), k=st.integers(1, 6), kind=kinds, exponent=st.integers(-8, 8))
+def test_whitener_whitens_whatever_the_scale_of_features(seed, k, kind, exponent):
+    M = gram(seed, k, kind)
+    scale = np.ones(k)
+    scale[0] = 10.0**exponent
+    M = M * np.outer(scale, scale)
+    W, rank = inverse_root(M)
+    assert rank == k  # a small feature is not a dependent one
+    assert np.allclose(W.conj().T @ M @ W, np.eye(k), atol=1e-8)
+
+
+@both_kinds
+def test_dependent_features_reduce_the_rank_and_give_zero_columns(kind):
+    F = matrix(0, 40, 3, kind)
+    F = np.concatenate([F, F @ matrix(1, 3, 2, kind)], axis=1)
+    M = F.conj().T @ F / 40
+    W, rank = inverse_root(M)
+    assert rank == 3
+    assert np.all(W[:, 3:] == 0)
+    assert np.allclose(W.conj().T @ M @ W, np.diag([1, 1, 1, 0, 0]), atol=1e-9)
+
+
+def test_threshold_is_relative_to_the_largest_eigenvalue():
+    correlation = 1 - 1e-6
+    M = 1e-30 * np.array([[1, correlation], [correlation, 1]])  # eigenvalue ratio 5e-7
+    assert inverse_root(M, 4e-7).rank == 2
+    assert inverse_root(M, 6e-7).rank == 1
+
+
+def test_zero_matrix_has_rank_zero():
+    W, rank = inverse_root(np.zeros((3, 3)))
+    assert rank == 0
+    assert np.all(W == 0)
+
+
+@both_kinds
+@pytest.mark.parametrize("k", [1, 4])
+def test_pinv_of_a_full_matrix_is_the_inverse(k, kind):
+    M = gram(2, k, kind)
+    assert np.allclose(hermitian_pinv(M), np.linalg.inv(M), rtol=1e-10)
+
+
+@both_kinds
+def test_pinv_of_a_deficient_matrix_solves_what_can_be_solved(kind):
+    M = gram(3, 5, kind, n=3)
+    P = hermitian_pinv(M)
+    assert np.allclose(M @ P @ M, M, atol=1e-10)
+    assert np.allclose(P @ M @ P, P, atol=1e-8)
+
+
+def test_effective_rank_counts_directions_not_sizes():
+    assert np.isclose(effective_rank(np.diag([1.0, 1e6, 1e-6])), 3)
+    assert np.isclose(effective_rank(np.ones((4, 4))), 1)
+
+
+@both_kinds
+def test_batched_matrices_give_what_single_ones_give(kind):
+    M_f, M_g = (np.stack([gram(10 * i + j, 3, kind) for i in range(4)]) for j in (1, 2))
+    T = np.stack([matrix(i, 3, 3, kind) for i in range(4)])
+    left, values, right = whitened_svd(M_f, T, M_g)
+    for i in range(4):
+        single = whitened_svd(M_f[i], T[i], M_g[i])
+        assert np.allclose(values[i], single.values, rtol=1e-12)
+        outer = [(a * v) @ conjugate_transpose(b) for a, v, b in ((left[i], values[i], right[i]), single)]
+        assert np.allclose(*outer, rtol=1e-9)
+
+
+@given(seed=st.integers(0, 10_000), k_f=st.integers(1, 5), k_g=st.integers(1, 5), kind=kinds)
+def test_whitened_svd_is_a_singular_value_decomposition(seed, k_f, k_g, kind):
+    F, G = matrix(seed, 30, k_f, kind), matrix(seed + 1, 30, k_g, kind)
+    G[:, 0] += F[:, 0]
+    M_f, T, M_g = F.conj().T @ F / 30, F.conj().T @ G / 30, G.conj().T @ G / 30
+    left, values, right = whitened_svd(M_f, T, M_g)
+    r = min(k_f, k_g)
+    assert np.allclose(conjugate_transpose(left) @ M_f @ left, np.eye(r), atol=1e-9)
+    assert np.allclose(conjugate_transpose(right) @ M_g @ right, np.eye(r), atol=1e-9)
+    assert np.allclose(conjugate_transpose(left) @ T @ right, np.diag(values), atol=1e-9)
+    assert np.all(np.diff(values) <= 0)
+    assert values[0] <= 1 + 1e-12  # correlations of the same pairs
+
+
+def test_rank_keeps_the_leading_triples():
+    M_f, T, M_g = gram(4, 4, "complex"), matrix(5, 4, 4, "complex"), gram(6, 4, "complex")
+    full, part = whitened_svd(M_f, T, M_g), whitened_svd(M_f, T, M_g, rank=2)
+    for cut, whole in zip(part, full, strict=True):
+        assert np.allclose(cut, whole[..., :2], rtol=1e-12)
+
+
+@given(st.lists(st.complex_numbers(max_magnitude=1e6, allow_nan=False), min_size=1, max_size=5))
+def test_phase_turns_values_real_positive(values):
+    values = np.array(values)
+    turned = values * phase_of(values)
+    assert np.allclose(np.abs(phase_of(values)), 1)
+    assert np.allclose(turned, np.abs(values), atol=1e-9 * max(1, np.abs(values).max()))
+
+
+@both_kinds
+def test_sorted_eig_gives_right_and_left_eigenvectors(kind):
+    K = matrix(7, 6, 6, kind)
+    values, right, left, condition = sorted_eig(K)
+    assert np.allclose(K @ right, right * values, atol=1e-10)
+    assert np.allclose(left.conj().T @ K, values[:, None] * left.conj().T, atol=1e-10)
+    assert np.all(np.diff(np.abs(values)) <= 1e-12)
+    assert np.all(condition >= 1 - 1e-12)
+
+
+def test_normal_matrices_have_condition_one():
+    angle = 0.3
+    K = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    values, _, _, condition = sorted_eig(0.9 * K)
+    assert np.allclose(values, 0.9 * np.exp([1j * angle, -1j * angle]))  # positive imaginary part first
+    assert np.allclose(condition, 1)
+
+
+def test_condition_predicts_how_far_an_eigenvalue_moves():
+    K = np.array([[0.9, 5.0], [0.0, 0.5]])
+    values, right, left, condition = sorted_eig(K)
+    worst = 1e-7 * np.outer(left[:, 0], right[:, 0].conj())  # the worst perturbation of norm 1e-7
+    moved = np.abs(sorted_eig(K + worst).values[0] - values[0])
+    assert np.isclose(moved, 1e-7 * condition[0], rtol=1e-3)
+
+
+def test_defective_eigenvalue_has_a_huge_condition():
+    assert np.all(sorted_eig(np.array([[0.5, 1.0], [0.0, 0.5]])).condition > 1e8)
+
+
+@given(st.permutations([1.0, 0.5 + 0.5j, 0.5 - 0.5j, -0.3, 0.1 + 0.2j, 0.1 - 0.2j]))
+def test_order_does_not_depend_on_how_values_came(values):
+    values = np.array(values)
+    wanted = np.array([1.0, 0.5 + 0.5j, 0.5 - 0.5j, -0.3, 0.1 + 0.2j, 0.1 - 0.2j])
+    assert np.array_equal(values[eigenvalue_order(values)], wanted)

@@ -1,0 +1,310 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from koopman_lora.encoders import CNN, EncoderPair, PairedMLP
+from koopman_lora.losses import NestedLoRALoss
+from koopman_lora.model import KoopmanLoRAModel, NotCalibratedError
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+class Harmonics(nn.Module):
+    """Complex features exp(i m x), m = 1..k, with learnable factors."""
+
+    def __init__(self, k):
+        super().__init__()
+        self.factors = nn.Parameter(torch.randn(k, dtype=torch.complex128))
+
+    def forward(self, x):
+        return torch.exp(1j * x[:, :1] * torch.arange(1, len(self.factors) + 1)) * self.factors + 0.3
+
+
+def states(n=500, seed=1, dtype=torch.float64):
+    x, y = torch.randn(2, n, 2, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    return 2 * x + 1, x + y
+
+
+KINDS = {
+    "default": {},
+    "batchnorm": {"use_batchnorm": True},
+    "shared": {"shared_encoder": True},
+    "linear": {"hidden_dims": ()},
+    "elu": {"activation": "ELU", "hidden_dims": [16, 8]},
+}
+
+
+# ---- learned singular values -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_calibrated_features_have_unit_second_moment_exactly(kind, centred, dtype):
+    model = KoopmanLoRAModel(2, 4, learn_svals=True, has_centering=centred, **KINDS[kind]).to(dtype).eval()
+    x, x_next = states()
+    model.calibrate(x, x_next, batch_size=77)
+    for features in (model.f(x), model.g(x_next)):
+        features = features.double()
+        tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+        assert torch.allclose(features.square().mean(0), torch.ones(4).double(), atol=tolerance)
+        if centred:
+            assert torch.equal(features[:, 0], torch.ones(500).double())
+            assert features[:, 1:].mean(0).abs().max() < tolerance
+
+
+def test_calibration_is_exact_for_complex_features():
+    model = KoopmanLoRAModel(2, 4, learn_svals=True, has_centering=True, encoder_f=Harmonics(3), encoder_g=Harmonics(3))
+    model.double().eval()
+    x, x_next = states()
+    model.calibrate(x, x_next)
+    for features in (model.f(x), model.g(x_next)):
+        assert features.is_complex()
+        assert torch.allclose(features.abs().square().mean(0), torch.ones(4).double(), atol=1e-12)
+        assert features[:, 1:].mean(0).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_calibration_in_single_precision_survives_large_means(offset):
+    """Second moments minus squared means must not cancel: they are taken in float64."""
+
+    class Shifted(nn.Module):
+        def forward(self, x):
+            return x + offset
+
+    model = KoopmanLoRAModel(
+        2, 3, learn_svals=True, has_centering=True, encoder_f=Shifted(), encoder_g=Shifted()
+    ).eval()
+    x = torch.randn(20_000, 2, generator=torch.Generator().manual_seed(3))
+    model.calibrate(x, x)
+    assert torch.allclose(model.f(x)[:, 1:].double().std(0), torch.ones(2).double(), atol=1e-3)
+
+
+def test_centering_alone_does_not_scale():
+    model = KoopmanLoRAModel(2, 4, has_centering=True).double().eval()
+    x, x_next = states()
+    model.calibrate(x, x_next)
+    raw = model.encoders.f(model.prepare(x))
+    assert torch.allclose(model.f(x)[:, 1:], raw - raw.mean(0), atol=1e-12)
+    assert model.svals is None
+
+
+def test_without_normalisation_features_are_the_encoders_own():
+    model = KoopmanLoRAModel(2, 4).eval()
+    x, x_next = states(dtype=torch.float32)
+    f, g = model(x, x_next)
+    assert torch.allclose(f, model.encoders.f(x), atol=1e-6)
+    assert torch.allclose(g, model.encoders.g(x_next), atol=1e-6)
+    before = copy.deepcopy(model.state_dict())
+    model.calibrate(x, x_next)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("options", [{"learn_svals": True}, {"has_centering": True}])
+def test_features_before_calibration_are_refused(options):
+    model = KoopmanLoRAModel(2, 4, **options).eval()
+    x, x_next = states(dtype=torch.float32)
+    for call in (lambda: model.f(x), lambda: model.g(x), lambda: model(x, x_next)):
+        with pytest.raises(NotCalibratedError, match=r"Call model.calibrate\(x, x_next\) after training"):
+            call()
+    model.calibrate(x, x_next)
+    frozen = model.f(x[:10])
+    assert torch.allclose(frozen, model.f(x)[:10], atol=1e-6)  # no batch statistics any more
+    model.train()
+    model(x, x_next)
+    model.eval()
+    with pytest.raises(NotCalibratedError, match="has not been calibrated"):
+        model.f(x)
+    model.calibrate(x, x_next)
+    assert torch.allclose(model.f(x[:10]), frozen, atol=1e-6)
+
+
+def test_calibrating_keeps_the_mode_and_needs_data():
+    model = KoopmanLoRAModel(2, 4, learn_svals=True)
+    x, x_next = states(dtype=torch.float32)
+    model.calibrate(x, x_next)
+    assert model.training
+    with pytest.raises(ValueError, match="pairs to calibrate on are empty"):
+        model.calibrate_batches([])
+
+
+@pytest.mark.parametrize("batch_size", [1, 13, 500, 10_000])
+def test_calibration_does_not_depend_on_batches(batch_size):
+    model = KoopmanLoRAModel(2, 3, learn_svals=True, has_centering=True).double().eval()
+    x, x_next = states()
+    model.calibrate(x, x_next)
+    wanted = model.f(x)
+    model.calibrate(x, x_next, batch_size=batch_size)
+    assert torch.allclose(model.f(x), wanted, atol=1e-12)
+
+
+def test_training_uses_the_statistics_of_the_batch():
+    model = KoopmanLoRAModel(2, 4, learn_svals=True, has_centering=True).double().train()
+    x, x_next = states(64)
+    for features in model(x, x_next):
+        assert torch.allclose(features.square().mean(0), torch.ones(4).double(), atol=1e-12)
+        assert features[:, 1:].mean(0).abs().max() < 1e-12
+
+
+def test_scale_of_a_feature_is_not_learned_when_svals_are():
+    """f normalised: the gradient along its own scale is zero, which makes svals identifiable."""
+    model = KoopmanLoRAModel(2, 3, hidden_dims=(8,), learn_svals=True).double().train()
+    x, x_next = states(64)
+    loss = NestedLoRALoss(3)(*model(x, x_next), model.svals)
+    loss.backward()
+    weight, bias = model.encoders.weights[-1], model.encoders.biases[-1]
+    along = (weight.grad * weight).sum(1) + (bias.grad * bias).sum(1)  # (side, feature)
+    assert along.abs().max() < 1e-8 * weight.grad.abs().max()
+    assert model.svals_params.grad.abs().min() > 1e-6
+
+
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-15), (torch.float32, 2e-7)])
+def test_set_svals_roundtrip(centred, dtype, tolerance):
+    model = KoopmanLoRAModel(2, 5, learn_svals=True, has_centering=centred).to(dtype)
+    values = torch.tensor([1.0, 0.999, 0.5, 1e-3, 0.0], dtype=torch.float64)
+    model.set_svals(values)
+    assert torch.allclose(model.svals.double(), values, atol=tolerance)
+    assert torch.isfinite(model.svals_params).all()
+    if centred:
+        assert model.svals[0] == 1
+
+
+@pytest.mark.parametrize("n_modes", [2, 3, 20])
+@pytest.mark.parametrize("centred", [False, True])
+def test_svals_start_away_from_saturation(n_modes, centred):
+    svals = KoopmanLoRAModel(2, n_modes, learn_svals=True, has_centering=centred).svals
+    assert len(svals) == n_modes
+    assert ((svals[int(centred) :] > 0.05) & (svals[int(centred) :] < 0.95)).all()
+
+
+def test_state_dict_carries_the_calibration():
+    make = lambda: KoopmanLoRAModel(2, 4, learn_svals=True, has_centering=True).eval()  # noqa: E731
+    model, other = make(), make()
+    x, x_next = states(dtype=torch.float32)
+    model.standardize.set_statistics(x.mean(0), x.std(0))
+    model.calibrate(x, x_next)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other.f(x), model.f(x))
+    assert torch.equal(other.g(x), model.g(x))
+
+
+# ---- encoders --------------------------------------------------------------------------------------------------------
+
+
+def test_shared_encoder_is_shared():
+    model = KoopmanLoRAModel(2, 4, shared_encoder=True, learn_svals=True)
+    x, _ = states(dtype=torch.float32)
+    assert model.shared_encoder
+    assert model.encoders.module_f is model.encoders.module_g
+    assert torch.equal(model.encoders.f(x), model.encoders.g(x))
+    separate = KoopmanLoRAModel(2, 4, learn_svals=True)
+    count = [sum(p.numel() for p in m.encoders.parameters()) for m in (model, separate)]
+    assert 2 * count[0] == count[1]
+    assert not separate.shared_encoder
+    assert not torch.equal(separate.encoders.f(x), separate.encoders.g(x))
+
+
+def test_default_encoders_are_batched_where_they_can_be():
+    assert isinstance(KoopmanLoRAModel(2, 4).encoders, PairedMLP)
+    assert isinstance(KoopmanLoRAModel(2, 4, use_batchnorm=True).encoders, EncoderPair)
+
+
+@pytest.mark.parametrize("shape", [(2,), (3, 4), (2, 5, 5)])
+def test_states_of_any_shape(shape):
+    model = KoopmanLoRAModel(shape, 4).eval()
+    x = torch.randn(6, *shape)
+    f, g = model(x, x.flip(0))
+    assert torch.allclose(model.f(x), f, atol=1e-6)
+    assert torch.allclose(model.g(x), g.flip(0), atol=1e-6)
+    assert f.std(0).min() > 0
+
+
+def test_users_modules_and_images():
+    model = KoopmanLoRAModel((1, 12, 10), 5, encoder_f=CNN(1, 5, (4,)), encoder_g=CNN(1, 5, (4,))).eval()
+    x = torch.randn(6, 1, 12, 10)
+    assert torch.equal(model.f(x), model.encoders.module_f(x))
+    assert not torch.allclose(model.f(x), model.g(x))
+
+
+def test_standardisation_belongs_to_the_model():
+    model = KoopmanLoRAModel(2, 4).double().eval()
+    x, _ = states()
+    wanted = model.f(x)
+    model.standardize.set_statistics(torch.tensor([5.0, -3.0]), torch.tensor([2.0, 0.1]))
+    shifted = x * torch.tensor([2.0, 0.1]) + torch.tensor([5.0, -3.0])
+    assert torch.allclose(model.f(shifted), wanted, atol=1e-6)
+
+
+def test_double_states_are_standardised_before_the_networks_precision_applies():
+    model = KoopmanLoRAModel(1, 3).eval()
+    x = 1e9 + torch.linspace(-1, 1, 50, dtype=torch.float64)[:, None]
+    model.standardize.set_statistics(torch.tensor([1e9]), torch.tensor([1.0]))
+    reference = KoopmanLoRAModel(1, 3).eval()
+    reference.load_state_dict(model.state_dict())
+    reference.standardize.set_statistics(torch.tensor([0.0]), torch.tensor([1.0]))
+    assert model.f(x).dtype == torch.float32
+    assert torch.allclose(model.f(x), reference.f(x - 1e9), atol=1e-6)
+
+
+@pytest.mark.parametrize("input_dim", [np.int64(3), 3, (3,), [3]])
+def test_sizes_may_be_numpy_integers(input_dim):
+    assert KoopmanLoRAModel(input_dim, np.int64(2)).state_shape == (3,)
+
+
+# ---- errors ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"input_dim": 0}, "input_dim must be a positive integer or a shape of such; got 0"),
+        ({"input_dim": ()}, r"input_dim must be a positive integer or a shape of such; got \(\)"),
+        ({"input_dim": (3, 0)}, r"input_dim must be .* got \(3, 0\)"),
+        ({"n_modes": 0}, r"n_modes must be at least 1 \(has_centering=False\); got 0"),
+        ({"n_modes": 1, "has_centering": True}, r"n_modes must be at least 2 \(has_centering=True\); got 1"),
+        ({"activation": "gelu3"}, "activation must be one of .* got 'gelu3'"),
+        ({"hidden_dims": (8, 0)}, "hidden_dims must be positive integers"),
+        ({"encoder_f": nn.Linear(2, 4)}, "shared_encoder=False needs an encoder_g beside encoder_f"),
+        (
+            {"encoder_f": nn.Linear(2, 4), "encoder_g": nn.Linear(2, 4), "shared_encoder": True},
+            "shared_encoder=True needs no encoder_g beside encoder_f",
+        ),
+        ({"encoder_g": nn.Linear(2, 4)}, "encoder_g needs an encoder_f; got encoder_f=None"),
+    ],
+)
+def test_bad_sizes(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        KoopmanLoRAModel(**({"input_dim": 2, "n_modes": 4} | arguments))
+
+
+def test_states_of_another_shape():
+    model = KoopmanLoRAModel((3, 4), 2)
+    with pytest.raises(ValueError, match=r"x must have shape \(batch, 3, 4\); got \(5, 12\)"):
+        model.f(torch.zeros(5, 12))
+
+
+@pytest.mark.parametrize("side", ["f", "g"])
+def test_encoders_of_another_width(side):
+    widths = {"f": 4, "g": 4} | {side: 3}
+    model = KoopmanLoRAModel(2, 4, encoder_f=nn.Linear(2, widths["f"]), encoder_g=nn.Linear(2, widths["g"]))
+    with pytest.raises(ValueError, match=rf"encoder_{side} must give \(batch, 4\); got \(5, 3\)"):
+        model(torch.zeros(5, 2), torch.zeros(5, 2))
+
+
+def test_svals_of_another_length_are_refused():
+    model = KoopmanLoRAModel(2, 4, learn_svals=True)
+    before = model.svals.clone()
+    with pytest.raises(ValueError, match=r"values must have shape \(4,\)"):
+        model.set_svals(torch.ones(1))
+    assert torch.equal(model.svals, before)
+    with pytest.raises(ValueError, match="learn_svals=False"):
+        KoopmanLoRAModel(2, 4).set_svals(torch.ones(4))

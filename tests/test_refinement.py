@@ -1,0 +1,238 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from koopman_lora.diagnostics import captured_share
+from koopman_lora.encoders import CNN, MLP, NoLinearHeadError
+from koopman_lora.model import KoopmanLoRAModel
+from koopman_lora.moments import estimate_moments
+from koopman_lora.refinement import own_moments, refine, trunk_moments
+from koopman_lora.scores import validation_scores, vamp_scores
+from koopman_lora.spectrum import model_spectrum
+from koopman_lora.systems import NoisyRotation
+from koopman_lora.training import fit
+from koopman_lora.trajectories import lagged_pairs, split_pairs
+
+SYSTEM = NoisyRotation(omega=0.7, noise=0.4)
+PAIRS = lagged_pairs(SYSTEM.simulate(n_trajectories=2, n_steps=1500, seed=1))
+REFERENCE = SYSTEM.spectrum(lag=1, n_modes=21)
+IMAGES = lagged_pairs(
+    tuple(side.repeat_interleave(18, 1).reshape(-1, 6, 6) + 0 * side[:, :1, None] for side in (PAIRS.x, PAIRS.x_next))
+)
+
+KINDS = {
+    "plain": {},
+    "svals": {"learn_svals": True},
+    "centred": {"has_centering": True},
+    "svals centred": {"learn_svals": True, "has_centering": True},
+    "shared": {"shared_encoder": True, "learn_svals": True, "has_centering": True},
+    "shared plain": {"shared_encoder": True},
+    "batchnorm": {"use_batchnorm": True, "learn_svals": True},
+    "one layer": {"hidden_dims": (12,), "activation": "Tanh", "learn_svals": True},
+}
+
+
+def users_own(n_features=5):
+    return nn.Sequential(
+        nn.Linear(2, 24), nn.Tanh(), nn.Sequential(nn.Identity(), nn.Linear(24, n_features, bias=False))
+    )
+
+
+def make_model(kind, n_epochs=4, pairs=PAIRS):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        if kind == "users own":
+            model = KoopmanLoRAModel(2, 5, learn_svals=True, encoder_f=users_own(), encoder_g=users_own())
+        elif kind == "users own shared":
+            model = KoopmanLoRAModel(2, 5, learn_svals=True, encoder_f=users_own(), shared_encoder=True)
+        elif kind == "CNN":
+            encoders = (CNN(1, 5, (4,), hidden_dim=16) for _ in "fg")
+            model = KoopmanLoRAModel((6, 6), 5, learn_svals=True, encoder_f=next(encoders), encoder_g=next(encoders))
+        else:
+            model = KoopmanLoRAModel(pairs.state_shape, 5, **({"hidden_dims": (24, 16)} | KINDS[kind]))
+    if n_epochs:
+        fit(model, pairs, n_epochs=n_epochs)
+    return model
+
+
+def pairs_of(kind):
+    return IMAGES if kind == "CNN" else PAIRS
+
+
+EVERY = [*KINDS, "users own", "users own shared", "CNN"]
+
+
+@pytest.mark.parametrize("kind", EVERY)
+def test_refined_models_agree_with_their_own_spectrum(kind):
+    pairs = pairs_of(kind)
+    model = make_model(kind, pairs=pairs)
+    # un-trained heads, so that there is something to win
+    result = refine(model, pairs)
+    assert result.is_refined
+    spectrum = model_spectrum(model, estimate_moments(model.f, model.g, pairs))
+    canonical = spectrum.canonical_singular_values.values
+    # at most as wide as the span of the threshold; features come in single precision
+    if model.learn_svals:
+        assert np.allclose(spectrum.svals, canonical, atol=1e-6)
+        features = estimate_moments(model.f, model.g, pairs)
+    else:  # sqrt(sigma) is in the features
+        features = estimate_moments(model.f, model.g, pairs).transformed(*[np.diag(canonical**-0.5)] * 2)
+    assert np.allclose(features.M_f, np.eye(5), atol=1e-4)
+    assert np.allclose(features.M_g, np.eye(5), atol=1e-4)
+    if kind != "centred":  # there features[0] is the constant 1 already
+        assert np.allclose(spectrum.singular_values, canonical, atol=1e-4)
+        assert np.allclose(np.abs(spectrum.K_matrix), np.diag(canonical), atol=1e-3)
+    assert np.isclose(canonical[0], 1, atol=1e-6)
+    assert not model.training
+
+
+@pytest.mark.parametrize("kind", ["plain", "svals centred", "shared", "users own"])
+def test_refinement_is_never_worse_on_held_out_pairs(kind):
+    for n_epochs in (0, 1, 10):
+        model = make_model(kind, n_epochs)
+        if n_epochs == 0:
+            model.eval()
+        before = copy.deepcopy(model)
+        result = refine(model, PAIRS, seed=4)
+        train, test = split_pairs(PAIRS, 0.1, seed=4)
+        scored = vamp_scores(own_moments(before, train), own_moments(before, test), 5).vamp_e
+        assert np.isclose(result.score_before, scored, rtol=1e-6)
+        assert result.score_after >= result.score_before
+        assert result.score_after == max(result.scores.max(), result.score_before)
+        assert np.isclose(validation_scores(result.validation).vamp_e, result.score_after, rtol=1e-5)
+        if result.is_refined:
+            assert result.threshold == result.thresholds[result.scores.argmax()]
+
+
+@pytest.mark.parametrize("kind", ["plain", "svals centred", "shared"])
+def test_refinement_captures_more_of_the_truth(kind):
+    model = make_model(kind, n_epochs=6)
+    shares = []
+    for _ in range(2):
+        points = torch.from_numpy(REFERENCE.points)
+        with torch.no_grad():
+            f, g = model.f(points).double().numpy(), model.g(points).double().numpy()
+        shares.append(captured_share(f, g, REFERENCE))
+        refine(model, PAIRS)
+    assert shares[1] > shares[0]
+    assert shares[1] > 0.97
+
+
+def test_the_span_of_the_trunk_is_searched_exactly():
+    """A linear problem: the trunk holds the exact singular functions among noise; refinement digs them out."""
+
+    class Trunk(nn.Module):
+        def forward(self, x):
+            z = torch.complex(x[:, 0], x[:, 1])
+            return torch.stack([z.real, z.imag, (z**2).real, (z**2).imag, z.real**3, z.imag**5], dim=1)
+
+    def encoder():
+        return nn.Sequential(Trunk(), nn.Linear(6, 5))
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = KoopmanLoRAModel(2, 5, encoder_f=encoder(), encoder_g=encoder()).double()
+    result = refine(model, PAIRS)
+    assert result.is_refined
+    points = torch.from_numpy(REFERENCE.points)
+    with torch.no_grad():
+        assert captured_share(model.f(points).numpy(), model.g(points).numpy(), REFERENCE) > 0.998
+
+
+def test_unrefined_state_is_kept_where_it_scores_better():
+    model = make_model("svals", n_epochs=12)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    x = PAIRS.x[:50]
+    features = model.f(x)
+    # thresholds so coarse that next to nothing of the trunk is left
+    result = refine(model, PAIRS, thresholds=(0.9, 0.99))
+    assert not result.is_refined
+    assert result.scores.max() < result.score_before == result.score_after
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(model.f(x), features)
+    assert np.isclose(validation_scores(result.validation).vamp_e, result.score_after, rtol=1e-5)
+
+
+def test_refining_twice_changes_nothing_more():
+    model = make_model("svals centred")
+    refine(model, PAIRS)
+    first = model_spectrum(model, estimate_moments(model.f, model.g, PAIRS))
+    refine(model, PAIRS)
+    second = model_spectrum(model, estimate_moments(model.f, model.g, PAIRS))
+    assert np.allclose(first.canonical_singular_values, second.canonical_singular_values, atol=1e-5)
+
+
+def test_trunks_are_left_alone_and_heads_of_a_shared_encoder_part():
+    model = make_model("shared")
+    trunk = model.encoders.trunk_f(model.prepare(PAIRS.x)).clone()
+    assert torch.equal(model.encoders.f(PAIRS.x.float()), model.encoders.g(PAIRS.x.float()))
+    assert refine(model, PAIRS).is_refined
+    assert torch.equal(model.encoders.trunk_f(model.prepare(PAIRS.x)), trunk)
+    assert not torch.allclose(model.f(PAIRS.x), model.g(PAIRS.x), atol=0.1)
+    assert model.shared_encoder
+
+
+def test_held_out_pairs_of_ones_own_choose_the_threshold_only():
+    other = lagged_pairs(SYSTEM.simulate(n_trajectories=1, n_steps=800, seed=8))
+    model = make_model("svals")
+    before = copy.deepcopy(model)
+    result = refine(model, PAIRS, held_out=other)
+    train, test = trunk_moments(before, PAIRS), trunk_moments(before, other)
+    centring = [np.eye(17) - np.pad(M[:1, 1:], ((0, 16), (1, 0))) for M in (train.M_f, train.M_g)]
+    train, test = train.transformed(*centring), test.transformed(*centring)
+    assert np.allclose(result.scores, [vamp_scores(train, test, 5, t).vamp_e for t in result.thresholds], rtol=1e-9)
+    spectrum = model_spectrum(model, estimate_moments(model.f, model.g, PAIRS))
+    assert np.allclose(spectrum.M_f, np.diag(spectrum.svals), atol=1e-4)  # orthonormal over PAIRS alone
+
+
+def test_noiseless_systems_keep_the_constant_apart():
+    """All sigma are 1: any mixture with the constant is as good, but the model has the constant already."""
+    circle = NoisyRotation(omega=0.7, noise=0.0)
+    pairs = lagged_pairs(circle.simulate(n_trajectories=20, n_steps=200, seed=0))
+
+    def encoder():
+        return nn.Sequential(nn.Identity(), nn.Linear(2, 2))
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = KoopmanLoRAModel(2, 3, has_centering=True, learn_svals=True, encoder_f=encoder(), encoder_g=encoder())
+    model.double().eval()
+    with torch.no_grad():
+        for side in (model.encoders.module_f, model.encoders.module_g):
+            side[1].weight[1] = side[1].weight[0] * 1.001  # one direction lost: something to win
+    assert refine(model, pairs).is_refined
+    spectrum = model_spectrum(model, estimate_moments(model.f, model.g, pairs))
+    assert np.allclose(spectrum.canonical_singular_values, 1, atol=1e-6)
+    assert np.allclose(spectrum.svals, 1, atol=1e-6)
+
+
+# ---- errors ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", ["f", "g"])
+def test_opaque_modules_are_refused_and_not_changed(side):
+    opaque = nn.Sequential(nn.Linear(2, 5), nn.Tanh())
+    encoders = {"f": MLP(2, 5, (8,)), "g": MLP(2, 5, (8,))} | {side: opaque}
+    model = KoopmanLoRAModel(2, 5, encoder_f=encoders["f"], encoder_g=encoders["g"]).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(
+        NoLinearHeadError, match=r"Sequential does not end in an nn.Linear layer, so it has no last hidden"
+    ):
+        refine(model, PAIRS)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("options", [{}, {"shared_encoder": True}, {"has_centering": True}])
+def test_trunks_too_narrow_for_the_modes(options):
+    model = KoopmanLoRAModel(2, 6, hidden_dims=(16, 4), **options)
+    with pytest.raises(ValueError, match=r"n_modes=6 is more than the last hidden layer can carry \(4 units and the"):
+        refine(model, PAIRS)
+    refine(KoopmanLoRAModel(2, 5, hidden_dims=(16, 4), **options), PAIRS)  # 4 units and the constant carry 5
+
+
+def test_bad_held_out_fraction():
+    with pytest.raises(ValueError, match="held_out must lie between 0 and 1; got 0"):
+        refine(make_model("plain", 0), PAIRS, held_out=0)
