@@ -1,4 +1,4 @@
-"""What the benchmarks share: the systems with a reference, pairs of them, and how a number is printed beside the asked one."""
+"""What the benchmarks share: the systems with a reference, pairs of them, and captured shares."""
 
 from __future__ import annotations
 

@@ -1,6 +1,19 @@
 """koopman_lora: the singular value decomposition of the Koopman operator, learned from trajectories."""
 
 from koopman_lora import systems as systems
+from koopman_lora.coarse_graining import chapman_kolmogorov as chapman_kolmogorov
+from koopman_lora.coarse_graining import coarse_coordinates as coarse_coordinates
+from koopman_lora.coarse_graining import coherent_memberships as coherent_memberships
+from koopman_lora.coarse_graining import committor as committor
+from koopman_lora.coarse_graining import macroscopic_model as macroscopic_model
+from koopman_lora.coarse_graining import mean_first_passage_times as mean_first_passage_times
+from koopman_lora.coarse_graining import membership_coefficients as membership_coefficients
+from koopman_lora.coarse_graining import membership_map as membership_map
+from koopman_lora.coarse_graining import memberships as memberships
+from koopman_lora.coarse_graining import number_of_states as number_of_states
+from koopman_lora.coarse_graining import stationary_distribution as stationary_distribution
+from koopman_lora.coarse_graining import to_deeptime as to_deeptime
+from koopman_lora.coarse_graining import transition_matrix as transition_matrix
 from koopman_lora.demo import spectrum_table as spectrum_table
 from koopman_lora.diagnostics import agreement_of_fits as agreement_of_fits
 from koopman_lora.diagnostics import captured_share as captured_share
@@ -37,6 +50,23 @@ from koopman_lora.plotting import plot_ratio as plot_ratio
 from koopman_lora.plotting import plot_singular_functions as plot_singular_functions
 from koopman_lora.plotting import plot_spectrum as plot_spectrum
 from koopman_lora.plotting import plot_timescales as plot_timescales
+from koopman_lora.plotting_dynamics import plot_chapman_kolmogorov as plot_chapman_kolmogorov
+from koopman_lora.plotting_dynamics import plot_coarse_map as plot_coarse_map
+from koopman_lora.plotting_dynamics import plot_eigenfunctions as plot_eigenfunctions
+from koopman_lora.plotting_dynamics import plot_forecast as plot_forecast
+from koopman_lora.plotting_dynamics import plot_forecast_error as plot_forecast_error
+from koopman_lora.plotting_dynamics import plot_memberships as plot_memberships
+from koopman_lora.plotting_dynamics import plot_network as plot_network
+from koopman_lora.plotting_dynamics import plot_number_of_states as plot_number_of_states
+from koopman_lora.prediction import eigen_analysis as eigen_analysis
+from koopman_lora.prediction import evaluate_on_grid as evaluate_on_grid
+from koopman_lora.prediction import flat_state as flat_state
+from koopman_lora.prediction import forecast as forecast
+from koopman_lora.prediction import forecast_band as forecast_band
+from koopman_lora.prediction import forecast_error as forecast_error
+from koopman_lora.prediction import koopman_modes as koopman_modes
+from koopman_lora.prediction import symmetrised as symmetrised
+from koopman_lora.prediction import timescales_from_singular_values as timescales_from_singular_values
 from koopman_lora.refinement import refine as refine
 from koopman_lora.scores import vamp_scores as vamp_scores
 from koopman_lora.selection import cross_validate as cross_validate

@@ -21,8 +21,8 @@ from koopman_lora.spectrum import evaluate_functions, implied_timescales
 SAMPLE, STATE, STATE_NEXT, TARGET, LAG = "sample", "state", "state_next", "target", "lag"
 COORDINATES = ("K_matrix", "canonical")
 ESTIMATORS = ("galerkin", "counts")
-# Frames that the optimisation of memberships looks at; more change the result by less than 1e-3.
-OPTIMISED_FRAMES = 2000
+# Frames that the optimisation of memberships looks at: a second or two for four states.
+OPTIMISED_FRAMES = 10_000
 
 
 def coarse_coordinates(
@@ -331,7 +331,7 @@ def transition_matrix(
     moments : of a membership map as `f` and `g`, or a mapping of their names to stacks of matrices
     estimator : 'galerkin' or 'counts'
         `E[chi^T chi]^{-1} E[chi^T chi']`, which keeps the eigenvalues of the slow subspace; fuzzy states may give it
-        slightly negative entries, which are set to 0. Or `E[chi_i chi'_j] / E[chi_i]`, which cannot be negative but
+        slightly negative entries: the nearest probabilities are taken. Or `E[chi_i chi'_j] / E[chi_i]`, which cannot be negative but
         counts fuzziness as jumps, so that its times are too short.
     reversible : average over the process and its reversal, and give detailed balance exactly
 
@@ -348,7 +348,7 @@ def transition_matrix(
     array([[0.667, 0.333], [0.   , 1.   ]])
     """
     raw, populations = _raw_transition_matrix(moments, estimator, reversible)
-    P = _normalised_rows(np.maximum(raw, 0.0))
+    P = nearest_probabilities(raw)
     if not reversible:
         return P
     flux = populations[..., :, None] * P
@@ -374,6 +374,25 @@ def _raw_transition_matrix(
         )
     raw = hermitian_pinv(M) @ T if estimator == "galerkin" else T / populations[..., :, None]
     return raw, populations
+
+
+def nearest_probabilities(rows: np.ndarray) -> np.ndarray:
+    """Probability vectors closest to rows (..., n) in the Euclidean sense: a shift of all entries, cut at 0.
+
+    Dividing what is left after cutting by its sum instead would take most from the diagonal, and shorten timescales.
+
+    Examples
+    --------
+    >>> nearest_probabilities(np.array([[0.94, 0.08, -0.02], [0.2, 0.3, 0.5]]))
+    array([[0.93, 0.07, 0.  ],
+           [0.2 , 0.3 , 0.5 ]])
+    """
+    ordered = -np.sort(-rows, axis=-1)
+    excess = np.cumsum(ordered, axis=-1) - 1
+    shifts = excess / np.arange(1, rows.shape[-1] + 1)
+    n_positive = np.sum(ordered > shifts, axis=-1, keepdims=True)
+    positive = np.maximum(rows - np.take_along_axis(shifts, n_positive - 1, axis=-1), 0.0)
+    return _normalised_rows(positive)
 
 
 def _normalised_rows(matrix: np.ndarray) -> np.ndarray:
@@ -506,7 +525,7 @@ def macroscopic_model(
           (source, target, state; NaN for source = target);
         - with resamples and more than one block, `<name>_interval` (bound, ...) of matrix, stationary distribution,
           metastability, timescales and mean first-passage times;
-        - attribute `negative_part`: the largest negative entry that was set to 0.
+        - attribute `negative_part`: the largest negative entry before probabilities were made of it.
 
     Raises
     ------

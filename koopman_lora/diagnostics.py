@@ -102,7 +102,7 @@ def compare_singular_values(
         "lower": (MODE, bounds[:, 0]),
         "upper": (MODE, bounds[:, 1]),
         "ratio": (MODE, ratio),
-        "cluster": (MODE, clusters(canonical, bounds)),
+        "cluster": (MODE, clusters(bounds)),
         "size": ("cause", list(sizes.values())),
     }
     attrs = provenance(
@@ -207,20 +207,20 @@ def _correlations(moments: Mapping[str, np.ndarray], left: np.ndarray, right: np
     return forms["T_fg"] / np.sqrt(np.maximum(forms["M_f"] * forms["M_g"], np.finfo(float).tiny))
 
 
-def clusters(sigma: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    """Cluster numbers (from 1) of values whose neighbours' intervals contain them: these fix a subspace, not functions.
+def clusters(bounds: np.ndarray) -> np.ndarray:
+    """Cluster numbers (from 1) of neighbours whose intervals overlap: these values fix a subspace, not functions.
 
     Parameters
     ----------
-    sigma : decreasing values (n_modes,)
-    bounds : their intervals (n_modes, 2)
+    bounds : intervals (n_modes, 2) of decreasing values
 
     Examples
     --------
-    >>> clusters(np.array([1.0, 0.9, 0.89]), np.array([[1, 1], [0.88, 0.92], [0.87, 0.91]]))
+    >>> clusters(np.array([[1, 1], [0.88, 0.92], [0.87, 0.91]]))
     array([1, 2, 2])
     """
-    apart = (sigma[1:] < bounds[:-1, 0]) | (sigma[:-1] > bounds[1:, 1])
+    # sampling pushes equal values apart, so one value outside the other's interval does not tell them from each other
+    apart = bounds[1:, 1] < bounds[:-1, 0]
     return 1 + np.concatenate([[0], np.cumsum(apart)])
 
 

@@ -14,12 +14,19 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 
+from koopman_lora.coarse_graining import (
+    coarse_coordinates,
+    macroscopic_model,
+    membership_coefficients,
+    membership_map,
+)
 from koopman_lora.diagnostics import Finding, compare_singular_values, eigenpair_residuals, training_findings
 from koopman_lora.encoders import CNN
 from koopman_lora.intervals import bootstrap_intervals
 from koopman_lora.losses import NestedLoRALoss
 from koopman_lora.model import KoopmanLoRAModel
-from koopman_lora.moments import Moments, estimate_moments
+from koopman_lora.moments import FeatureMap, Moments, estimate_moments
+from koopman_lora.prediction import eigen_analysis, flat_state, forecast_band, koopman_modes
 from koopman_lora.refinement import Validation, refine, validate
 from koopman_lora.scores import Scores, validation_scores
 from koopman_lora.selection import scan_lags, select_n_modes
@@ -218,15 +225,14 @@ class KoopmanLoRA(BaseEstimator):
         if not hasattr(self, "model_"):
             raise NotFittedError("this KoopmanLoRA is not fitted yet; call .fit(trajectories) first.")
 
-    def estimate_moments(self, X: Any, n_blocks: int = 64) -> Moments:
-        """Moments of the fitted features on other trajectories (or pairs) at the same lag."""
+    def estimate_moments(self, X: Any, n_blocks: int = 64, observables: FeatureMap | None = None) -> Moments:
+        """Moments of the fitted features on other trajectories or pairs at the same lag; see `kl.estimate_moments`."""
         self._check_fitted()
         model = self.model_
         device = model.feature_scale.device
         pairs = X if isinstance(X, LaggedPairs) else lagged_pairs(X, model.lag, check_constant=False)
-        return estimate_moments(
-            lambda x: model.f(x.to(device)), lambda x: model.g(x.to(device)), pairs, n_blocks=n_blocks
-        )
+        maps = (lambda x: model.f(x.to(device)), lambda x: model.g(x.to(device)))
+        return estimate_moments(*maps, pairs, n_blocks=n_blocks, observables=observables)
 
     def features(self, x: Any, side: str = "left") -> np.ndarray:
         """Features f(x) (`side="left"`) or g(x) (`side="right"`) at any states, (n, n_modes)."""
@@ -330,6 +336,65 @@ class KoopmanLoRA(BaseEstimator):
         train, test = self.training_.train, self.training_.held_out
         held_out = None if test is None else self.estimate_moments(test)
         return eigenpair_residuals(self.estimate_moments(train), held_out, tolerance)
+
+    def eigen_analysis(self, method: str = "operator", n_resamples: int = 0) -> xr.Dataset:
+        """Eigenvalues, left and right eigenfunctions, timescales and frequencies; see `kl.eigen_analysis`."""
+        self._check_fitted()
+        return eigen_analysis(self.moments_, method, n_resamples=n_resamples, seed=self.seed, **self._physical())
+
+    def koopman_modes(self, observables: FeatureMap = flat_state, method: str = "operator") -> xr.Dataset:
+        """Eigen-analysis with the Koopman modes of the states or of any observables; see `kl.koopman_modes`."""
+        moments = self.estimate_moments(self.pairs_, observables=observables)
+        return koopman_modes(moments, method, **self._physical())
+
+    def forecast(
+        self,
+        x: Any,
+        steps: int | Sequence[int],
+        observables: FeatureMap = flat_state,
+        method: str = "operator",
+        direction: str = "forward",
+        n_resamples: int = 200,
+    ) -> xr.Dataset:
+        """Expected states (or observables) some lags after, or before, the states x, with a bootstrap band.
+
+        Parameters
+        ----------
+        x : states (n, *state)
+        steps : lags ahead, 1 ... steps, or those listed
+        observables : callable (batch, *state) -> (batch, n_observables), the state itself by default
+        method, direction, n_resamples : see `kl.forecast_band`
+
+        Returns
+        -------
+        Dataset with `forecast`, `lower`, `upper`, each (step, sample, observable)
+        """
+        moments = self.estimate_moments(self.pairs_, observables=observables)
+        features = self.features(x, "right" if direction == "backward" else "left")
+        options = {"method": method, "direction": direction, "n_resamples": n_resamples, "seed": self.seed}
+        return forecast_band(moments, features, steps, **options, **self._physical())
+
+    def coarse_coordinates(self, x: Any, method: str = "K_matrix") -> xr.DataArray:
+        """Slow coordinates of any states, see `kl.coarse_coordinates`."""
+        self._check_fitted()
+        states = as_states(x, self.model_.state_shape)
+        return coarse_coordinates(self.model_, self.spectrum_, states, method)
+
+    def membership_map(self, n_states: int) -> FeatureMap:
+        """Fuzzy memberships of states in `n_states` metastable sets, as a feature map (n, *state) -> (n, n_states).
+
+        PCCA+ on the leading left singular functions at the fitted pairs.
+        """
+        functions = self.singular_functions(self.pairs_.x)
+        coefficients = membership_coefficients(functions, n_states)
+        return membership_map(self.model_.f, self.spectrum_["left_coefficients"], coefficients)
+
+    def coarse_grain(self, n_states: int, reversible: bool = False) -> xr.Dataset:
+        """The macroscopic model on `n_states` metastable sets, with intervals; see `kl.macroscopic_model`."""
+        self._check_fitted()
+        chi = self.membership_map(n_states)
+        moments = estimate_moments(chi, chi, self.pairs_)
+        return macroscopic_model(moments, reversible=reversible, seed=self.seed, **self._physical())
 
 
 def as_states(x: Any, state_shape: tuple[int, ...]) -> Tensor:

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # A first spectrum
 #
-# We learn the singular value decomposition of the Koopman operator of a noisy logistic map, whose exact spectrum is known,
-# and compare. Takes about 10 seconds on two cores.
+# We learn the singular value decomposition of the Koopman operator of a noisy logistic map, whose exact spectrum is
+# known, and compare. Takes about 10 seconds on two cores.
 #
 # The map is x' = 4x(1 - x) + noise (mod 1). The operator acts on functions: (K h)(x) = E[h(x') | x]. It has the
 # singular values 1, .923, .892, .696, .657, ...; the first belongs to the constant function, and counts.
@@ -15,7 +15,7 @@ system = kl.systems.NoisyLogisticMap(order=20)
 trajectories = system.simulate(n_trajectories=4, n_steps=10_000, seed=0)
 trajectories
 # %% [markdown]
-# One call pairs the frames, trains two encoders on 90 % of the pairs, refines the last layer, and computes the spectrum.
+# One call pairs the frames, trains two encoders on 90 % of the pairs, refines the last layer, computes the spectrum.
 # %%
 estimator = kl.KoopmanLoRA(n_modes=12, lag=1, seed=0).fit(trajectories)
 reference = system.spectrum(lag=1, n_modes=12)
@@ -27,8 +27,8 @@ assert error[:7].max() < 0.02
 # %%
 ax = kl.plot_spectrum(estimator.spectrum_, reference=reference)
 # %% [markdown]
-# The singular functions, evaluated anywhere. Values that lie close together (.923 and .892; .696 and .657) fix a plane of
-# functions better than each function, so expect the learned ones to be turned a little in that plane.
+# The singular functions, evaluated anywhere. Values that lie close together (.923 and .892; .696 and .657) fix a plane
+# of functions better than each function, so expect the learned ones to be turned a little in that plane.
 # %%
 grid = np.linspace(0.005, 0.995, 200)[:, None]
 phi = estimator.singular_functions(grid, side="left")

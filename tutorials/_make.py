@@ -1,4 +1,4 @@
-"""Write a tutorial notebook from a plain script with `# %%` cells: python tutorials/_make.py tutorials/01_first_spectrum.py."""
+"""Write tutorial notebooks from scripts with `# %%` cells: python tutorials/_make.py tutorials/01_first_spectrum.py."""
 
 from __future__ import annotations
 
