@@ -53,6 +53,7 @@ class Case(NamedTuple):
 
 
 def cases() -> dict[str, Case]:
+    """Systems by name, each with what is known of it."""
     ou = OrnsteinUhlenbeck([[1.0]], [[np.sqrt(2)]], dt=0.5)
     rotation = NoisyRotation()
     # with the default coupling of 0.02 not even counting transitions reaches 5 %: gaps of 0.01 between eigenvalues
@@ -76,12 +77,14 @@ def cases() -> dict[str, Case]:
 
 
 def report(what: str, measured: float, asked: float, at_least: bool = False) -> None:
+    """Print a measured number beside the one asked for."""
     met = measured >= asked if at_least else measured <= asked
     sign = ">=" if at_least else "<="
     print(f"  {what:<62} {measured:8.4f}   asked {sign} {asked:<7g} {'met' if met else 'MISSED'}", flush=True)
 
 
 def train(case: Case, pairs: LaggedPairs, seed: int) -> KoopmanLoRAModel:
+    """A model with default settings, trained and refined."""
     torch.manual_seed(seed)
     model = KoopmanLoRAModel(pairs.state_shape, case.n_modes, learn_svals=True, has_centering=True)
     fit(model, pairs, seed=seed)
@@ -90,6 +93,7 @@ def train(case: Case, pairs: LaggedPairs, seed: int) -> KoopmanLoRAModel:
 
 
 def simulate(case: Case, seed: int) -> LaggedPairs:
+    """50,000 pairs, one frame apart."""
     return lagged_pairs(case.system.simulate(N_TRAJECTORIES, N_PAIRS // N_TRAJECTORIES + 1, seed=seed))
 
 
@@ -120,6 +124,7 @@ def groups_of(eigenvalues: np.ndarray) -> list[list[int]]:
 
 
 def check_eigenpairs(case: Case, model: KoopmanLoRAModel, moments: Moments, pairs: LaggedPairs) -> None:
+    """Leading eigenvalues, timescales and eigenfunctions against the truth."""
     reference = case.system.spectrum(lag=1, n_modes=case.n_leading)
     if case.is_reversible:
         moments = symmetrised(moments)
@@ -152,6 +157,7 @@ def exact_errors(case: Case, pairs: LaggedPairs, groups: list) -> np.ndarray:
 
 
 def check_forecast(case: Case, model: KoopmanLoRAModel, moments: Moments, seed: int) -> None:
+    """Forecasts of fresh stationary states against their exact conditional expectation."""
     x = case.system.simulate(1000, 1, seed=seed + 1000).values[:, 0]
     with torch.no_grad():
         features = model.f(torch.from_numpy(x))
@@ -164,6 +170,7 @@ def check_forecast(case: Case, model: KoopmanLoRAModel, moments: Moments, seed: 
 
 
 def check_states(case: Case, model: KoopmanLoRAModel, moments: Moments, pairs: LaggedPairs) -> None:
+    """The reduced model against the wells or blocks of the system."""
     # eigenfunctions of a reversible process; singular functions of any
     functions = eigen_analysis(symmetrised(moments)).right_coefficients.real
     if not case.is_reversible:
@@ -201,6 +208,7 @@ def recovered(label: np.ndarray, core: np.ndarray) -> list[float]:
 
 
 def main(seed: int = 0) -> None:
+    """Measure all systems."""
     torch.set_num_threads(1)
     for name, case in cases().items():
         pairs = simulate(case, seed)

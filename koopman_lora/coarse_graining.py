@@ -331,8 +331,8 @@ def transition_matrix(
     moments : of a membership map as `f` and `g`, or a mapping of their names to stacks of matrices
     estimator : 'galerkin' or 'counts'
         `E[chi^T chi]^{-1} E[chi^T chi']`, which keeps the eigenvalues of the slow subspace; fuzzy states may give it
-        slightly negative entries: the nearest probabilities are taken. Or `E[chi_i chi'_j] / E[chi_i]`, which cannot be negative but
-        counts fuzziness as jumps, so that its times are too short.
+        slightly negative entries, and then the nearest probabilities are taken. Or `E[chi_i chi'_j] / E[chi_i]`, which
+        cannot be negative but counts fuzziness as jumps, so that its times are too short.
     reversible : average over the process and its reversal, and give detailed balance exactly
 
     Returns

@@ -156,8 +156,8 @@ def _rms(values: np.ndarray) -> float:
 
 
 def _excess(difference: np.ndarray, error: np.ndarray) -> float:
-    """Root mean square of what noise of standard errors `error` cannot explain, at two standard deviations."""
-    explained = (1 + 2 * np.sqrt(2 / len(error))) * np.mean(error**2)
+    """Root mean square of what noise of standard errors `error` cannot explain, at three standard deviations."""
+    explained = (1 + 3 * np.sqrt(2 / len(error))) * np.mean(error**2)
     return float(np.sqrt(np.maximum(np.mean(difference**2) - explained, 0.0)))
 
 

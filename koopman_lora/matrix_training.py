@@ -26,6 +26,7 @@ from koopman_lora.matrix_operators import (
 from koopman_lora.training import NonFiniteLossError
 
 PARAMETRIZATIONS = ("embedding", "table", "features")
+SHARE = 1.0
 # Steps between two choices of coordinates; L-BFGS starts its memory anew there.
 ROUND_STEPS = 30
 # Singular values below this, relative to the largest, are not resolved by training: the scale of their columns stops
@@ -35,7 +36,7 @@ SMALLEST_SCALE, SMALLEST_RESOLVED = 1e-8, 1e-6
 # relative excess of the reconstruction error over the Eckart-Young optimum.
 EXCESS_TOLERANCE = 5e-5
 # Below this share of ||H||_F^2 what is left out counts as round-off.
-SMALLEST_TAIL = 1e-12
+SMALLEST_TAIL = 1e-10
 
 
 # ---------------------------------------------------------------------------------------------- parametrisations
@@ -53,8 +54,8 @@ class Factor(nn.Module):
         """Outputs as real numbers, (n, k) or (n, 2 k)."""
         raise NotImplementedError
 
-    def absorb(self, W: Tensor) -> None:
-        """Change the parameters so that the outputs are multiplied by W (k, k) from the right."""
+    def assign(self, outputs: Tensor) -> None:
+        """Change the parameters so that the outputs become these (n, k), as nearly as the parametrisation allows."""
         raise NotImplementedError
 
     def forward(self) -> Tensor:
@@ -73,18 +74,15 @@ def as_numbers(values: Tensor, is_complex: bool) -> Tensor:
     return torch.complex(*values.tensor_split(2, dim=1)) if is_complex else values
 
 
-def as_real_map(W: Tensor) -> Tensor:
-    """The real matrix that does to (real parts, imaginary parts) what W does to complex rows.
+def as_real(values: Tensor) -> Tensor:
+    """The inverse of `as_numbers`.
 
     Examples
     --------
-    >>> as_real_map(torch.tensor([[1j]]))
-    tensor([[ 0.,  1.],
-            [-1.,  0.]])
+    >>> as_real(torch.tensor([[1 + 3j, 2 + 4j]]))
+    tensor([[1., 2., 3., 4.]])
     """
-    if not W.is_complex():
-        return W
-    return torch.cat([torch.cat([W.real, W.imag], dim=1), torch.cat([-W.imag, W.real], dim=1)])
+    return torch.cat([values.real, values.imag], dim=1) if values.is_complex() else values
 
 
 class TableFactor(Factor):
@@ -106,9 +104,9 @@ class TableFactor(Factor):
         return self.table
 
     @torch.no_grad()
-    def absorb(self, W: Tensor) -> None:
-        """Multiply the outputs by W from the right."""
-        self.table.copy_(self.table @ as_real_map(W))
+    def assign(self, outputs: Tensor) -> None:
+        """Overwrite the numbers."""
+        self.table.copy_(as_real(outputs))
 
 
 class EmbeddingFactor(Factor):
@@ -132,19 +130,19 @@ class EmbeddingFactor(Factor):
         self.mlp = MLP(width, width, hidden_dims, activation).double()
 
     def _residual(self, embedding: Tensor) -> Tensor:
-        return self.mlp(self.root * embedding) / self.root
+        return SHARE * self.mlp(self.root * embedding) / self.root
 
     def real_outputs(self) -> Tensor:
         """Outputs as real numbers."""
         return self.embedding + self._residual(self.embedding)
 
     @torch.no_grad()
-    def absorb(self, W: Tensor) -> None:
-        """Multiply the outputs by W from the right, by solving `e + MLP(sqrt(n) e) / sqrt(n) = outputs W` for e.
+    def assign(self, outputs: Tensor) -> None:
+        """Solve `e + residual(e) = outputs` for the vectors e; the MLP stays.
 
         The fixed-point iteration converges where the MLP contracts; if it does not, its last layer is halved.
         """
-        target = self.real_outputs() @ as_real_map(W)
+        target = as_real(outputs)
         goal = 1e-13 * torch.linalg.vector_norm(target)
         while True:
             e = target
@@ -191,11 +189,14 @@ class FeatureFactor(Factor):
         return as_numbers(self.mlp((features.double() - self.mean) / self.scale), self.is_complex)
 
     @torch.no_grad()
-    def absorb(self, W: Tensor) -> None:
-        """Multiply the outputs by W from the right."""
-        R = as_real_map(W)
-        self.mlp.head.weight.copy_(R.T @ self.mlp.head.weight)
-        self.mlp.head.bias.copy_(self.mlp.head.bias @ R)
+    def assign(self, outputs: Tensor) -> None:
+        """Least-squares fit of the last layer to the outputs; exact for combinations of the present ones."""
+        hidden = self.mlp.trunk(self.inputs)
+        solution = torch.linalg.lstsq(
+            torch.cat([hidden, hidden.new_ones(len(hidden), 1)], dim=1), as_real(outputs)
+        ).solution
+        self.mlp.head.weight.copy_(solution[:-1].T)
+        self.mlp.head.bias.copy_(solution[-1])
 
 
 # ---------------------------------------------------------------------------------------------- the loss
@@ -308,6 +309,12 @@ class TrainedFactors(NamedTuple):
     stop_reason: str
 
 
+def _outside(basis: Tensor, vectors: Tensor) -> Tensor:
+    """The part of `vectors` that is orthogonal to the columns of `basis`."""
+    Q = torch.linalg.qr(basis)[0]
+    return vectors - Q @ (Q.mH @ vectors)
+
+
 class _Finished(Exception):
     """Raised inside the closure of L-BFGS: converged, or out of steps."""
 
@@ -368,15 +375,14 @@ class FactorTrainer:
         In `raw = U * scale` the Hessian of every mode is near the identity, whatever its singular value: without it
         the number of steps grows with (sigma_1 / sigma_k)^2. Nothing changes but the parameters' coordinates.
         """
-        raw = self.left(), self.right()
-        ritz = rayleigh_ritz(self.H, raw[0], raw[1])
+        ritz = rayleigh_ritz(self.H, self.left(), self.right())
         sigma = ritz.values.clamp_min(SMALLEST_SCALE * ritz.values[0]) if ritz.values[0] > 0 else self.m
         if self.orthogonality is None:  # G = U sqrt(sigma), F = V sqrt(sigma): each sees the other's square
             self.scale, size = (self.m * sigma).sqrt(), sigma.sqrt()
         else:
             self.scale, size = self.m.sqrt() * sigma, torch.ones_like(sigma)
-        for factor, before, vectors in zip((self.left, self.right), raw, (ritz.U, ritz.V), strict=True):
-            factor.absorb(torch.linalg.lstsq(before, vectors * (size * self.scale)).solution)
+        for factor, vectors in ((self.left, ritz.U), (self.right, ritz.V)):
+            factor.assign(vectors * (size * self.scale))
         return ritz
 
     def evaluate(self) -> tuple[Tensor, bool]:
@@ -391,9 +397,10 @@ class FactorTrainer:
         loss.backward()
         self._record(terms, svals)
         values = svals * terms.quadratic.detach().diagonal().sqrt()
-        # in these coordinates the gradient of column i is 2 sqrt(m_i) times its residual
-        norms = torch.stack([torch.linalg.vector_norm(outputs.grad, dim=0) for outputs in raw])
-        return loss, self.is_converged(values, torch.linalg.vector_norm(norms, dim=0) / (2 * self.m.sqrt()))
+        # In these coordinates the gradient of column i is 2 sqrt(m_i) times its residual, plus rotations within the
+        # space of all columns; the latter are projected out, Rayleigh-Ritz does them anyway.
+        gradients = torch.cat([_outside(outputs.detach(), outputs.grad) for outputs in raw])
+        return loss, self.is_converged(values, torch.linalg.vector_norm(gradients, dim=0) / (2 * self.m.sqrt()))
 
     def _svals(self, terms: LossTerms) -> Tensor:
         if self.orthogonality is None:

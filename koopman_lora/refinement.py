@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from koopman_lora._linalg import RANK_TOLERANCE, WhitenedSVD, whitened_svd
+from koopman_lora._linalg import RANK_TOLERANCE, WhitenedSVD, inverse_root, whitened_svd
 from koopman_lora.model import KoopmanLoRAModel, prepend_constant
 from koopman_lora.moments import FeatureMap, Moments, estimate_moments
 from koopman_lora.scores import Validation, vamp_scores
@@ -25,7 +25,7 @@ class RefinementResult(NamedTuple):
     is_refined : False where the un-refined state scored better on held-out pairs and was kept
     threshold : relative whitening threshold chosen
     score_before, score_after : held-out VAMP-E
-    thresholds, scores : all thresholds tried and their held-out VAMP-E
+    thresholds, scores : all thresholds tried and their held-out VAMP-E, -inf where too few directions were left
     validation : the same solution from the training pairs alone, evaluated at the held-out pairs
     """
 
@@ -82,7 +82,14 @@ def refine(
         )
     A = _centring(trunk_train)
     centred_train, centred_test = trunk_train.transformed(*A), trunk_test.transformed(*A)
-    scores = np.array([vamp_scores(centred_train, centred_test, model.n_modes, t).vamp_e for t in thresholds])
+    scores = np.array(
+        [
+            vamp_scores(centred_train, centred_test, model.n_modes, t).vamp_e
+            if _carries(centred_train, t, model.n_modes)
+            else -np.inf
+            for t in thresholds
+        ]
+    )
     best = int(np.argmax(scores))
     before = vamp_scores(own_moments(model, train), own_moments(model, test), model.n_modes).vamp_e
     is_refined = bool(scores[best] > before)
@@ -101,6 +108,11 @@ def validate(model: KoopmanLoRAModel, train: LaggedPairs, test: LaggedPairs) -> 
     """Singular functions of the model's features, fitted on `train` and evaluated at `test`."""
     solution = whitened_svd(*_cross(own_moments(model, train)), RANK_TOLERANCE, model.n_modes)
     return _evaluate(solution, own_maps(model), test)
+
+
+def _carries(moments: Moments, threshold: float, n_modes: int) -> bool:
+    """Whether whitening leaves at least `n_modes` directions of both features."""
+    return min(inverse_root(M, threshold).rank for M in (moments.M_f, moments.M_g)) >= n_modes
 
 
 def _centring(moments: Moments) -> tuple[np.ndarray, np.ndarray]:

@@ -290,7 +290,12 @@ class _Loop:
         start = time.perf_counter()
         bar = tqdm(range(1, self.n_epochs + 1), desc="training", unit="epoch", disable=not progress)
         for epoch in bar:
-            mean_loss = self._epoch(epoch)
+            try:
+                mean_loss = self._epoch(epoch)
+            except NonFiniteLossError:
+                if state is not None:  # leave the model as good as it was, not broken
+                    self.model.load_state_dict(state)
+                raise
             score = self._held_out_score(epoch) if self.test is not None else _Score(epoch, -mean_loss, np.zeros(2))
             self._record(mean_loss, score.value)
             bar.set_postfix(loss=f"{mean_loss:.4f}", score=f"{score.value:.4f}")

@@ -56,7 +56,7 @@ def test_reweighting_blocks_is_recomputing_from_duplicated_blocks(seed, kind):
 def test_the_constant_mode_has_a_point_interval_and_no_finite_timescale():
     _, moments = exact_moments(CHAIN, 4, 4000)
     intervals = bootstrap_intervals(moments, n_resamples=100)
-    for name in ("canonical_singular_values", "eigenvalue_modulus", "eigenvalue_real", "singular_values"):
+    for name in ("canonical_singular_values", "eigenvalue_modulus", "eigenvalue_real"):
         assert np.allclose(intervals[name][0], 1, atol=1e-9), name
     assert np.allclose(intervals["eigenvalue_imag"][0], 0, atol=1e-9)
     assert np.isinf(intervals["timescales"][0]).all()
@@ -80,7 +80,7 @@ def test_intervals_hold_the_estimate_and_stay_where_the_values_can_be():
         assert (estimate.values <= upper + 1e-12).all(), name
         if name not in ("eigenvalue_real", "eigenvalue_imag"):
             assert (lower >= 0).all(), name
-    assert (intervals["canonical_singular_values"] <= 1).all()
+    assert (intervals["canonical_singular_values"] <= 1 + 1e-12).all()
     assert (intervals["canonical_singular_values"].diff("bound")[1:] > 0).all()
 
 
