@@ -38,6 +38,7 @@ from koopman_lora.losses import VAMPLoss as VAMPLoss
 from koopman_lora.losses import dpnet_loss as dpnet_loss
 from koopman_lora.losses import lora_loss as lora_loss
 from koopman_lora.losses import vamp_loss as vamp_loss
+from koopman_lora.matrix_svd import NeuralSVD as NeuralSVD
 from koopman_lora.model import KoopmanLoRAModel as KoopmanLoRAModel
 from koopman_lora.model import NotCalibratedError as NotCalibratedError
 from koopman_lora.moments import Moments as Moments
@@ -58,6 +59,9 @@ from koopman_lora.plotting_dynamics import plot_forecast_error as plot_forecast_
 from koopman_lora.plotting_dynamics import plot_memberships as plot_memberships
 from koopman_lora.plotting_dynamics import plot_network as plot_network
 from koopman_lora.plotting_dynamics import plot_number_of_states as plot_number_of_states
+from koopman_lora.plotting_svd import plot_matrix_core as plot_matrix_core
+from koopman_lora.plotting_svd import plot_matrix_svals as plot_matrix_svals
+from koopman_lora.plotting_svd import plot_matrix_training as plot_matrix_training
 from koopman_lora.prediction import eigen_analysis as eigen_analysis
 from koopman_lora.prediction import evaluate_on_grid as evaluate_on_grid
 from koopman_lora.prediction import flat_state as flat_state

@@ -10,12 +10,16 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import scipy.sparse
+
 from koopman_lora import systems
 from koopman_lora.demo import prepare_folder, run_demo, spectrum_table
 from koopman_lora.diagnostics import compare_singular_values, comparison_text
 from koopman_lora.estimator import KoopmanLoRA
 from koopman_lora.intervals import bootstrap_intervals
 from koopman_lora.io import load_model, save_dataset, save_model
+from koopman_lora.matrix_svd import NeuralSVD
 from koopman_lora.moments import estimate_moments
 from koopman_lora.spectrum import model_spectrum
 from koopman_lora.trajectories import lagged_pairs, open_trajectories
@@ -66,6 +70,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_simulate(commands)
     _add_fit(commands)
     _add_spectrum(commands)
+    _add_svd(commands)
     return parser
 
 
@@ -153,6 +158,40 @@ def _spectrum(a: argparse.Namespace) -> None:
         print(f"\nwrote {save_dataset(bootstrap_intervals(moments, svals, **physical), a.intervals)}")
     if a.out:
         print(f"\nwrote {save_dataset(result, a.out)}")
+
+
+def _add_svd(commands: Any) -> None:
+    svd = commands.add_parser("svd", help="low-rank singular value decomposition of a given matrix")
+    svd.add_argument("matrix", help=".npy (dense) or .npz (scipy.sparse) file")
+    svd.add_argument("--out", required=True, help=".nc or .zarr file to write")
+    svd.add_argument("--modes", dest="n_modes", type=int, help="number of singular triples (default: all)")
+    svd.add_argument("--energy", type=float, help="instead: as many triples as hold this share of the squared norm")
+    defaults = inspect.signature(NeuralSVD).parameters
+    for name in ("parametrization", "orthogonality", "phase", "polish_steps", "seed"):
+        default = defaults[name].default
+        svd.add_argument(
+            "--" + name.replace("_", "-"), type=type(default), default=default, help="default: %(default)s"
+        )
+    svd.set_defaults(run=_svd)
+
+
+def _svd(a: argparse.Namespace) -> None:
+    orthogonality = None if a.orthogonality == "none" else a.orthogonality
+    options = {n: getattr(a, n) for n in ("n_modes", "energy", "parametrization", "phase", "polish_steps", "seed")}
+    svd = NeuralSVD(**options, orthogonality=orthogonality).fit(_load_matrix(pathlib.Path(a.matrix)))
+    print("singular values: " + "  ".join(f"{value:.6g}" for value in svd.singular_values_))
+    print("errors: " + ", ".join(f"{name} {value:.3g}" for name, value in svd.errors_.items()))
+    print(f"wrote {save_dataset(svd.to_dataset(), a.out)}")
+
+
+def _load_matrix(path: pathlib.Path) -> Any:
+    if not path.exists():
+        raise FileNotFoundError(f"matrix {str(path)!r} does not exist; give a .npy or .npz file.")
+    if path.suffix == ".npz":
+        return scipy.sparse.load_npz(path)
+    if path.suffix == ".npy":
+        return np.load(path, allow_pickle=False)
+    raise ValueError(f"matrix must end in .npy (dense) or .npz (scipy.sparse); got {str(path)!r}.")
 
 
 if __name__ == "__main__":

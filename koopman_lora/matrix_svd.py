@@ -80,7 +80,7 @@ class NeuralSVD(BaseEstimator):
     sample : (int, int), optional
         Train on so many rows and columns per step, drawn independently; the full matrix by default. Needs entries.
     max_steps : int, optional
-        Evaluations of the loss; 2,000 by default. Sampled training takes all of them.
+        Evaluations of the loss; by default at most 2,000, or all of 3,000 in sampled training.
     tolerance : float
         Full-batch training stops once `||H v - s u||` and `||H^H u - s v||` are below `tolerance * s` for every mode,
         and small against what a rank-n matrix must leave out. The error of sigma is of second order in it.
@@ -129,7 +129,7 @@ class NeuralSVD(BaseEstimator):
         n_modes: int | None = None,
         *,
         energy: float | None = None,
-        parametrization: str = "embedding",
+        parametrization: str = "table",
         orthogonality: str | None = "bjorck",
         lam: float = 1.0,
         phase: str = "max",
@@ -139,7 +139,7 @@ class NeuralSVD(BaseEstimator):
         sample: tuple[int, int] | None = None,
         max_steps: int | None = None,
         tolerance: float = 1e-3,
-        learning_rate: float = 1e-2,
+        learning_rate: float = 3e-2,
         hidden_dims: Sequence[int] = (64,),
         activation: str = "GELU",
         seed: int = 0,
@@ -310,7 +310,7 @@ class NeuralSVD(BaseEstimator):
         trainer = FactorTrainer(
             H.normalized(), *factors, n_modes, self.orthogonality, lam=self.lam, tolerance=self.tolerance
         )
-        n_steps = self.max_steps or 2000
+        n_steps = self.max_steps or (2000 if self.sample is None else 3000)
         if H.norm == 0:
             return trainer.run(0)
         if self.sample is not None:

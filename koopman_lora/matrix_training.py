@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,14 @@ class Factor(nn.Module):
         """Change the parameters so that the outputs become these (n, k), as nearly as the parametrisation allows."""
         raise NotImplementedError
 
+    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        """Groups for Adam. Numbers per index are of order `1 / sqrt(n)`, and so is their learning rate."""
+        groups = []
+        for name, parameter in self.named_parameters():
+            is_per_index = name in ("table", "embedding")
+            groups.append({"params": [parameter], "lr": learning_rate / (len(parameter) ** 0.5 if is_per_index else 1)})
+        return groups
+
     def forward(self) -> Tensor:
         """Outputs (n, k)."""
         return as_numbers(self.real_outputs(), self.is_complex)
@@ -97,7 +105,7 @@ class TableFactor(Factor):
     def __init__(self, n: int, k: int, is_complex: bool) -> None:
         super().__init__()
         self.is_complex = is_complex
-        self.table = nn.Parameter(torch.randn(n, k * (1 + is_complex), dtype=torch.float64))
+        self.table = nn.Parameter(torch.randn(n, k * (1 + is_complex), dtype=torch.float64) / math.sqrt(n))
 
     def real_outputs(self) -> Tensor:
         """Outputs as real numbers."""
@@ -110,7 +118,7 @@ class TableFactor(Factor):
 
 
 class EmbeddingFactor(Factor):
-    """A learned vector per index, and a residual MLP on it: `e + MLP(sqrt(n) e) / sqrt(n)`.
+    """A learned vector per index, and a residual MLP on it: `e + share MLP(sqrt(n) e) / sqrt(n)`.
 
     A one-hot vector times a weight matrix *is* an embedding, so the identity matrix is never built. The residual
     connection keeps the problem nearly as well conditioned as the plain table's; sqrt(n) brings entries of unit
@@ -130,7 +138,7 @@ class EmbeddingFactor(Factor):
         self.mlp = MLP(width, width, hidden_dims, activation).double()
 
     def _residual(self, embedding: Tensor) -> Tensor:
-        return SHARE * self.mlp(self.root * embedding) / self.root
+        return MLP_SHARE * self.mlp(self.root * embedding) / self.root
 
     def real_outputs(self) -> Tensor:
         """Outputs as real numbers."""
@@ -416,6 +424,7 @@ class FactorTrainer:
 
     def _record(self, terms: LossTerms, svals: Tensor) -> None:
         n = self.n_modes
+        terms, svals = LossTerms(*(term.detach() for term in terms)), svals.detach()
         leading = LossTerms(terms.linear[:n], terms.quadratic[:n, :n])
         gain = leading.value(svals[:n], torch.ones_like(self.m[:n])).item()
         self.losses.append(terms.value(svals, self.m).item())
@@ -471,10 +480,11 @@ class FactorTrainer:
         """Adam on independently drawn rows and columns, learning rate falling to zero along a cosine."""
         M, N = self.H.shape
         generator = torch.Generator().manual_seed(seed)
-        self.choose_coordinates()
-        svals = nn.Parameter(torch.ones_like(self.m))
-        parameters = [*self.left.parameters(), *self.right.parameters()]
-        optimizer = torch.optim.Adam(parameters, learning_rate)
+        svals = nn.Parameter(torch.full_like(self.m, self.H.norm / math.sqrt(len(self.m))))
+        groups = [*self.left.parameter_groups(learning_rate), *self.right.parameter_groups(learning_rate)]
+        if self.orthogonality is not None:  # otherwise the columns carry them
+            groups.append({"params": [svals], "lr": 0.1 * learning_rate})
+        optimizer = torch.optim.Adam(groups)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
         for _ in range(n_steps):
             rows, columns = (
@@ -483,12 +493,13 @@ class FactorTrainer:
             U, V = self.factors()
             block = self.H.block(rows.numpy(), columns.numpy())
             terms = sampled_loss_terms(U[rows], block, V[columns], M, N)
-            self._record(terms, svals.detach())
-            loss = self._total(terms, svals, U, V)
+            weights = svals if self.orthogonality is not None else torch.ones_like(svals)
+            loss = self._total(terms, weights, U, V)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
+            self._record(terms, weights)
         return self._result("max_steps")
 
     @torch.no_grad()

@@ -27,7 +27,7 @@ from koopman_lora.trajectories import LaggedPairs, lagged_pairs
 
 STEP, SAMPLE, OBSERVABLE = "step", "sample", "observable"
 METHODS = ("operator", "edmd", "edmd_g")
-# Round-off splits a defective pair of eigenvalues by some 1e-8, so its eigenvectors have a condition number of some 1e8.
+# Round-off splits a defective pair of eigenvalues by some 1e-8, so its eigenvectors have a condition number of 1e8.
 WORST_EIGENVECTORS = 1e7
 # Samples whose bootstrap is held in memory at once.
 CHUNK = 512

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import scipy.sparse
 
 import koopman_lora as kl
 from koopman_lora.cli import main
@@ -41,9 +42,26 @@ def test_parameters_reach_the_system(tmp_path):
     assert np.array_equal(kl.open_trajectories(tmp_path / "x.nc"), expected)
 
 
+@pytest.mark.parametrize("name", ["H.npy", "H.npz"])
+def test_svd_of_a_matrix_on_disk(tmp_path, capsys, name):
+    H = np.random.default_rng(0).normal(size=(30, 20))
+    if name == "H.npy":
+        np.save(tmp_path / name, H)
+    else:
+        scipy.sparse.save_npz(tmp_path / name, scipy.sparse.csr_matrix(H))
+    assert main(["svd", str(tmp_path / name), "--modes", "3", "--out", str(tmp_path / "result.nc")]) == 0
+    result = kl.load_dataset(tmp_path / "result.nc")
+    assert np.allclose(result.singular_values, np.linalg.svd(H)[1][:3], rtol=1e-4)
+    assert "orthogonality_u" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["svd", "missing.npy", "--out", "r.nc"], "missing.npy"),
+        (["svd", "data.txt", "--out", "r.nc"], "matrix must end in .npy"),
+        (["svd", "square.npy", "--modes", "9", "--out", "r.nc"], "n_modes"),
+        (["svd", "square.npy", "--orthogonality", "gram", "--out", "r.nc"], "orthogonality"),
         (
             ["simulate", "NoisyLogisticMap", "--parameters", "order", "--out", "x.nc"],
             "parameters must be a JSON object",
@@ -59,6 +77,7 @@ def test_parameters_reach_the_system(tmp_path):
 def test_errors_are_one_line_and_status_two(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     np.save("short.npy", np.arange(5.0)[:, None])
+    np.save("square.npy", np.eye(3))
     (tmp_path / "data.txt").write_text("1 2 3")
     assert main(arguments) == 2
     error = capsys.readouterr().err
@@ -73,7 +92,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path, ca
 
 
 def test_every_command_has_help(capsys):
-    for command in ("demo", "simulate", "fit", "spectrum"):
+    for command in ("demo", "simulate", "fit", "spectrum", "svd"):
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])
         assert stop.value.code == 0

@@ -65,3 +65,15 @@ def test_functions_that_cannot_be_drawn_are_refused():
         kl.plot_singular_functions(np.zeros((5, 3)), np.zeros((5, 2)))
     with pytest.raises(ValueError, match="values must be real"):
         kl.plot_singular_functions(np.zeros((5, 1)), np.zeros((5, 2), complex))
+
+
+def test_decomposition_of_a_matrix():
+    H = np.random.default_rng(0).normal(size=(12, 9))
+    result = kl.NeuralSVD(n_modes=3).fit(H).to_dataset()
+    ax = kl.plot_matrix_svals(result)
+    assert np.array_equal(line(ax, "after").get_ydata(), result.singular_values)
+    assert np.allclose(line(ax, "LAPACK").get_ydata(), np.linalg.svd(H)[1][:3])
+    assert np.array_equal(kl.plot_matrix_training(result).lines[0].get_ydata(), result.training_error)
+    image = kl.plot_matrix_core(result).images[0]
+    assert np.array_equal(image.get_array(), result.core)
+    assert image.get_extent() == [0.5, 3.5, 3.5, 0.5]
