@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     main(["simulate", "NoisyRotation", "--n-steps", "50", "--out", folder + "/x.nc"])
+    wrote ...x.nc: {'trajectory': 1, 'time': 50, 'coordinate': 2}
     0
     """
     arguments = make_parser().parse_args(argv)

@@ -354,13 +354,14 @@ class RitzTriples(NamedTuple):
         return torch.hypot(left, right)
 
 
-def rayleigh_ritz(H: MatrixProducts, G: Tensor, F: Tensor) -> RitzTriples:
-    """Best singular triples between the column spaces of G and F: SVD of the k x k core `Q_G^H H Q_F`.
+def rayleigh_ritz(H: MatrixProducts, G: Tensor, F: Tensor, n_modes: int | None = None) -> RitzTriples:
+    """Best singular triples between the column spaces of G and F: SVD of the small core `Q_G^H H Q_F`.
 
     Parameters
     ----------
     H : matrix of shape (M, N)
-    G, F : tensors (M, k), (N, k)
+    G, F : tensors (M, k), (N, k')
+    n_modes : keep only the leading triples
 
     Returns
     -------
@@ -375,7 +376,8 @@ def rayleigh_ritz(H: MatrixProducts, G: Tensor, F: Tensor) -> RitzTriples:
     """
     Q_g, Q_f = qr_orthonormal(G), qr_orthonormal(F)
     HQ = H(Q_f)
-    P, values, Wh = torch.linalg.svd(Q_g.mH @ HQ)
+    P, values, Wh = torch.linalg.svd(Q_g.mH @ HQ, full_matrices=False)
+    P, values, Wh = P[:, :n_modes], values[:n_modes], Wh[:n_modes]
     U, V = qr_orthonormal(Q_g @ P), qr_orthonormal(Q_f @ Wh.mH)  # once more: the products cost a few digits
     return RitzTriples(U, values, V, HQ @ Wh.mH, H.adjoint(U))
 

@@ -61,9 +61,10 @@ class NeuralSVD(BaseEstimator):
     energy : float, optional
         Instead of `n_modes`: as many triples as hold this share of `||H||_F^2`, in (0, 1]. A larger trial rank is
         trained, and doubled until it suffices.
-    parametrization : 'embedding', 'table' or 'features'
-        An MLP on a learned vector per row and column; the numbers themselves; or an MLP on the `row_features` and
-        `column_features` given to `fit` (a side without features uses an embedding).
+    parametrization : 'table', 'embedding' or 'features'
+        The numbers themselves, a vector per row and column; an MLP on top of such a vector; or an MLP on the
+        `row_features` and `column_features` given to `fit` (a side without features uses a table), with Rayleigh-Ritz
+        in its last hidden layer. An index tells nothing about other indices: there an MLP costs time for nothing.
     orthogonality : 'bjorck', 'qr', 'penalty' or None
         How columns are kept orthonormal in training: Bjorck's iteration, QR, a penalty of weight `lam`, or not at all.
         After Rayleigh-Ritz all are orthonormal to working precision.
@@ -103,7 +104,7 @@ class NeuralSVD(BaseEstimator):
     result_ : xarray.Dataset
         The same with labels, plus what each stage gave; see `to_dataset`.
     n_steps_, n_polish_steps_, stop_reason_
-        `stop_reason_` is 'converged', 'max_steps' or 'zero matrix'.
+        `stop_reason_` is 'converged', 'max_steps', 'zero matrix' or, with features, 'no further gain'.
 
     Raises
     ------
@@ -140,7 +141,7 @@ class NeuralSVD(BaseEstimator):
         max_steps: int | None = None,
         tolerance: float = 1e-3,
         learning_rate: float = 3e-2,
-        hidden_dims: Sequence[int] = (64,),
+        hidden_dims: Sequence[int] = (64, 64),
         activation: str = "GELU",
         seed: int = 0,
     ) -> None:
@@ -299,10 +300,10 @@ class NeuralSVD(BaseEstimator):
             for n, values in zip(H.shape, features, strict=True):
                 if values is not None:
                     factors.append(FeatureFactor(values, k, is_complex, *net))
-                elif self.parametrization == "table":
-                    factors.append(TableFactor(n, k, is_complex))
-                else:
+                elif self.parametrization == "embedding":
                     factors.append(EmbeddingFactor(n, k, is_complex, *net))
+                else:
+                    factors.append(TableFactor(n, k, is_complex))
         return tuple(factors)
 
     def _train(self, H: MatrixProducts, n_modes: int, factors: tuple[Factor, Factor]) -> TrainedFactors:

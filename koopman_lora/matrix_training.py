@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -26,7 +27,13 @@ from koopman_lora.matrix_operators import (
 from koopman_lora.training import NonFiniteLossError
 
 PARAMETRIZATIONS = ("embedding", "table", "features")
-SHARE = 1.0
+# Share of the MLP in the output of an embedding: at 1 training is worse conditioned and takes 2 to 5 times the steps.
+MLP_SHARE = 0.1
+# Directions of a last hidden layer below this, relative to the largest, carry no information.
+HIDDEN_TOLERANCE = 1e-8
+# Features limit what can be represented: training on them stops where a round of steps gains less than this share of
+# the energy that is still left out.
+SMALLEST_GAIN = 1e-3
 # Steps between two choices of coordinates; L-BFGS starts its memory anew there.
 ROUND_STEPS = 30
 # Singular values below this, relative to the largest, are not resolved by training: the scale of their columns stops
@@ -54,8 +61,12 @@ class Factor(nn.Module):
         """Outputs as real numbers, (n, k) or (n, 2 k)."""
         raise NotImplementedError
 
+    def space(self) -> Tensor:
+        """Columns that span what the outputs can become by the last layer alone, (n, at least k)."""
+        return self()
+
     def assign(self, outputs: Tensor) -> None:
-        """Change the parameters so that the outputs become these (n, k), as nearly as the parametrisation allows."""
+        """Change the parameters so that the outputs become these (n, k), combinations of `space()`."""
         raise NotImplementedError
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
@@ -196,13 +207,23 @@ class FeatureFactor(Factor):
         """Outputs for other features (m, d): (m, k)."""
         return as_numbers(self.mlp((features.double() - self.mean) / self.scale), self.is_complex)
 
+    def _hidden(self) -> Tensor:
+        """Last hidden layer and the constant, (n, width + 1)."""
+        hidden = self.mlp.trunk(self.inputs)
+        return torch.cat([hidden, hidden.new_ones(len(hidden), 1)], dim=1)
+
+    @torch.no_grad()
+    def space(self) -> Tensor:
+        """Orthonormal basis of the last hidden layer: Rayleigh-Ritz in it is better than in the k outputs."""
+        vectors, sizes, _ = torch.linalg.svd(self._hidden(), full_matrices=False)
+        k = self.mlp.head.out_features // (1 + self.is_complex)
+        n_kept = max(int((sizes > HIDDEN_TOLERANCE * sizes[0]).sum()), k)
+        return vectors[:, :n_kept].to(torch.complex128 if self.is_complex else torch.float64)
+
     @torch.no_grad()
     def assign(self, outputs: Tensor) -> None:
-        """Least-squares fit of the last layer to the outputs; exact for combinations of the present ones."""
-        hidden = self.mlp.trunk(self.inputs)
-        solution = torch.linalg.lstsq(
-            torch.cat([hidden, hidden.new_ones(len(hidden), 1)], dim=1), as_real(outputs)
-        ).solution
+        """Least-squares fit of the last layer."""
+        solution = torch.linalg.lstsq(self._hidden(), as_real(outputs)).solution
         self.mlp.head.weight.copy_(solution[:-1].T)
         self.mlp.head.bias.copy_(solution[-1])
 
@@ -383,7 +404,7 @@ class FactorTrainer:
         In `raw = U * scale` the Hessian of every mode is near the identity, whatever its singular value: without it
         the number of steps grows with (sigma_1 / sigma_k)^2. Nothing changes but the parameters' coordinates.
         """
-        ritz = rayleigh_ritz(self.H, self.left(), self.right())
+        ritz = rayleigh_ritz(self.H, self.left.space(), self.right.space(), len(self.m))
         sigma = ritz.values.clamp_min(SMALLEST_SCALE * ritz.values[0]) if ritz.values[0] > 0 else self.m
         if self.orthogonality is None:  # G = U sqrt(sigma), F = V sqrt(sigma): each sees the other's square
             self.scale, size = (self.m * sigma).sqrt(), sigma.sqrt()
@@ -394,21 +415,22 @@ class FactorTrainer:
         return ritz
 
     def evaluate(self) -> tuple[Tensor, bool]:
-        """Nested loss of all rows and columns with its gradient; and whether this gradient looks converged."""
+        """Half the nested loss of all rows and columns with its gradient; and whether this gradient looks converged."""
         raw = self.left(), self.right()
         for outputs in raw:
             outputs.retain_grad()
         U, V = map(self._orthogonalized, raw)
         terms = loss_terms(U, self.H(V), V)
         svals = self._svals(terms)
-        loss = self._total(terms, svals, U, V)
+        # half of the loss: its Hessian is near 1 instead of 2, and the very first step of L-BFGS, of length 1, is right
+        loss = 0.5 * self._total(terms, svals, U, V)
         loss.backward()
         self._record(terms, svals)
         values = svals * terms.quadratic.detach().diagonal().sqrt()
-        # In these coordinates the gradient of column i is 2 sqrt(m_i) times its residual, plus rotations within the
+        # In these coordinates the gradient of column i is sqrt(m_i) times its residual, plus rotations within the
         # space of all columns; the latter are projected out, Rayleigh-Ritz does them anyway.
         gradients = torch.cat([_outside(outputs.detach(), outputs.grad) for outputs in raw])
-        return loss, self.is_converged(values, torch.linalg.vector_norm(gradients, dim=0) / (2 * self.m.sqrt()))
+        return loss, self.is_converged(values, torch.linalg.vector_norm(gradients, dim=0) / self.m.sqrt())
 
     def _svals(self, terms: LossTerms) -> Tensor:
         if self.orthogonality is None:
@@ -436,14 +458,32 @@ class FactorTrainer:
         """Full-batch training: L-BFGS in rounds, new coordinates before each, until the residuals have converged."""
         ritz, stop_reason = self.choose_coordinates(), "converged"
         trusts_gradient = True
+        has_limits = isinstance(self.left, FeatureFactor) or isinstance(self.right, FeatureFactor)
         while not self.is_converged(ritz.values, ritz.residuals):
             if len(self.losses) >= max_steps:
                 stop_reason = "max_steps"
                 break
+            start = copy.deepcopy((self.left.state_dict(), self.right.state_dict(), self.scale)) if has_limits else None
             stopped_early = self._round(min(ROUND_STEPS, max_steps - len(self.losses)), trusts_gradient)
-            ritz = self.choose_coordinates()
+            before, ritz = ritz, self.choose_coordinates()
+            gain = self._gain(before, ritz)
+            if has_limits and gain < SMALLEST_GAIN:
+                stop_reason = "no further gain"
+                if gain < 0:  # the outputs gained, the hidden layer as a whole lost
+                    self._restore(start)
+                break
             trusts_gradient = not stopped_early  # a gradient that looked converged and was not: one full round
         return self._result(stop_reason)
+
+    def _restore(self, start: tuple[dict, dict, Tensor]) -> None:
+        left, right, self.scale = start
+        self.left.load_state_dict(left)
+        self.right.load_state_dict(right)
+
+    def _gain(self, before: RitzTriples, after: RitzTriples) -> float:
+        """Energy of the wanted modes that a round gained, relative to what it found left out."""
+        old, new = (ritz.values[: self.n_modes].square().sum().item() for ritz in (before, after))
+        return (new - old) / max(self.H.norm**2 - old, SMALLEST_TAIL)
 
     def _round(self, n_steps: int, may_stop: bool) -> bool:
         """At most `n_steps` evaluations by L-BFGS; whether it stopped because the gradient looked converged."""
@@ -509,5 +549,5 @@ class FactorTrainer:
         svals = self._svals(loss_terms(U, HV, V))
         norms = svals_from_norms(U * svals, V)
         diagonal = svals_from_diagonal(U / torch.linalg.vector_norm(U, dim=0), HV / torch.linalg.vector_norm(V, dim=0))
-        ritz = rayleigh_ritz(self.H, U, V)
+        ritz = rayleigh_ritz(self.H, self.left.space(), self.right.space(), len(self.m))
         return TrainedFactors(U, V, diagonal, norms, ritz, self.losses, self.errors, stop_reason)

@@ -33,6 +33,11 @@ N_DIGITS = 5
 # ## The video
 # Images 0 to 4, split into handwritings to learn from and handwritings to test on. A video goes through the training
 # images in order; ten of them, each with the images shuffled within their digit.
+#
+# The ten videos matter: from a single one (some 650 pairs) the same model memorises handwritings. In three draws of the
+# split its accuracy was then .99, .77 and .99 after 1 step, and 1.00, .20 and .61 after 15; with ten videos never below
+# .99.
+# The published numbers are of larger images and another protocol: a landmark, not a contest.
 # %%
 digits = load_digits()
 keep = digits.target < N_DIGITS
