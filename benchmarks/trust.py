@@ -1,7 +1,7 @@
 """How far a spectrum can be trusted, measured: refinement, bias of sigma, coverage of intervals, number of modes.
 
 Run: OMP_NUM_THREADS=1 python benchmarks/trust.py [--quick] [--only time sigma coverage noise ...]
-All of it takes more than an hour on one core, --quick some 20 minutes. Prints every number beside the one that was asked.
+All of it takes more than an hour on one core, --quick some 20 minutes. Every number stands beside the asked one.
 """
 
 from __future__ import annotations

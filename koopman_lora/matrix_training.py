@@ -414,8 +414,8 @@ class FactorTrainer:
             factor.assign(vectors * (size * self.scale))
         return ritz
 
-    def evaluate(self) -> tuple[Tensor, bool]:
-        """Half the nested loss of all rows and columns with its gradient; and whether this gradient looks converged."""
+    def evaluate(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Half the nested loss of all rows and columns, with gradient; singular values and residuals seen in it."""
         raw = self.left(), self.right()
         for outputs in raw:
             outputs.retain_grad()
@@ -430,7 +430,7 @@ class FactorTrainer:
         # In these coordinates the gradient of column i is sqrt(m_i) times its residual, plus rotations within the
         # space of all columns; the latter are projected out, Rayleigh-Ritz does them anyway.
         gradients = torch.cat([_outside(outputs.detach(), outputs.grad) for outputs in raw])
-        return loss, self.is_converged(values, torch.linalg.vector_norm(gradients, dim=0) / self.m.sqrt())
+        return loss, values, torch.linalg.vector_norm(gradients, dim=0) / self.m.sqrt()
 
     def _svals(self, terms: LossTerms) -> Tensor:
         if self.orthogonality is None:
@@ -457,14 +457,14 @@ class FactorTrainer:
     def run(self, max_steps: int) -> TrainedFactors:
         """Full-batch training: L-BFGS in rounds, new coordinates before each, until the residuals have converged."""
         ritz, stop_reason = self.choose_coordinates(), "converged"
-        trusts_gradient = True
+        caution = 1.0
         has_limits = isinstance(self.left, FeatureFactor) or isinstance(self.right, FeatureFactor)
         while not self.is_converged(ritz.values, ritz.residuals):
             if len(self.losses) >= max_steps:
                 stop_reason = "max_steps"
                 break
             start = copy.deepcopy((self.left.state_dict(), self.right.state_dict(), self.scale)) if has_limits else None
-            stopped_early = self._round(min(ROUND_STEPS, max_steps - len(self.losses)), trusts_gradient)
+            stopped_early = self._round(min(ROUND_STEPS, max_steps - len(self.losses)), caution)
             before, ritz = ritz, self.choose_coordinates()
             gain = self._gain(before, ritz)
             if has_limits and gain < SMALLEST_GAIN:
@@ -472,7 +472,7 @@ class FactorTrainer:
                 if gain < 0:  # the outputs gained, the hidden layer as a whole lost
                     self._restore(start)
                 break
-            trusts_gradient = not stopped_early  # a gradient that looked converged and was not: one full round
+            caution *= 2 if stopped_early else 1  # a gradient that looked converged, and was not
         return self._result(stop_reason)
 
     def _restore(self, start: tuple[dict, dict, Tensor]) -> None:
@@ -485,7 +485,7 @@ class FactorTrainer:
         old, new = (ritz.values[: self.n_modes].square().sum().item() for ritz in (before, after))
         return (new - old) / max(self.H.norm**2 - old, SMALLEST_TAIL)
 
-    def _round(self, n_steps: int, may_stop: bool) -> bool:
+    def _round(self, n_steps: int, caution: float) -> bool:
         """At most `n_steps` evaluations by L-BFGS; whether it stopped because the gradient looked converged."""
         parameters = [*self.left.parameters(), *self.right.parameters()]
         # its own stopping rules are absolute; ours are relative to sigma
@@ -506,10 +506,10 @@ class FactorTrainer:
             if len(self.losses) >= last:
                 raise _Finished
             optimizer.zero_grad()
-            loss, converged = self.evaluate()
-            if converged and may_stop:
+            loss, values, residuals = self.evaluate()
+            converged = self.is_converged(values, caution * residuals)
+            if converged:
                 raise _Finished  # at the parameters just tried
-            converged = False
             return loss
 
         with contextlib.suppress(_Finished):

@@ -10,7 +10,7 @@ import torch
 from koopman_lora._linalg import RANK_TOLERANCE, WhitenedSVD, inverse_root, whitened_svd
 from koopman_lora.model import KoopmanLoRAModel, prepend_constant
 from koopman_lora.moments import FeatureMap, Moments, estimate_moments
-from koopman_lora.scores import Validation, vamp_scores
+from koopman_lora.scores import Validation, vamp_e_leaving_out, vamp_scores
 from koopman_lora.trajectories import LaggedPairs, split_pairs
 
 # Relative whitening thresholds to choose from; small ones over-fit, large ones under-fit (MATH.md, section 5).
@@ -23,9 +23,9 @@ class RefinementResult(NamedTuple):
     Attributes
     ----------
     is_refined : False where the un-refined state scored better on held-out pairs and was kept
-    threshold : relative whitening threshold chosen
+    threshold : relative whitening threshold chosen; NaN where the un-refined state was kept
     score_before, score_after : held-out VAMP-E
-    thresholds, scores : all thresholds tried and their held-out VAMP-E, -inf where too few directions were left
+    thresholds, scores : thresholds tried and their held-out VAMP-E, -inf where too few directions were left
     validation : the same solution from the training pairs alone, evaluated at the held-out pairs
     """
 
@@ -48,8 +48,9 @@ def refine(
     """Replace the last linear layers by the top singular functions in the span of the last hidden layers.
 
     The whitening threshold is the one with the best held-out VAMP-E; the solution written into the model is then
-    computed from all of `pairs`. Where no threshold scores better than the model as it is, the model
-    is left unchanged. Afterwards M_f and M_g are identities and learned, K_matrix and canonical values agree.
+    computed from all of `pairs`. Where the gain over the model as it is, on average or in the median held-out block, is
+    not positive, the model is left unchanged. Afterwards M_f and M_g are identities, and learned, K_matrix and
+    canonical values agree.
 
     Parameters
     ----------
@@ -82,37 +83,43 @@ def refine(
         )
     A = _centring(trunk_train)
     centred_train, centred_test = trunk_train.transformed(*A), trunk_test.transformed(*A)
-    scores = np.array(
-        [
-            vamp_scores(centred_train, centred_test, model.n_modes, t).vamp_e
-            if _carries(centred_train, t, model.n_modes)
-            else -np.inf
-            for t in thresholds
-        ]
-    )
+    tried = np.asarray(thresholds, dtype=float)
+    scores = np.array([_score(centred_train, centred_test, model.n_modes, t) for t in tried])
     best = int(np.argmax(scores))
-    before = vamp_scores(own_moments(model, train), own_moments(model, test), model.n_modes).vamp_e
-    is_refined = bool(scores[best] > before)
-    if is_refined:
-        solution = _solve(trunk_train, thresholds[best], model.n_modes)
-        validation = _evaluate(solution, trunk_maps(model), test)
-        solution = _solve(trunk_moments(model, pairs), thresholds[best], model.n_modes)
-        _write(model, solution, pairs)
-    else:
-        validation = validate(model, train, test)
-    after = float(scores[best]) if is_refined else before
-    return RefinementResult(is_refined, thresholds[best], before, after, np.asarray(thresholds), scores, validation)
+    own = own_moments(model, train), own_moments(model, test)
+    before = vamp_scores(*own, model.n_modes).vamp_e
+    gains = (
+        np.isfinite(scores[best]) and _robust_gain(own, (centred_train, centred_test), model.n_modes, tried[best]) > 0
+    )
+    if not gains:
+        return RefinementResult(False, np.nan, before, before, tried, scores, validate(model, train, test))
+    validation = _evaluate(_solve(trunk_train, tried[best], model.n_modes), trunk_maps(model), test)
+    _write(model, _solve(trunk_moments(model, pairs), tried[best], model.n_modes), pairs)
+    return RefinementResult(True, float(tried[best]), before, float(scores[best]), tried, scores, validation)
+
+
+def _score(train: Moments, test: Moments, n_modes: int, threshold: float) -> float:
+    """Held-out VAMP-E, -inf where whitening leaves fewer directions than modes."""
+    if min(inverse_root(M, threshold).rank for M in (train.M_f, train.M_g)) < n_modes:
+        return -np.inf
+    return vamp_scores(train, test, n_modes, threshold).vamp_e
+
+
+def _robust_gain(own: tuple[Moments, Moments], trunk: tuple[Moments, Moments], n_modes: int, threshold: float) -> float:
+    """Gain of held-out VAMP-E: the smaller of its mean and its median over held-out blocks.
+
+    With heavy tails a few frames can make a bad solution look good on average; they cannot turn most blocks.
+    """
+    gain = vamp_scores(*trunk, n_modes, threshold).vamp_e - vamp_scores(*own, n_modes).vamp_e
+    left_out = vamp_e_leaving_out(*trunk, n_modes, threshold) - vamp_e_leaving_out(*own, n_modes)
+    per_block = len(left_out) * gain - (len(left_out) - 1) * left_out  # jackknife pseudo-values
+    return float(min(gain, np.median(per_block)))
 
 
 def validate(model: KoopmanLoRAModel, train: LaggedPairs, test: LaggedPairs) -> Validation:
     """Singular functions of the model's features, fitted on `train` and evaluated at `test`."""
     solution = whitened_svd(*_cross(own_moments(model, train)), RANK_TOLERANCE, model.n_modes)
     return _evaluate(solution, own_maps(model), test)
-
-
-def _carries(moments: Moments, threshold: float, n_modes: int) -> bool:
-    """Whether whitening leaves at least `n_modes` directions of both features."""
-    return min(inverse_root(M, threshold).rank for M in (moments.M_f, moments.M_g)) >= n_modes
 
 
 def _centring(moments: Moments) -> tuple[np.ndarray, np.ndarray]:
@@ -162,12 +169,12 @@ def own_maps(model: KoopmanLoRAModel) -> tuple[FeatureMap, FeatureMap]:
 
 def trunk_moments(model: KoopmanLoRAModel, pairs: LaggedPairs) -> Moments:
     """Moments M_f, M_g, T_fg of the last hidden layers behind the constant function, (1 + width) features."""
-    return estimate_moments(*trunk_maps(model), pairs, n_blocks=1, same_map=False)
+    return estimate_moments(*trunk_maps(model), pairs, n_blocks=16, same_map=False)
 
 
 def own_moments(model: KoopmanLoRAModel, pairs: LaggedPairs) -> Moments:
     """Moments M_f, M_g, T_fg of a model's features before normalisation."""
-    return estimate_moments(*own_maps(model), pairs, n_blocks=1, same_map=False)
+    return estimate_moments(*own_maps(model), pairs, n_blocks=16, same_map=False)
 
 
 def _cross(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -65,9 +65,11 @@ def vamp_scores(train: Moments, test: Moments, n_modes: int | None = None, thres
     return Scores(float(values.sum()), float(np.sum(values**2)), vamp_e(sigma, C00, C01, C11))
 
 
-def vamp_e_leaving_out(train: Moments, test: Moments) -> np.ndarray:
+def vamp_e_leaving_out(
+    train: Moments, test: Moments, n_modes: int | None = None, threshold: float = RANK_TOLERANCE
+) -> np.ndarray:
     """Held-out VAMP-E with each block of `test` left out in turn, (n_blocks,): what a paired jackknife needs."""
-    left, sigma, right = whitened_svd(train.M_f, train.T_fg, train.M_g)
+    left, sigma, right = whitened_svd(train.M_f, train.T_fg, train.M_g, threshold, n_modes)
     rest = test.reweighted(1.0 - np.eye(test.n_blocks))
     C00 = conjugate_transpose(left) @ rest["M_f"] @ left
     C11 = conjugate_transpose(right) @ rest["M_g"] @ right
