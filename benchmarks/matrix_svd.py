@@ -1,11 +1,10 @@
 """Neural SVD of given matrices: accuracy of every stage, tracking, and times beside the classical routines.
 
-    OMP_NUM_THREADS=1 python benchmarks/matrix_svd.py            # about three minutes on one core
+    OMP_NUM_THREADS=1 python benchmarks/matrix_svd.py            # about four minutes on one core
 
 Prints five tables and the advice that follows from them.
 """
 
-# ruff: noqa: E501 - rows of tables are easier to read in one line
 from __future__ import annotations
 
 import time
@@ -41,10 +40,12 @@ When to use what
 
 
 def normal(rng: np.random.Generator, *shape: int, is_complex: bool = False) -> np.ndarray:
+    """Independent standard normal entries."""
     return rng.standard_normal(shape) + (1j * rng.standard_normal(shape) if is_complex else 0)
 
 
 def random_matrix(rng: np.random.Generator, decay: str, M: int, N: int, dtype: str = "float64") -> np.ndarray:
+    """A random matrix with the singular values of `DECAYS`, or independent normal entries."""
     is_complex = np.dtype(dtype).kind == "c"
     if decay == "gaussian":
         return normal(rng, M, N, is_complex=is_complex).astype(dtype)
@@ -54,6 +55,7 @@ def random_matrix(rng: np.random.Generator, decay: str, M: int, N: int, dtype: s
 
 
 def timed(call, *args, **options):
+    """Result and seconds of one call."""
     start = time.perf_counter()
     result = call(*args, **options)
     return result, time.perf_counter() - start
@@ -67,10 +69,12 @@ def relative_error(values: np.ndarray, exact: np.ndarray) -> float:
 
 
 def compare_orthogonalities() -> None:
+    """Error of every stage for the four orthogonality options."""
     print("\n1. Orthogonality: largest relative error of 8 sigmas, mean of log10 over 7 matrices 120 x 80 (complex128)")
     print("   (trained: |diag(U^H H V)| of the factors as trained; ||U^H U - I|| after Rayleigh-Ritz)")
     print(
-        f"   {'':22s}{'trained':>10s}{'norms':>10s}{'Ritz':>10s}{'polished':>10s}{'steps':>8s}{'s':>8s}{'||U^HU-I||':>12s}"
+        f"   {'':22s}{'trained':>10s}{'norms':>10s}{'Ritz':>10s}{'polished':>10s}{'steps':>8s}{'s':>8s}"
+        f"{'||U^HU-I||':>12s}"
     )
     for parametrization in ("table", "embedding"):
         for orthogonality in ORTHOGONALITIES:
@@ -91,11 +95,13 @@ def compare_orthogonalities() -> None:
 
 
 def compare_accuracies() -> None:
+    """Error over decays, shapes, ranks and precisions."""
     print("\n2. Accuracy after Rayleigh-Ritz, default options: worst over shapes 60x40, 40x90, 50x50, 300x20, 200x150;")
     print("   1, 5 and 12 modes. EY: reconstruction over Eckart-Young's optimum, minus 1 (optima above 1e-5 only);")
     print("   float32 sigmas below 1e-3 of the largest carry LAPACK's own error of that order.")
     print(
-        f"   {'decay':12s}{'dtype':12s}{'sigma':>9s}{'polished':>10s}{'EY':>9s}{'||U^HU-I||':>12s}{'steps':>7s}{'warnings':>10s}"
+        f"   {'decay':12s}{'dtype':12s}{'sigma':>9s}{'polished':>10s}{'EY':>9s}{'||U^HU-I||':>12s}{'steps':>7s}"
+        f"{'warnings':>10s}"
     )
     for decay in (*DECAYS, "gaussian"):
         for dtype in ("float32", "complex64", "float64", "complex128"):
@@ -122,6 +128,7 @@ def compare_accuracies() -> None:
 
 
 def compare_denoising() -> None:
+    """A noisy low-rank matrix against truncated LAPACK."""
     print("\n3. Denoising: 64 x 64 complex, signal of rank 32, 20 dB; error against the clean matrix, five draws")
     for seed in range(5):
         rng = np.random.default_rng(seed)
@@ -137,6 +144,7 @@ def compare_denoising() -> None:
 
 
 def compare_tracking() -> None:
+    """Steps of a warm and a cold start on a changing matrix."""
     print(
         "\n4. Tracking: 8 modes of 120 x 80, each step changes 1 % of ||H||_F; steps of training, mean of five matrices"
     )
@@ -176,8 +184,9 @@ def fourier_operator(M: int, N: int) -> LinearOperator:
 
 
 def compare_times() -> None:
+    """Times of all methods in one run."""
     print(
-        "\n5. Times in seconds, and largest relative error of 6 sigmas (torch.linalg.svd, or svds where it is too large)"
+        "\n5. Times, and largest relative error of 6 sigmas (against torch.linalg.svd, or svds where that is too large)"
     )
     rng = np.random.default_rng(4)
     cases = {

@@ -111,6 +111,13 @@ class NeuralSVD(BaseEstimator):
     ValueError
         For options or matrices that make no sense; the message names the argument.
 
+    Notes
+    -----
+    Training squares singular values, so it resolves sigma down to 1e-6 of the largest and reconstruction errors down to
+    1e-5 of the norm; polishing goes on from there. Sampled training has noise instead of a tolerance: sigma to about
+    1e-3 where it decays slowly, only the first few modes where it decays fast (orthogonality=None is then best).
+    Everything is computed in double precision on the CPU; results repeat up to round-off.
+
     References
     ----------
     MATH.md, section 8; Ryu et al., Operator SVD with Neural Networks via Nested Low-Rank Approximation (2024).
