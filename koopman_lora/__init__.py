@@ -21,6 +21,7 @@ from koopman_lora.diagnostics import compare_singular_values as compare_singular
 from koopman_lora.diagnostics import compare_subspaces as compare_subspaces
 from koopman_lora.diagnostics import comparison_text as comparison_text
 from koopman_lora.diagnostics import eigenpair_residuals as eigenpair_residuals
+from koopman_lora.diagnostics import held_out_scores as held_out_scores
 from koopman_lora.diagnostics import training_findings as training_findings
 from koopman_lora.encoders import CNN as CNN
 from koopman_lora.encoders import MLP as MLP
@@ -70,6 +71,7 @@ from koopman_lora.prediction import forecast_band as forecast_band
 from koopman_lora.prediction import forecast_error as forecast_error
 from koopman_lora.prediction import koopman_modes as koopman_modes
 from koopman_lora.prediction import symmetrised as symmetrised
+from koopman_lora.prediction import time_reversed as time_reversed
 from koopman_lora.prediction import timescales_from_singular_values as timescales_from_singular_values
 from koopman_lora.refinement import refine as refine
 from koopman_lora.scores import vamp_scores as vamp_scores

@@ -191,7 +191,7 @@ def match_eigenvalues(estimate: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     >>> match_eigenvalues(np.array([0.9, 0.1]), np.array([[0.2, 0.8]]))
     array([[0.8, 0.2]])
     """
-    result = np.empty_like(drawn)
+    result = np.empty((len(drawn), len(estimate)), dtype=drawn.dtype)
     for i, values in enumerate(drawn):
         cost = np.abs(estimate[:, None] - values[None, :])
         result[i] = values[scipy.optimize.linear_sum_assignment(cost)[1]]

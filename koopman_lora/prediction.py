@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from koopman_lora._labels import FEATURE_F, FEATURE_G, MODE, TIME, provenance
@@ -20,7 +19,7 @@ from koopman_lora._linalg import (
     phase_of,
     whitened_svd,
 )
-from koopman_lora.intervals import block_weights
+from koopman_lora.intervals import block_weights, match_eigenvalues
 from koopman_lora.moments import FeatureMap, Moments
 from koopman_lora.spectrum import implied_frequencies, implied_timescales
 from koopman_lora.trajectories import LaggedPairs, lagged_pairs
@@ -310,7 +309,8 @@ def eigen_analysis(
     }
     if n_resamples:
         stack = moments.reweighted(bootstrap_weights(moments.n_blocks, n_resamples, seed)[1:])
-        resampled = _matched_eigenvalues(propagator(stack, route, n_modes, threshold).K, values)
+        drawn = np.linalg.eigvals(propagator(stack, route, n_modes, threshold).K).astype(complex)
+        resampled = match_eigenvalues(values, drawn)
         variables |= _eigenvalue_intervals(resampled, confidence, lag_time, time_unit)
     attrs = provenance(
         method=method,
@@ -373,13 +373,6 @@ def _phase_functional(moments: Moments, coefficients: np.ndarray) -> np.ndarray:
     if _holds(moments, "phase_f") and np.any(moments.phase_f):
         return moments.phase_f @ coefficients
     return coefficients[np.abs(coefficients).argmax(axis=0), np.arange(coefficients.shape[1])]
-
-
-def _matched_eigenvalues(K: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Eigenvalues of a stack K (n, r, r), each put in the order of the nearest of `values`: (n, n_modes)."""
-    resampled = np.linalg.eigvals(K).astype(complex)
-    rows = [linear_sum_assignment(np.abs(values[:, None] - sample)) for sample in resampled]
-    return np.stack([sample[column] for sample, (_, column) in zip(resampled, rows, strict=True)])
 
 
 def _eigenvalue_intervals(resampled: np.ndarray, confidence: float, lag_time: float, unit: str) -> dict[str, Any]:
