@@ -12,35 +12,49 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
+import xarray as xr
+from safetensors import SafetensorError
 
 from koopman_lora import systems
 from koopman_lora.demo import prepare_folder, run_demo, spectrum_table
-from koopman_lora.diagnostics import compare_singular_values, comparison_text
+from koopman_lora.diagnostics import (
+    Finding,
+    compare_singular_values,
+    comparison_text,
+    eigenpair_residuals,
+    training_findings,
+)
 from koopman_lora.estimator import KoopmanLoRA
 from koopman_lora.intervals import bootstrap_intervals
 from koopman_lora.io import load_model, save_dataset, save_model
 from koopman_lora.matrix_svd import NeuralSVD
-from koopman_lora.moments import estimate_moments
+from koopman_lora.model import KoopmanLoRAModel
+from koopman_lora.moments import Moments, estimate_moments
+from koopman_lora.refinement import RefinementResult, validate
+from koopman_lora.scores import Scores, validation_scores
+from koopman_lora.selection import scan_lags, select_n_modes
 from koopman_lora.spectrum import model_spectrum
-from koopman_lora.trajectories import lagged_pairs, open_trajectories
+from koopman_lora.trajectories import LaggedPairs, lagged_pairs, open_trajectories, split_pairs
 
-_FIT_FLAGS = (
-    "n_modes",
-    "lag",
-    "n_epochs",
-    "batch_size",
-    "learning_rate",
-    "weight_decay",
-    "held_out",
-    "nesting",
-    "activation",
-    "reg_weight",
-    "dt",
-    "time_unit",
-    "accelerator",
-    "precision",
-    "seed",
-)
+# Argument of KoopmanLoRA -> what it is, for the help; the flags of `fit` in this order.
+_FIT_FLAGS = {
+    "n_modes": "number of modes, the constant one counts",
+    "lag": "lag in frames",
+    "n_epochs": "passes over the data; enough for 1,600 steps where it is not given",
+    "batch_size": "pairs in a step",
+    "learning_rate": "highest rate of Adam",
+    "weight_decay": "of Adam",
+    "patience": "stop after so many epochs without a better held-out score",
+    "held_out": "fraction of the pairs held out",
+    "nesting": "jnt, seq or none",
+    "activation": "of the networks",
+    "reg_weight": "weight of the orthogonality penalty",
+    "dt": "physical time between two frames; read from the file where it is not given",
+    "time_unit": "unit of dt",
+    "accelerator": "cpu, gpu or auto",
+    "precision": "of Lightning Fabric",
+    "seed": "of weights, split and batches",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = make_parser().parse_args(argv)
     try:
         arguments.run(arguments)
-    except (ValueError, TypeError, OSError) as error:
-        print(f"koopman-lora {arguments.command}: {error}", file=sys.stderr)
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        print(f"koopman-lora {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
 
@@ -98,11 +112,20 @@ def _add_simulate(commands: Any) -> None:
 
 
 def _simulate(a: argparse.Namespace) -> None:
+    _check_ending(a.out)
     try:
         parameters = json.loads(a.parameters)
     except json.JSONDecodeError as error:
         raise ValueError(f"parameters must be a JSON object; got {a.parameters!r} ({error}).") from None
-    system = getattr(systems, a.system)(**parameters)
+    if not isinstance(parameters, dict):
+        raise ValueError(f"parameters must be a JSON object; got {a.parameters!r}.")
+    make = getattr(systems, a.system)
+    try:
+        inspect.signature(make).bind(**parameters)
+    except TypeError as error:
+        wanted = ", ".join(inspect.signature(make).parameters)
+        raise ValueError(f"parameters of {a.system} are {wanted}; got {a.parameters!r} ({error}).") from None
+    system = make(**parameters)
     trajectories = system.simulate(n_trajectories=a.n_trajectories, n_steps=a.n_steps, seed=a.seed)
     print(f"wrote {save_dataset(trajectories, a.out)}: {dict(trajectories.sizes)}")
 
@@ -112,74 +135,230 @@ def _add_fit(commands: Any) -> None:
     fit.add_argument("data", help="trajectories: .nc, .zarr or .npy")
     fit.add_argument("--out", required=True, help="folder to write")
     defaults = inspect.signature(KoopmanLoRA).parameters
-    types = {"n_epochs": int, "dt": float, "time_unit": str}
-    for name in _FIT_FLAGS:
+    types = {"n_epochs": int, "patience": int, "dt": float, "time_unit": str}
+    for name, text in _FIT_FLAGS.items():
         default = defaults[name].default
-        flag = "--" + name.replace("_", "-")
-        fit.add_argument(flag, type=types.get(name, type(default)), default=default, help="default: %(default)s")
+        text = text if default is None else f"{text} (default: {default})"
+        fit.add_argument(_flag(name), type=types.get(name, type(default)), default=default, help=text)
+    widths = defaults["hidden_dims"].default
+    fit.add_argument("--hidden-dims", type=int, nargs="+", default=widths, help=f"of the networks (default: {widths})")
+    fit.add_argument("--shared-encoder", action="store_true", help="one network for f and g")
     fit.add_argument("--no-refine", dest="refine", action="store_false", help="leave out the Rayleigh-Ritz refinement")
     fit.set_defaults(run=_fit)
 
 
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
 def _fit(a: argparse.Namespace) -> None:
     folder = prepare_folder(a.out)
-    nesting = None if a.nesting == "none" else a.nesting
-    options = {name: getattr(a, name) for name in _FIT_FLAGS} | {"nesting": nesting, "refine": a.refine}
-    estimator = KoopmanLoRA(**options, progress=True).fit(open_trajectories(a.data))
+    options = {name: getattr(a, name) for name in (*_FIT_FLAGS, "hidden_dims", "shared_encoder", "refine")}
+    options["nesting"] = None if a.nesting == "none" else a.nesting
+    estimator = KoopmanLoRA(**options, progress=True).fit(_open_data(a.data))
     save_model(estimator.model_, folder / "model.safetensors")
     save_dataset(estimator.spectrum_, folder / "spectrum.nc")
     save_dataset(estimator.training_.history, folder / "history.nc")
     print(spectrum_table(estimator.spectrum_))
+    if estimator.refinement_ is not None:
+        print("\n" + _refinement_text(estimator.refinement_))
+    if estimator.training_.held_out is not None:
+        print(_scores_text(estimator.scores()))
+    for finding in estimator.findings_:
+        print(f"before refinement, {_finding_text(finding)}")
     print(f"\nmodel, spectrum and history are in {folder}/")
 
 
-def _add_spectrum(commands: Any) -> None:
-    spectrum = commands.add_parser("spectrum", help="spectrum of a fitted model on trajectories")
-    spectrum.add_argument("model", help="model.safetensors")
-    spectrum.add_argument("data", help="trajectories: .nc, .zarr or .npy")
-    spectrum.add_argument("--out", help=".nc or .zarr file to write")
-    spectrum.add_argument("--intervals", metavar="FILE", help="also write bootstrap intervals to a .nc or .zarr file")
-    spectrum.add_argument(
-        "--diagnose", action="store_true", help="print learned against empirical values, and the verdict"
+def _refinement_text(result: RefinementResult) -> str:
+    scores = f"held-out VAMP-E {result.score_before:.4f} -> {result.score_after:.4f}"
+    if result.is_refined:
+        return f"refined: {scores}, whitening threshold {result.threshold:.2g}"
+    return f"not refined: no threshold improved the held-out VAMP-E of {result.score_before:.4f}"
+
+
+def _scores_text(scores: Scores) -> str:
+    return "held out: " + ", ".join(
+        f"{name} {value:.4f}" for name, value in zip(("VAMP-1", "VAMP-2", "VAMP-E"), scores, strict=True)
     )
+
+
+def _add_spectrum(commands: Any) -> None:
+    spectrum = commands.add_parser(
+        "spectrum",
+        help="spectrum of a fitted model on trajectories, and how far to trust it",
+        description="Spectrum of a fitted model on trajectories, and how far to trust it. With the data, held_out and "
+        "seed of the fit, the held-out pairs are those that the fit held out.",
+    )
+    add = spectrum.add_argument
+    add("model", help="model.safetensors")
+    add("data", help="trajectories: .nc, .zarr or .npy")
+    add("--out", help=".nc or .zarr file to write")
+    add("--diagnose", action="store_true", help="print learned against empirical values, the verdict, and findings")
+    add("--scores", action="store_true", help="print held-out VAMP-1, VAMP-2 and VAMP-E")
+    add("--select-n-modes", action="store_true", help="print the number of modes by four rules, and a recommendation")
+    add("--residuals", action="store_true", help="print residuals and condition numbers of the eigenpairs")
+    add("--scan-lags", type=int, nargs="+", metavar="LAG", help="print timescales with intervals at these lags")
+    add("--intervals", metavar="FILE", help="print bootstrap intervals and write them to a .nc or .zarr file")
+    _add_defaults(spectrum, bootstrap_intervals, ("level", "n_resamples", "seed"))
+    _add_defaults(spectrum, split_pairs, ("held_out",))
+    _add_defaults(spectrum, select_n_modes, ("energy",))
+    _add_defaults(spectrum, eigenpair_residuals, ("tolerance",))
     spectrum.set_defaults(run=_spectrum)
 
 
+def _add_defaults(parser: argparse.ArgumentParser, function: Any, names: Sequence[str]) -> None:
+    """Flags that are arguments of a function, with its defaults."""
+    for name in names:
+        default = inspect.signature(function).parameters[name].default
+        parser.add_argument(_flag(name), type=type(default), default=default, help="default: %(default)s")
+
+
 def _spectrum(a: argparse.Namespace) -> None:
-    model = load_model(pathlib.Path(a.model))
-    pairs = lagged_pairs(open_trajectories(a.data), model.lag, check_constant=False)
+    for path in (a.out, a.intervals):
+        _check_ending(path)
+    model, data = _load_model(a.model), _open_data(a.data)
+    pairs = lagged_pairs(data, model.lag, check_constant=False)
     moments = estimate_moments(model.f, model.g, pairs)
     result = model_spectrum(model, moments)
     print(spectrum_table(result))
     svals = result["svals"].values if "svals" in result else None
     physical = {"lag": model.lag, "dt": model.dt, "time_unit": model.time_unit}
-    if a.diagnose:
-        print("\n" + comparison_text(compare_singular_values(moments, svals, **physical)))
+    bootstrap = {"n_resamples": a.n_resamples, "seed": a.seed}
+    if a.diagnose or a.scores or a.select_n_modes or a.residuals:
+        _print_trust(a, model, pairs, moments, svals)
+    if a.scan_lags:
+        print("\n" + _scan_text(scan_lags(_fitted(model), data, a.scan_lags, **bootstrap)))
     if a.intervals:
-        print(f"\nwrote {save_dataset(bootstrap_intervals(moments, svals, **physical), a.intervals)}")
+        intervals = bootstrap_intervals(moments, svals, **physical, **bootstrap, level=a.level)
+        print(f"\n{_intervals_text(intervals)}\nwrote {save_dataset(intervals, a.intervals)}")
     if a.out:
         print(f"\nwrote {save_dataset(result, a.out)}")
+
+
+def _print_trust(
+    a: argparse.Namespace, model: KoopmanLoRAModel, pairs: LaggedPairs, moments: Moments, svals: np.ndarray | None
+) -> None:
+    """Print what needs held-out pairs."""
+    train, test = split_pairs(pairs, a.held_out, seed=a.seed)
+    validation = validate(model, train, test)
+    if a.diagnose:
+        options = {"lag": model.lag, "dt": model.dt, "time_unit": model.time_unit, "n_resamples": a.n_resamples}
+        comparison = compare_singular_values(moments, svals, validation, **options, seed=a.seed)
+        print("\n" + "\n".join([comparison_text(comparison), *map(_finding_text, training_findings(moments, svals))]))
+    if a.scores:
+        print("\n" + _scores_text(validation_scores(validation)))
+    if a.select_n_modes:
+        print("\n" + _selection_text(select_n_modes(validation, energy=a.energy, level=a.level, seed=a.seed)))
+    if a.residuals:
+        parts = (estimate_moments(model.f, model.g, part) for part in (train, test))
+        print("\n" + _residuals_text(eigenpair_residuals(*parts, a.tolerance)))
+
+
+def _finding_text(finding: Finding) -> str:
+    return f"{finding.name}: {finding.message}"
+
+
+def _fitted(model: KoopmanLoRAModel) -> KoopmanLoRA:
+    """An estimator with a model that was fitted before, as `scan_lags` wants it."""
+    estimator = KoopmanLoRA(model.n_modes, model.lag, dt=model.dt, time_unit=model.time_unit)
+    estimator.model_ = model
+    return estimator
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)
+
+
+def _selection_text(selection: xr.Dataset) -> str:
+    energy = f"{100 * selection.attrs['energy_fraction']:g} %"
+    rules = {
+        "n_energy": f"{energy} of sum sigma",
+        "n_captured_share": f"{energy} of sum sigma^2",
+        "n_elbow": "elbow",
+        "n_vamp_e": "held-out VAMP-E",
+        "n_null": "above noise",
+    }
+    listed = ", ".join(f"{text} {int(selection[name])}" for name, text in rules.items())
+    return f"number of modes: recommended {int(selection['recommended'])} ({listed})"
+
+
+def _residuals_text(residuals: xr.Dataset) -> str:
+    rows = [("mode", "eigenvalue (EDMD)", "residual", "condition", "autocorr. error", "")]
+    for i, mode in enumerate(residuals["mode"].values):
+        numbers = (float(residuals[n][i]) for n in ("residual", "condition", "autocorrelation_error"))
+        value = complex(residuals["eigenvalues"][i])
+        flag = "SPURIOUS" if bool(residuals["is_spurious"][i]) else ""
+        rows.append((str(mode), f"{value.real:.4f}{value.imag:+.4f}i", *(f"{n:.3g}" for n in numbers), flag))
+    return f"{_table(rows)}\n{residuals.attrs['note']}"
+
+
+def _scan_text(scan: xr.Dataset) -> str:
+    unit, shown = scan.attrs["time_unit"], range(1, min(4, scan.sizes["mode"]))
+    rows = [("lag", f"[{unit}]", *(f"timescale {i + 1} [{unit}]" for i in shown))]
+    for i, lag in enumerate(scan["lag"].values):
+        parts = (scan[f"timescales{suffix}"].values[i] for suffix in ("", "_lower", "_upper"))
+        cells = [f"{t:.4g} ({low:.4g}, {high:.4g})" for t, low, high in zip(*parts, strict=True)]
+        rows.append((str(lag), f"{float(scan['lag_time'][i]):g}", *(cells[j] for j in shown)))
+    return f"{_table(rows)}\nrecommended lag: {scan.attrs['recommended_lag']} frames (shortest on the plateau)"
+
+
+def _intervals_text(intervals: xr.Dataset) -> str:
+    names = {
+        "canonical_singular_values": "canonical",
+        "singular_values": "K_matrix",
+        "eigenvalue_modulus": "|eigenvalue|",
+        "timescales": f"timescale [{intervals.attrs['time_unit']}]",
+    }
+    names = {name: head for name, head in names.items() if name in intervals}
+    rows = [("mode", *names.values())]
+    for i, mode in enumerate(intervals["mode"].values):
+        bounds = (intervals[name].values[i] for name in names)
+        rows.append((str(mode), *(f"({low:.4g}, {high:.4g})" for low, high in bounds)))
+    return f"{100 * intervals.attrs['level']:g} % intervals\n{_table(rows)}"
+
+
+def _check_ending(path: str | None) -> None:
+    """Refuse before the work what cannot be written after it."""
+    if path is not None and pathlib.Path(path).suffix not in (".nc", ".zarr"):
+        raise ValueError(f"files to write must end in .nc or .zarr; got {path!r}.")
+
+
+def _open_data(path: str) -> Any:
+    return _read(open_trajectories, path, "trajectories in .nc, .zarr or .npy")
+
+
+def _load_model(path: str) -> KoopmanLoRAModel:
+    return _read(load_model, path, "the model.safetensors that `koopman-lora fit` wrote")
+
+
+def _read(read: Any, path: str | pathlib.Path, wanted: str) -> Any:
+    """What `read` makes of a file; errors of libraries, which do not name it, are told in our words."""
+    try:
+        return read(pathlib.Path(path))
+    except (ValueError, OSError, EOFError, SafetensorError) as error:
+        if repr(str(path)) in str(error):
+            raise
+        raise ValueError(f"{str(path)!r} cannot be read ({error}); give {wanted}.") from None
 
 
 def _add_svd(commands: Any) -> None:
     svd = commands.add_parser("svd", help="low-rank singular value decomposition of a given matrix")
     svd.add_argument("matrix", help=".npy (dense) or .npz (scipy.sparse) file")
     svd.add_argument("--out", required=True, help=".nc or .zarr file to write")
-    svd.add_argument("--modes", dest="n_modes", type=int, help="number of singular triples (default: all)")
+    svd.add_argument("--n-modes", "--modes", dest="n_modes", type=int, help="number of singular triples (default: all)")
     svd.add_argument("--energy", type=float, help="instead: as many triples as hold this share of the squared norm")
-    defaults = inspect.signature(NeuralSVD).parameters
-    for name in ("parametrization", "orthogonality", "phase", "polish_steps", "seed"):
-        default = defaults[name].default
-        svd.add_argument(
-            "--" + name.replace("_", "-"), type=type(default), default=default, help="default: %(default)s"
-        )
+    _add_defaults(svd, NeuralSVD, ("parametrization", "orthogonality", "phase", "polish_steps", "seed"))
     svd.set_defaults(run=_svd)
 
 
 def _svd(a: argparse.Namespace) -> None:
+    _check_ending(a.out)
     orthogonality = None if a.orthogonality == "none" else a.orthogonality
     options = {n: getattr(a, n) for n in ("n_modes", "energy", "parametrization", "phase", "polish_steps", "seed")}
-    svd = NeuralSVD(**options, orthogonality=orthogonality).fit(_load_matrix(pathlib.Path(a.matrix)))
+    svd = NeuralSVD(**options, orthogonality=orthogonality).fit(
+        _read(_load_matrix, a.matrix, "a matrix in .npy or .npz")
+    )
     print("singular values: " + "  ".join(f"{value:.6g}" for value in svd.singular_values_))
     print("errors: " + ", ".join(f"{name} {value:.3g}" for name, value in svd.errors_.items()))
     print(f"wrote {save_dataset(svd.to_dataset(), a.out)}")

@@ -237,10 +237,11 @@ def elbow(values: np.ndarray) -> int:
 
 def comparison_text(comparison: xr.Dataset) -> str:
     """Readable text of `compare_singular_values`: the table, the causes by size, the verdict and the remedy."""
-    names = ("learned", "K_matrix", "canonical", "canonical_held_out", "lower", "upper", "ratio")
-    lines = ["mode  " + "  ".join(f"{n:>18}" for n in names) + "  cluster"]
+    names = ("learned", "K_matrix", "canonical", "canonical_held_out", "held_out_error", "lower", "upper", "ratio")
+    heads = ("learned", "K_matrix", "canonical", "held out", "std.err", "[95 %", "95 %]", "ratio")
+    lines = ["mode  " + "  ".join(f"{head:>9}" for head in heads) + "  cluster"]
     for i, mode in enumerate(comparison[MODE].values):
-        row = "  ".join(f"{float(comparison[n][i]):18.4f}" for n in names)
+        row = "  ".join(f"{float(comparison[n][i]):9.4f}" for n in names)
         lines.append(f"{mode:4d}  {row}  {int(comparison['cluster'][i]):7d}")
     a = comparison.attrs
     lines.append(f"ratio K_matrix / learned: mean {a['ratio_mean']:.4f}, std {a['ratio_std']:.4f}")

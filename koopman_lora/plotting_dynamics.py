@@ -12,7 +12,21 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import FancyArrowPatch, Patch
 from matplotlib.ticker import MaxNLocator
 
-from koopman_lora.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, make_axis
+from koopman_lora.plotting import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    RED,
+    SKY,
+    add_legend,
+    ink,
+    make_axis,
+    plain_log_ticks,
+    with_unit,
+)
 
 STATE_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, RED, SKY, BLACK, GREY)
 
@@ -33,11 +47,11 @@ def plot_eigenfunctions(functions: xr.DataArray, modes: Sequence[int] | None = N
     Raises
     ------
     ValueError
-        For complex functions, more than two dimensions, or several modes on one map.
+        For complex functions, more than two dimensions, modes that are not there, or several modes on one map.
 
     Examples
     --------
-    >>> from koopman_lora.prediction import evaluate_on_grid
+    >>> from koopman_lora.eigenanalysis import evaluate_on_grid
     >>> grid = evaluate_on_grid(lambda x: np.hstack([x**0, x]), {"x": np.linspace(-1, 1, 9)}, unit="nm")
     >>> plot_eigenfunctions(grid).get_xlabel()
     'x (nm)'
@@ -49,6 +63,8 @@ def plot_eigenfunctions(functions: xr.DataArray, modes: Sequence[int] | None = N
         raise ValueError(f"functions must be of one or two coordinates to be drawn; got dimensions {functions.dims}.")
     available = [int(m) for m in functions["mode"].values]
     modes = list(modes or (available[1:5] if n_dims == 1 else available[1:2]))
+    if not set(modes) <= set(available):
+        raise ValueError(f"modes must be among {available}; got {modes}.")
     if n_dims == 2 and len(modes) != 1:
         raise ValueError(f"modes must name one mode per map; got {modes}.")
     ax = make_axis(ax)
@@ -59,7 +75,7 @@ def plot_eigenfunctions(functions: xr.DataArray, modes: Sequence[int] | None = N
             )
         ax.axhline(0.0, color=GREY, lw=0.8, ls=":")
         ax.set(xlabel=_axis_label(functions, 0), ylabel="function (unit norm)", title="Eigenfunctions")
-        ax.legend(title="mode", frameon=False)
+        add_legend(ax, title="mode")
         return ax
     values = functions.sel(mode=modes[0]).transpose(functions.dims[1], functions.dims[0])
     limit = float(np.nanmax(np.abs(values)))
@@ -73,7 +89,8 @@ def plot_eigenfunctions(functions: xr.DataArray, modes: Sequence[int] | None = N
         shading="nearest",
         rasterized=True,
     )
-    ax.contour(functions[functions.dims[0]], functions[functions.dims[1]], values, levels=[0.0], colors=BLACK)
+    if values.min() < 0 < values.max():
+        ax.contour(functions[functions.dims[0]], functions[functions.dims[1]], values, levels=[0.0], colors=BLACK)
     ax.set(xlabel=_axis_label(functions, 0), ylabel=_axis_label(functions, 1), title=f"Eigenfunction {modes[0]}")
     ax.set_aspect("equal")
     ax.figure.colorbar(mesh, ax=ax, label="function (unit norm); line: 0")
@@ -82,11 +99,7 @@ def plot_eigenfunctions(functions: xr.DataArray, modes: Sequence[int] | None = N
 
 def _axis_label(values: xr.DataArray, axis: int) -> str:
     name = values.dims[axis]
-    return _with_unit(str(name), values[name].attrs.get("units"))
-
-
-def _with_unit(name: str, unit: Any) -> str:
-    return name if unit in (None, "1", "") else f"{name} ({unit})"
+    return with_unit(str(name), values[name].attrs.get("units"))
 
 
 def plot_coarse_map(memberships: xr.DataArray, ax: Axes | None = None) -> Axes:
@@ -103,7 +116,7 @@ def plot_coarse_map(memberships: xr.DataArray, ax: Axes | None = None) -> Axes:
 
     Examples
     --------
-    >>> from koopman_lora.prediction import evaluate_on_grid
+    >>> from koopman_lora.eigenanalysis import evaluate_on_grid
     >>> half = lambda x: np.stack([x[:, 0] > 0, x[:, 0] <= 0], axis=1).astype(float)
     >>> axes = {"x": np.linspace(-1, 1, 9), "y": np.linspace(-1, 1, 9)}
     >>> plot_coarse_map(evaluate_on_grid(half, axes)).get_ylabel()
@@ -183,14 +196,15 @@ def plot_forecast(
     observable = band["observable"].values[0] if observable is None else observable
     one = band.sel(observable=observable).isel(sample=sample)
     time = one["time"]
-    percent = f"{100 * band.attrs.get('confidence', 0.95):g} % band of the expectation"
+    percent = f"{100 * band.attrs.get('level', 0.95):g} % band of the expectation"
     ax.fill_between(time, one["lower"], one["upper"], color=BLUE, alpha=0.3, lw=0, label=percent)
     ax.plot(time, one["forecast"], color=BLUE, label="forecast")
     if truth is not None:
         values = truth.sel(observable=observable).isel(sample=sample)
-        ax.plot(time, values, color=BLACK, ls="--", lw=1.4, label="truth")
-    ax.set(xlabel=_with_unit("time", time.attrs.get("units")), ylabel=f"{observable}", title="Forecast")
-    ax.legend(frameon=False)
+        ax.plot(time, values, color=ink(), ls="--", lw=1.4, label="truth")
+    name = observable if isinstance(observable, str) else f"observable {observable}"
+    ax.set(xlabel=with_unit("time", time.attrs.get("units")), ylabel=name, title=f"Forecast from sample {sample}")
+    add_legend(ax)
     return ax
 
 
@@ -205,7 +219,7 @@ def plot_forecast_error(error: xr.Dataset, ax: Axes | None = None) -> Axes:
     styles = {
         "koopman": (BLUE, "-"),
         "persistence": (GREY, ":"),
-        "climatology": (BLACK, "--"),
+        "climatology": (ink(), "--"),
         "linear": (ORANGE, "-."),
     }
     for name in error["forecaster"].values:
@@ -213,12 +227,12 @@ def plot_forecast_error(error: xr.Dataset, ax: Axes | None = None) -> Axes:
         curve = error["relative_rmse"].sel(forecaster=name).mean("observable")
         ax.plot(error["time"], curve, color=colour, ls=style, marker="o", ms=3, label=str(name))
     ax.set(
-        xlabel=_with_unit("horizon", error["time"].attrs.get("units")),
+        xlabel=with_unit("horizon", error["time"].attrs.get("units")),
         ylabel="RMSE / standard deviation",
         ylim=(0, None),
         title="Forecast error",
     )
-    ax.legend(frameon=False)
+    add_legend(ax)
     return ax
 
 
@@ -242,15 +256,15 @@ def plot_chapman_kolmogorov(test: xr.Dataset, ax: Axes | None = None) -> Axes:
             ax.fill_between(time, predicted["_lower"], predicted["_upper"], color=colour, alpha=0.25, lw=0)
             bars = np.maximum([estimated[""] - estimated["_lower"], estimated["_upper"] - estimated[""]], 0.0)
             ax.errorbar(time, estimated[""], bars, fmt="none", ecolor=colour, capsize=3)
-        ax.plot(time, estimated[""], "o", color=colour, mfc="white", ms=5)
+        ax.plot(time, estimated[""], "o", color=colour, mfc=ax.get_facecolor(), ms=5)
     ax.plot([], [], color=GREY, label="predicted, $K^n$")
-    ax.plot([], [], "o", color=GREY, mfc="white", label="estimated directly")
+    ax.plot([], [], "o", color=GREY, mfc=ax.get_facecolor(), label="estimated directly")
     ax.set(
-        xlabel=_with_unit("time", test["time"].attrs.get("units")),
+        xlabel=with_unit("time", test["time"].attrs.get("units")),
         ylabel="probability to be in the same state",
         title="Chapman-Kolmogorov test",
     )
-    ax.legend(frameon=False, ncols=2)
+    add_legend(ax, ncols=2)
     return ax
 
 
@@ -279,7 +293,7 @@ def plot_network(model: xr.Dataset, positions: np.ndarray | None = None, ax: Axe
     ax = make_axis(ax, width=6.0, height=5.5)
     # drawn in the unit square, so that sizes do not depend on the units of the positions
     low, span = positions.min(axis=0), np.ptp(positions, axis=0)
-    places = 0.15 + 0.7 * (positions - low) / np.where(span > 0, span, 1.0)
+    places = np.where(span > 1e-9 * span.max(), 0.15 + 0.7 * (positions - low) / np.maximum(span, 1e-300), 0.5)
     pi, rates = model["stationary_distribution"].values, model["rates"].values
     for i in range(n):
         for j in range(n):
@@ -289,8 +303,8 @@ def plot_network(model: xr.Dataset, positions: np.ndarray | None = None, ax: Axe
         ax.scatter(*place, s=1300 + 4000 * probability, color=state_colour(i), edgecolor="white", lw=2, zorder=3)
         text = f"{i}\n{100 * probability:.0f} %"
         ax.text(*place, text, ha="center", va="center", color="white", fontsize=9, weight="bold", zorder=4)
-    unit = model["rates"].attrs.get("units", "")
-    ax.set(xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[], title=f"Reduced model: rates in {unit}")
+    title = with_unit("Reduced model: populations and rates", model["rates"].attrs.get("units"))
+    ax.set(xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[], title=title)
     ax.set_aspect("equal")
     ax.spines[:].set_visible(False)
     return ax
@@ -320,8 +334,10 @@ def _draw_arrow(ax: Axes, start: np.ndarray, end: np.ndarray, rate: float, large
     along = end - start
     # a third of the way, where arrows that cross in the middle leave room
     beside = start + 0.36 * along + 0.135 * np.array([along[1], -along[0]])
-    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.0}
-    ax.text(*beside, f"{rate:.2g}", color=colour, ha="center", va="center", fontsize=9, bbox=box, zorder=5)
+    box = {"facecolor": ax.get_facecolor(), "edgecolor": "none", "alpha": 0.85, "pad": 1.0}
+    ax.text(
+        *beside, f"{rate:.2g}", color=colour, ha="center", va="center", fontsize=9, weight="bold", bbox=box, zorder=5
+    )
 
 
 def plot_number_of_states(suggestion: xr.Dataset, ax: Axes | None = None) -> Axes:
@@ -338,6 +354,7 @@ def plot_number_of_states(suggestion: xr.Dataset, ax: Axes | None = None) -> Axe
     best = int(suggestion.attrs["suggested"])
     ax.axvline(best, color=ORANGE, ls="--", zorder=0, label=f"suggested: {best}")
     ax.set(xlabel="number of states", ylabel="last time kept / next time", title="Gaps in the spectrum", yscale="log")
+    plain_log_ticks(ax.yaxis)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.legend(frameon=False)
+    add_legend(ax)
     return ax

@@ -4,41 +4,57 @@ from __future__ import annotations
 
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.ticker import MaxNLocator
 
-from koopman_lora.plotting import BLACK, BLUE, ORANGE, make_axis
+from koopman_lora.plotting import BLUE, ORANGE, add_legend, ink, make_axis, mode_axis, plain_log_ticks
 
 
 def plot_matrix_svals(result: xr.Dataset, ax: Axes | None = None) -> Axes:
-    """Singular values after training and at the end, on top of LAPACK's where those are in the Dataset."""
+    """Singular values after training and at the end, on top of LAPACK's where those are in the Dataset.
+
+    The axis is logarithmic where they span more than a factor of 20.
+    """
     ax = make_axis(ax)
-    modes = result["mode"].values
+    modes, values = result["mode"].values, result["singular_values"]
     if "singular_values_exact" in result:
-        ax.plot(modes, result["singular_values_exact"], "_", color=BLACK, ms=18, mew=2, label="LAPACK")
+        ax.plot(modes, result["singular_values_exact"], "_", color=ink(), ms=18, mew=2, label="LAPACK")
     ax.plot(modes, result["singular_values_trained"], "D", color=ORANGE, ms=8, mfc="none", mew=1.5, label="trained")
-    ax.plot(modes, result["singular_values"], "o", color=BLUE, ms=5, label="after Rayleigh-Ritz")
-    ax.set(xlabel="mode", ylabel="singular value", title="Singular values of the matrix")
-    ax.set_ylim(0, 1.08 * float(result["singular_values"].max()) or 1.0)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.legend(frameon=False)
+    ax.plot(modes, values, "o", color=BLUE, ms=5, label="after Rayleigh-Ritz")
+    mode_axis(ax, len(modes))
+    low, high = float(values.min()), float(values.max())
+    if 0 < low < high / 20:
+        ax.set(yscale="log", ylim=(low / 2, 2 * high))
+        plain_log_ticks(ax.yaxis)
+    else:
+        ax.set_ylim(0, 1.08 * high or 1.0)
+    ax.set(ylabel="singular value", title="Singular values of the matrix")
+    add_legend(ax)
     return ax
 
 
 def plot_matrix_training(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Relative reconstruction error of the leading modes against the training step."""
     ax = make_axis(ax)
-    ax.plot(result["step"], result["training_error"], color=BLUE, label=str(result.attrs["stop_reason"]))
-    ax.set(xlabel="step", ylabel="relative reconstruction error", yscale="log", title="Training")
-    ax.legend(frameon=False, title="stopped because")
+    ax.plot(result["step"], result["training_error"], color=BLUE)
+    ax.set(xlabel="step", ylabel="relative reconstruction error", yscale="log")
+    ax.set_title(f"Training, stopped because: {result.attrs['stop_reason']}")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    plain_log_ticks(ax.yaxis)
     return ax
 
 
 def plot_matrix_core(result: xr.Dataset, ax: Axes | None = None) -> Axes:
-    """Entries of |U^H H V|: diagonal for a true singular value decomposition."""
+    """Entries of |U^H H V| on a logarithmic scale: diagonal for a true singular value decomposition."""
     ax = make_axis(ax, 4.8, 4.0)
-    image = ax.imshow(result["core"], cmap="cividis", extent=_extent(result.sizes["mode"]))
+    largest = float(result["core"].max()) or 1.0
+    # a linear scale would hide off-diagonal entries beside large singular values; what is below 1e-8 is round-off
+    scale = LogNorm(1e-8 * largest, largest, clip=True)
+    image = ax.imshow(result["core"], cmap="cividis", norm=scale, extent=_extent(result.sizes["mode"]))
     ax.set(xlabel="column mode", ylabel="row mode", title=r"$|U^H H V|$")
-    ax.figure.colorbar(image, ax=ax, shrink=0.85)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    ax.figure.colorbar(image, ax=ax, shrink=0.85, extend="min")
     return ax
 
 

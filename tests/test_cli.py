@@ -12,12 +12,24 @@ def test_simulate_fit_spectrum_on_files(tmp_path, capsys):
     assert main(["simulate", "NoisyRotation", "--n-trajectories", "2", "--n-steps", "1500", "--out", data]) == 0
     assert main(["fit", data, "--n-modes", "3", "--n-epochs", "4", "--out", out]) == 0
     intervals, again = str(tmp_path / "i.nc"), str(tmp_path / "s.nc")
-    capsys.readouterr()
-    options = ["--out", again, "--intervals", intervals, "--diagnose"]
+    printed = capsys.readouterr().out
+    assert "refined: " in printed
+    assert "held out: VAMP-1" in printed
+    options = ["--out", again, "--intervals", intervals, "--n-resamples", "50", "--level", "0.9"]
+    options += ["--diagnose", "--scores", "--select-n-modes", "--residuals", "--scan-lags", "1", "2"]
     assert main(["spectrum", f"{out}/model.safetensors", data, *options]) == 0
     printed = capsys.readouterr().out
     assert "canonical" in printed
     assert "Remedy" in printed
+    assert "generalisation gap unknown" not in printed
+    assert "held out: VAMP-1" in printed
+    assert "number of modes: recommended 3 (90 % of sum sigma 3" in printed
+    assert "recommended lag: " in printed
+    assert "90 % intervals" in printed
+    assert printed.count("residual") == 2  # the heading and the note
+    scan = next(row for row in printed.splitlines() if row.split()[:2] == ["2", "2"])
+    assert 5 < float(scan.split()[2]) < 50
+    assert kl.load_dataset(intervals).attrs["n_resamples"] == 50
     fitted, computed = kl.load_dataset(f"{out}/spectrum.nc"), kl.load_dataset(again)
     assert np.allclose(fitted.canonical_singular_values, computed.canonical_singular_values, atol=1e-6)
     exact = kl.systems.NoisyRotation().spectrum(1, 3).singular_values
@@ -72,6 +84,15 @@ def test_svd_of_a_matrix_on_disk(tmp_path, capsys, name):
         (["fit", "short.npy", "--lag", "9", "--out", "here"], "trajectory 0 (5 frames)"),
         (["fit", "short.npy", "--nesting", "both", "--out", "here"], "nesting must be one of"),
         (["spectrum", "missing.safetensors", "short.npy"], "missing.safetensors"),
+        (["spectrum", "data.txt", "short.npy"], "model.safetensors that `koopman-lora fit` wrote"),
+        (["spectrum", "missing.safetensors", "short.npy", "--out", "x.txt"], "must end in .nc or .zarr"),
+        (["fit", "empty.npy", "--out", "here"], "'empty.npy' cannot be read"),
+        (["fit", "empty.nc", "--out", "here"], "'empty.nc' cannot be read"),
+        (["svd", "empty.npy", "--out", "r.nc"], "'empty.npy' cannot be read"),
+        (["svd", "square.npy", "--out", "r.txt"], "must end in .nc or .zarr"),
+        (["simulate", "LinearGaussian", "--out", "x.nc"], "parameters of LinearGaussian are A, B"),
+        (["simulate", "NoisyRotation", "--parameters", "[1]", "--out", "x.nc"], "must be a JSON object"),
+        (["simulate", "NoisyRotation", "--parameters", '{"foo": 1}', "--out", "x.nc"], "foo"),
     ],
 )
 def test_errors_are_one_line_and_status_two(tmp_path, monkeypatch, capsys, arguments, message):
@@ -79,8 +100,11 @@ def test_errors_are_one_line_and_status_two(tmp_path, monkeypatch, capsys, argum
     np.save("short.npy", np.arange(5.0)[:, None])
     np.save("square.npy", np.eye(3))
     (tmp_path / "data.txt").write_text("1 2 3")
+    (tmp_path / "empty.npy").touch()
+    (tmp_path / "empty.nc").touch()
     assert main(arguments) == 2
     error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
     assert message in error
     assert "Traceback" not in error
 

@@ -10,7 +10,10 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 
-from koopman_lora.coarse_graining import chapman_kolmogorov, macroscopic_model, number_of_states
+from koopman_lora.coarse_graining import macroscopic_model
+from koopman_lora.eigenanalysis import evaluate_on_grid
+from koopman_lora.markovianity import chapman_kolmogorov
+from koopman_lora.metastable_sets import number_of_states
 from koopman_lora.moments import estimate_moments
 from koopman_lora.plotting_dynamics import (
     plot_chapman_kolmogorov,
@@ -23,7 +26,7 @@ from koopman_lora.plotting_dynamics import (
     plot_number_of_states,
     state_colour,
 )
-from koopman_lora.prediction import evaluate_on_grid, forecast_band, forecast_error
+from koopman_lora.prediction import forecast_band, forecast_error
 from koopman_lora.systems import FiniteMarkovChain
 from koopman_lora.trajectories import lagged_pairs
 
@@ -107,6 +110,11 @@ def test_map_holds_the_function_and_its_zero_line():
     assert ax.get_ylabel() == "y (nm)"
 
 
+def test_a_function_without_zeros_has_no_zero_line(recwarn):
+    assert len(plot_eigenfunctions(PLANE, modes=[1]).collections) == 1
+    assert not recwarn.list
+
+
 def test_coarse_map_colours_the_most_likely_state():
     ax = plot_coarse_map(HALVES)
     colours = ax.collections[0].get_array().reshape(7, 11, 3)
@@ -150,6 +158,19 @@ def test_network_shows_every_rate(results):
     assert "1/ns" in ax.get_title()
 
 
+def test_two_states_stand_in_the_middle(results):
+    two = results["model"].isel(state=slice(2), state_next=slice(2))
+    ax = plot_network(two)
+    places = [c.get_offsets()[0] for c in ax.collections]
+    assert np.allclose(places, [[0.5, 0.85], [0.5, 0.15]])
+
+
+def test_a_number_is_no_name_of_an_observable(results):
+    band = results["band"].assign_coords(observable=[0, 1, 2])
+    assert plot_forecast(band, sample=2).get_ylabel() == "observable 0"
+    assert "sample 2" in plot_forecast(band, sample=2).get_title()
+
+
 def test_every_forecaster_has_its_curve(results):
     assert texts(plot_forecast_error(results["error"])) == ["koopman", "persistence", "climatology", "linear"]
 
@@ -165,6 +186,8 @@ def test_refusals(results):
         plot_eigenfunctions(PLANE.expand_dims("z"))
     with pytest.raises(ValueError, match=r"modes must name one mode per map; got \[2, 3\]"):
         plot_eigenfunctions(PLANE, modes=[2, 3])
+    with pytest.raises(ValueError, match=r"modes must be among \[1, 2, 3\]; got \[4\]"):
+        plot_eigenfunctions(LINE, modes=[4])
     with pytest.raises(ValueError, match="two-dimensional grid"):
         plot_coarse_map(LINE)
     with pytest.raises(ValueError, match=r"dimensions \(coordinate, state\)"):
