@@ -15,16 +15,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from koopman_lora.coarse_graining import (
-    macroscopic_model,
-    membership_coefficients,
-    membership_map,
-    number_of_states,
-)
+from koopman_lora.coarse_graining import macroscopic_model
+from koopman_lora.eigenanalysis import eigen_analysis
+from koopman_lora.metastable_sets import membership_coefficients, membership_map, number_of_states
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import Moments, estimate_moments
-from koopman_lora.prediction import eigen_analysis, flat_state, forecast, symmetrised
-from koopman_lora.refinement import refine, trunk_maps
+from koopman_lora.prediction import flat_state, forecast
+from koopman_lora.propagation import symmetrised
+from koopman_lora.refinement import refine
 from koopman_lora.spectrum import koopman_spectrum
 from koopman_lora.systems import (
     FiniteMarkovChain,
@@ -131,7 +129,7 @@ def check_eigenpairs(case: Case, model: KoopmanLoRAModel, moments: Moments, pair
     units = {"lag": pairs.lag, "dt": pairs.dt, "time_unit": pairs.time_unit}
     if case.is_reversible:
         # the whole last hidden layer, which symmetric moments keep from over-fitting
-        f = trunk_maps(model)[0]
+        f = model.trunk_maps()[0]
         moments = symmetrised(estimate_moments(f, f, pairs))
         pairs_of = eigen_analysis(moments, "edmd", n_resamples=200, threshold=TRUNK_THRESHOLD, **units)
     else:

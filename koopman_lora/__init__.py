@@ -1,17 +1,8 @@
 """koopman_lora: the singular value decomposition of the Koopman operator, learned from trajectories."""
 
 from koopman_lora import systems as systems
-from koopman_lora.coarse_graining import chapman_kolmogorov as chapman_kolmogorov
 from koopman_lora.coarse_graining import coarse_coordinates as coarse_coordinates
-from koopman_lora.coarse_graining import coherent_memberships as coherent_memberships
-from koopman_lora.coarse_graining import committor as committor
 from koopman_lora.coarse_graining import macroscopic_model as macroscopic_model
-from koopman_lora.coarse_graining import mean_first_passage_times as mean_first_passage_times
-from koopman_lora.coarse_graining import membership_coefficients as membership_coefficients
-from koopman_lora.coarse_graining import membership_map as membership_map
-from koopman_lora.coarse_graining import memberships as memberships
-from koopman_lora.coarse_graining import number_of_states as number_of_states
-from koopman_lora.coarse_graining import stationary_distribution as stationary_distribution
 from koopman_lora.coarse_graining import to_deeptime as to_deeptime
 from koopman_lora.coarse_graining import transition_matrix as transition_matrix
 from koopman_lora.demo import spectrum_table as spectrum_table
@@ -23,6 +14,10 @@ from koopman_lora.diagnostics import comparison_text as comparison_text
 from koopman_lora.diagnostics import eigenpair_residuals as eigenpair_residuals
 from koopman_lora.diagnostics import held_out_scores as held_out_scores
 from koopman_lora.diagnostics import training_findings as training_findings
+from koopman_lora.eigenanalysis import eigen_analysis as eigen_analysis
+from koopman_lora.eigenanalysis import evaluate_on_grid as evaluate_on_grid
+from koopman_lora.eigenanalysis import koopman_modes as koopman_modes
+from koopman_lora.eigenanalysis import timescales_from_singular_values as timescales_from_singular_values
 from koopman_lora.encoders import CNN as CNN
 from koopman_lora.encoders import MLP as MLP
 from koopman_lora.encoders import NoLinearHeadError as NoLinearHeadError
@@ -39,7 +34,16 @@ from koopman_lora.losses import VAMPLoss as VAMPLoss
 from koopman_lora.losses import dpnet_loss as dpnet_loss
 from koopman_lora.losses import lora_loss as lora_loss
 from koopman_lora.losses import vamp_loss as vamp_loss
+from koopman_lora.markov_models import committor as committor
+from koopman_lora.markov_models import mean_first_passage_times as mean_first_passage_times
+from koopman_lora.markov_models import stationary_distribution as stationary_distribution
+from koopman_lora.markovianity import chapman_kolmogorov as chapman_kolmogorov
 from koopman_lora.matrix_svd import NeuralSVD as NeuralSVD
+from koopman_lora.metastable_sets import coherent_memberships as coherent_memberships
+from koopman_lora.metastable_sets import membership_coefficients as membership_coefficients
+from koopman_lora.metastable_sets import membership_map as membership_map
+from koopman_lora.metastable_sets import memberships as memberships
+from koopman_lora.metastable_sets import number_of_states as number_of_states
 from koopman_lora.model import KoopmanLoRAModel as KoopmanLoRAModel
 from koopman_lora.model import NotCalibratedError as NotCalibratedError
 from koopman_lora.moments import Moments as Moments
@@ -63,16 +67,12 @@ from koopman_lora.plotting_dynamics import plot_number_of_states as plot_number_
 from koopman_lora.plotting_svd import plot_matrix_core as plot_matrix_core
 from koopman_lora.plotting_svd import plot_matrix_svals as plot_matrix_svals
 from koopman_lora.plotting_svd import plot_matrix_training as plot_matrix_training
-from koopman_lora.prediction import eigen_analysis as eigen_analysis
-from koopman_lora.prediction import evaluate_on_grid as evaluate_on_grid
 from koopman_lora.prediction import flat_state as flat_state
 from koopman_lora.prediction import forecast as forecast
 from koopman_lora.prediction import forecast_band as forecast_band
 from koopman_lora.prediction import forecast_error as forecast_error
-from koopman_lora.prediction import koopman_modes as koopman_modes
-from koopman_lora.prediction import symmetrised as symmetrised
-from koopman_lora.prediction import time_reversed as time_reversed
-from koopman_lora.prediction import timescales_from_singular_values as timescales_from_singular_values
+from koopman_lora.propagation import symmetrised as symmetrised
+from koopman_lora.propagation import time_reversed as time_reversed
 from koopman_lora.refinement import refine as refine
 from koopman_lora.scores import vamp_scores as vamp_scores
 from koopman_lora.selection import cross_validate as cross_validate

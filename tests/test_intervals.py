@@ -4,7 +4,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from koopman_lora.intervals import block_weights, bootstrap_intervals, match_eigenvalues
+from koopman_lora.intervals import (
+    block_weights,
+    bootstrap_intervals,
+    eigenvalue_intervals,
+    match_eigenvalues,
+    percentile_interval,
+    resampled_moments,
+    t_factor,
+    t_interval,
+)
 from koopman_lora.moments import Moments, estimate_moments
 from koopman_lora.spectrum import implied_timescales, koopman_spectrum
 from koopman_lora.systems import FiniteMarkovChain, NoisyRotation
@@ -18,6 +27,7 @@ INTERVALS = (
     "eigenvalue_real",
     "eigenvalue_imag",
     "timescales",
+    "frequencies",
 )
 
 
@@ -53,6 +63,41 @@ def test_reweighting_blocks_is_recomputing_from_duplicated_blocks(seed, kind):
             assert np.allclose(resampled[name][i], getattr(direct, name), rtol=1e-12, atol=1e-12)
 
 
+def test_resampled_moments_begin_with_the_data_as_they_are():
+    _, moments = exact_moments(CHAIN, 4, 1000)
+    stack = resampled_moments(moments, 3, seed=7)
+    drawn = moments.reweighted(block_weights(moments.n_blocks, 3, seed=7))
+    for name in moments.names:
+        np.testing.assert_allclose(stack[name][0], getattr(moments, name), rtol=1e-12)
+        np.testing.assert_array_equal(stack[name][1:], drawn[name])
+
+
+def test_percentiles_of_what_may_be_infinite_and_of_complex_values():
+    samples = np.array([[1.0, 1.0], [2.0, 2.0], [3.0, np.inf], [4.0, np.inf], [5.0, np.inf]])
+    np.testing.assert_array_equal(percentile_interval(samples, 0.9), [[1, 1], [5, np.inf]])
+    turned = percentile_interval(samples[:, 0] - 2j * samples[:, 0], 0.9)
+    np.testing.assert_array_equal(turned, [1 - 10j, 5 - 2j])
+
+
+def test_bias_widens_a_t_interval_to_one_side():
+    drawn = np.array([[2.0], [4.0]])
+    np.testing.assert_allclose(t_interval(np.array([2.0]), drawn, 2.0), [[2 - 1 - 2, 2 + 2]])
+    np.testing.assert_allclose(t_interval(np.array([4.0]), drawn, 2.0), [[4 - 2, 4 + 1 + 2]])
+    np.testing.assert_allclose(t_interval(np.exp([3.0]), np.exp(drawn), 2.0, np.log, np.exp), np.exp([[1, 5]]))
+
+
+def test_t_factor_tends_to_the_normal_quantile():
+    assert abs(t_factor(0.95, 10**6) - 1.959964) < 1e-4
+
+
+def test_frequencies_do_not_jump_at_the_end_of_the_branch():
+    """An eigenvalue near -1 turns by half a revolution a lag, to one side or the other."""
+    estimate = 0.9 * np.exp(1j * np.array([3.1]))
+    drawn = 0.9 * np.exp(1j * np.array([[3.0], [3.2], [3.1]]))
+    low, high = eigenvalue_intervals(estimate, drawn, 2.0, lag_time=1.0)["frequencies"][0]
+    assert 0.4 < low < 3.1 / (2 * np.pi) < high < 0.6
+
+
 def test_the_constant_mode_has_a_point_interval_and_no_finite_timescale():
     _, moments = exact_moments(CHAIN, 4, 4000)
     intervals = bootstrap_intervals(moments, n_resamples=100)
@@ -72,13 +117,14 @@ def test_intervals_hold_the_estimate_and_stay_where_the_values_can_be():
         "eigenvalue_real": spectrum.eigenvalues.real,
         "eigenvalue_imag": spectrum.eigenvalues.imag,
         "timescales": spectrum.timescales,
+        "frequencies": spectrum.frequencies,
     }
     assert set(estimates) == set(INTERVALS)
     for name, estimate in estimates.items():
         lower, upper = intervals[name].values.T
         assert (lower <= estimate.values + 1e-12).all(), name
         assert (estimate.values <= upper + 1e-12).all(), name
-        if name not in ("eigenvalue_real", "eigenvalue_imag"):
+        if name not in ("eigenvalue_real", "eigenvalue_imag", "frequencies"):
             assert (lower >= 0).all(), name
     assert (intervals["canonical_singular_values"] <= 1 + 1e-12).all()
     assert (intervals["canonical_singular_values"].diff("bound")[1:] > 0).all()
@@ -188,3 +234,9 @@ def test_errors():
     _, coarse = exact_moments(CHAIN, 4, 1000, n_blocks=4)
     with pytest.raises(ValueError, match=r"at least 8 blocks to resample; got 4. Use estimate_moments\(n_blocks=64\)"):
         bootstrap_intervals(coarse)
+    with pytest.raises(ValueError, match="n_resamples must be at least 1; got 0"):
+        bootstrap_intervals(moments, n_resamples=0)
+    with pytest.raises(ValueError, match="at least 2 blocks for a bootstrap; got 1"):
+        block_weights(1, 10)
+    with pytest.raises(ValueError, match="level must lie between 0 and 1; got 95"):
+        percentile_interval(np.arange(3.0), 95)

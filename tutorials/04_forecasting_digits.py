@@ -18,11 +18,12 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 
+from koopman_lora.eigenanalysis import eigen_analysis
 from koopman_lora.encoders import CNN
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import estimate_moments
 from koopman_lora.plotting_dynamics import plot_forecast
-from koopman_lora.prediction import eigen_analysis, flat_state, forecast, forecast_band
+from koopman_lora.prediction import flat_state, forecast, forecast_band
 from koopman_lora.refinement import refine
 from koopman_lora.training import fit
 from koopman_lora.trajectories import lagged_pairs

@@ -1,0 +1,292 @@
+"""Eigenvalues with right and left eigenfunctions, their timescales and intervals, and Koopman modes of observables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from koopman_lora._labels import FEATURE_F, FEATURE_G, MODE, provenance
+from koopman_lora._linalg import RANK_TOLERANCE, conjugate_transpose, eigenvalue_order, phase_of
+from koopman_lora.intervals import block_weights, eigenvalue_intervals, t_factor
+from koopman_lora.moments import Moments
+from koopman_lora.propagation import (
+    METHODS,
+    OBSERVABLE,
+    Propagator,
+    check_method,
+    get_moment,
+    holds,
+    observable_labels,
+    of_g_only,
+    propagator,
+)
+from koopman_lora.spectrum import implied_frequencies, implied_timescales
+
+# Dimensions of the right and of the left coefficients.
+FEATURE_DIMS = {
+    "operator": (FEATURE_F, FEATURE_G),
+    "edmd": (FEATURE_F, FEATURE_F),
+    "edmd_g": (FEATURE_G, FEATURE_G),
+}
+# Round-off splits a defective pair of eigenvalues by some 1e-8, so its eigenvectors have a condition number of 1e8.
+WORST_EIGENVECTORS = 1e7
+
+
+def eigen_analysis(
+    moments: Moments,
+    method: str = "operator",
+    *,
+    n_modes: int | None = None,
+    n_resamples: int = 0,
+    level: float = 0.95,
+    seed: int = 0,
+    lag: int = 1,
+    dt: float = 1.0,
+    time_unit: str = "frame",
+    threshold: float = RANK_TOLERANCE,
+) -> xr.Dataset:
+    """Eigenvalues with right and left eigenfunctions, timescales and frequencies, and their bootstrap intervals.
+
+    Parameters
+    ----------
+    moments : Moments
+        Of any features: a model's, a fixed dictionary's, or the refined trunk's (then with method='edmd').
+    method : 'operator', 'edmd' or 'edmd_g'
+        The rank-n operator `diag(sigma) E[psi(x')^H phi(x')]`, or EDMD on f or on g. For `symmetrised` moments all
+        agree.
+    n_modes : rank of the operator, all features by default
+    n_resamples, level, seed : of the intervals, those of `bootstrap_intervals`; 0 resamples for none
+    lag, dt, time_unit : lag in frames, physical time between two frames and its unit
+    threshold : relative whitening threshold
+
+    Returns
+    -------
+    Dataset
+        Over mode, by decreasing modulus, the two of a conjugate pair side by side, positive frequency first:
+
+        - `eigenvalues`, `timescales`, `frequencies` (principal branch: faster than attribute `aliasing_limit` is
+          aliased), `conditions` (1 for normal systems);
+        - `right_coefficients`: eigenfunctions f(x) @ right of unit L2 norm, phase fixed as in `koopman_spectrum`;
+        - `left_coefficients`: eigenfunctions of the adjoint, bi-orthogonal: E[conj(left_i) right_j] = 1 if i = j, else
+          0. They multiply the features named in attribute `left_features` (g for 'operator').
+        - with resamples: `eigenvalue_interval` (bound, part, mode), `timescale_interval`, `frequency_interval`
+          (bound, mode). They cover the sampling error, not that of the features.
+
+    Raises
+    ------
+    ValueError
+        For an unknown method, moments without what it needs, fewer than 8 blocks to resample, or an operator that
+        cannot be diagonalised.
+
+    References
+    ----------
+    MATH.md, section 4.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from koopman_lora.moments import estimate_moments
+    >>> x = torch.linspace(-1, 1, 101)[:, None].double()
+    >>> features = lambda s: torch.cat([torch.ones_like(s), s], dim=1)
+    >>> eigen_analysis(estimate_moments(features, features, (x, 0.5 * x)), dt=2.0).timescales.values.round(4)
+    array([ inf, 2.8854])
+    """
+    check_method(method, tuple(FEATURE_DIMS))
+    if method == "edmd_g":
+        moments = of_g_only(moments)
+    route = "operator" if method == "operator" else "edmd"
+    step = _without_null_directions(propagator(moments, route, n_modes, threshold))
+    values, right, left = _eigenfunctions(moments, step, route)
+    lag_time = lag * dt
+    right_dim, left_dim = FEATURE_DIMS[method]
+    variables: dict[str, Any] = {
+        "eigenvalues": (MODE, values),
+        "right_coefficients": ((right_dim, MODE), right),
+        "left_coefficients": ((left_dim, MODE), left),
+        "conditions": (MODE, _norms(left, moments.M_g if route == "operator" else moments.M_f)),
+        "timescales": (MODE, implied_timescales(values, lag_time), {"units": time_unit}),
+        "frequencies": (MODE, implied_frequencies(values, lag_time), {"units": f"1/{time_unit}"}),
+    }
+    if n_resamples:
+        factor = t_factor(level, moments.n_blocks)
+        stack = moments.reweighted(block_weights(moments.n_blocks, n_resamples, seed))
+        drawn = np.linalg.eigvals(propagator(stack, route, n_modes, threshold).K).astype(complex)
+        variables |= _interval_variables(eigenvalue_intervals(values, drawn, factor, lag_time), time_unit)
+    attrs = provenance(
+        method=method,
+        lag=lag,
+        dt=dt,
+        time_unit=time_unit,
+        n_pairs=moments.n_pairs,
+        right_features=right_dim[-1],
+        left_features=left_dim[-1],
+        aliasing_limit=1 / (2 * lag_time),
+        n_resamples=n_resamples,
+        level=level,
+    )
+    return xr.Dataset(variables, coords={MODE: np.arange(1, len(values) + 1)}, attrs=attrs)
+
+
+def _without_null_directions(step: Propagator) -> Propagator:
+    """Drop coordinates that are zero functions, because the features are linearly dependent."""
+    keep = step.start.any(axis=0) & step.back.any(axis=0)
+    readout = None if step.readout is None else step.readout[keep]
+    return Propagator(step.start[:, keep], step.K[np.ix_(keep, keep)], readout, step.back[:, keep])
+
+
+def _eigenfunctions(moments: Moments, step: Propagator, route: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Eigenvalues, and coefficients of right and left eigenfunctions with their phases fixed."""
+    values, right, dual = _eigenpairs(step.K, _is_symmetric(moments, route))
+    coefficients, left = step.start @ right, step.back @ dual
+    if route == "operator":
+        # K* maps on the span of psi: left eigenfunctions are psi diag(sigma) w / conj(lambda)
+        left = left / np.where(values == 0, np.nan, np.conj(values))
+    turn = phase_of(_phase_functional(moments, coefficients))
+    return values, coefficients * turn, left * turn
+
+
+def _is_symmetric(moments: Moments, route: str) -> bool:
+    T = moments.T_fg if route == "operator" else moments.T_ff
+    is_tied = route == "edmd" or (
+        np.array_equal(moments.M_f, moments.M_g) and np.array_equal(moments.M_f, moments.C_gf)
+    )
+    return is_tied and np.allclose(T, conjugate_transpose(T), rtol=0, atol=1e-14 * np.abs(T).max())
+
+
+def _eigenpairs(K: np.ndarray, is_symmetric: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sorted eigenvalues, unit right eigenvectors V, and W with W^H V = 1."""
+    if is_symmetric:  # in the whitened basis K is Hermitian up to round-off, and eigenvalues are real
+        values, right = np.linalg.eigh((K + conjugate_transpose(K)) / 2)
+    else:
+        values, right = np.linalg.eig(K)
+    order = eigenvalue_order(values)
+    values, right = values[order].astype(complex), right[:, order].astype(complex)
+    condition = np.linalg.cond(right)
+    if not condition < WORST_EIGENVECTORS:
+        raise ValueError(
+            f"moments give an operator that cannot be diagonalised (its eigenvectors have condition number "
+            f"{condition:.1e}), so it has no eigenfunctions to expand in; forecasts and singular functions still work."
+        )
+    return values, right, conjugate_transpose(np.linalg.inv(right))
+
+
+def _phase_functional(moments: Moments, coefficients: np.ndarray) -> np.ndarray:
+    """A number per function whose phase is the function's phase."""
+    if holds(moments, "phase_f") and np.any(moments.phase_f):
+        return moments.phase_f @ coefficients
+    return coefficients[np.abs(coefficients).argmax(axis=0), np.arange(coefficients.shape[1])]
+
+
+def _norms(coefficients: np.ndarray, M: np.ndarray) -> np.ndarray:
+    """L2 norms of the functions with these coefficients, of features with second moments M."""
+    return np.sqrt(np.real(np.sum(np.conj(coefficients) * (M @ coefficients), axis=0)))
+
+
+def _interval_variables(intervals: Mapping[str, np.ndarray], unit: str) -> dict[str, Any]:
+    parts = np.stack([intervals["eigenvalue_real"].T, intervals["eigenvalue_imag"].T], axis=1)
+    dims = ("bound", MODE)
+    return {
+        "bound": ("bound", ["lower", "upper"]),
+        "part": ("part", ["real", "imaginary"]),
+        "eigenvalue_interval": (("bound", "part", MODE), parts),
+        "timescale_interval": (dims, intervals["timescales"].T, {"units": unit}),
+        "frequency_interval": (dims, intervals["frequencies"].T, {"units": f"1/{unit}"}),
+    }
+
+
+def timescales_from_singular_values(spectrum: xr.Dataset, *, reversible: bool = False) -> xr.DataArray:
+    """`-lag dt / ln sigma` of the canonical singular values: relaxation times only if the dynamics are reversible.
+
+    Parameters
+    ----------
+    spectrum : Dataset of `koopman_spectrum`
+    reversible : say True if you know that the process satisfies detailed balance; otherwise sigma >= |lambda| only, and
+        these times would be too long
+
+    Raises
+    ------
+    ValueError
+        Without reversible=True.
+
+    Examples
+    --------
+    >>> s = xr.Dataset({"canonical_singular_values": ("mode", [1.0, np.exp(-0.5)])}, attrs={"lag": 2, "dt": 1.0})
+    >>> timescales_from_singular_values(s, reversible=True).values
+    array([inf, 4.])
+    """
+    if reversible is not True:
+        raise ValueError(
+            f"reversible={reversible!r}: singular values are not eigenvalues, and give timescales only for dynamics "
+            "with detailed balance. Use eigen_analysis(...).timescales, or pass reversible=True if you know it holds."
+        )
+    sigma = spectrum["canonical_singular_values"]
+    times = implied_timescales(sigma.values, spectrum.attrs["lag"] * spectrum.attrs["dt"])
+    attrs = {"units": spectrum.attrs.get("time_unit", "frame"), "assumes": "detailed balance"}
+    return xr.DataArray(times, dims=sigma.dims, coords=sigma.coords, name="timescales", attrs=attrs)
+
+
+def evaluate_on_grid(
+    function: Callable[[np.ndarray], np.ndarray], axes: Mapping[str, np.ndarray], *, unit: str = "1"
+) -> xr.DataArray:
+    """Values of functions of the state on a grid, (*axes, mode), for plots.
+
+    Parameters
+    ----------
+    function : array (n, n_coordinates) -> array (n, n_modes)
+    axes : name of each coordinate and its values
+
+    Examples
+    --------
+    >>> evaluate_on_grid(lambda x: x**2, {"x": np.array([0.0, 1.0, 2.0])}, unit="nm")[:, 0].values
+    array([0., 1., 4.])
+    """
+    points = np.stack(np.meshgrid(*axes.values(), indexing="ij"), axis=-1)
+    values = np.asarray(function(points.reshape(-1, len(axes))))
+    coords: dict[str, Any] = {name: (name, np.asarray(axis), {"units": unit}) for name, axis in axes.items()}
+    coords[MODE] = np.arange(1, values.shape[1] + 1)
+    return xr.DataArray(values.reshape(*points.shape[:-1], -1), dims=(*axes, MODE), coords=coords, name="functions")
+
+
+def koopman_modes(
+    moments: Moments,
+    method: str = "operator",
+    *,
+    n_modes: int | None = None,
+    observable_names: Sequence[str] | None = None,
+    lag: int = 1,
+    dt: float = 1.0,
+    time_unit: str = "frame",
+) -> xr.Dataset:
+    """`eigen_analysis` with the Koopman modes of the observables: the weight <left_i, h> of eigenfunction i in each.
+
+    `E[h(x_t) | x_0] = sum_i right_i(x_0) eigenvalue_i^t mode_i` for t >= 1 reproduces `forecast`.
+
+    Parameters
+    ----------
+    moments : estimated with `observables=h`, such as `flat_state`
+    method, n_modes, lag, dt, time_unit : see `eigen_analysis`
+    observable_names : one per observable
+
+    Returns
+    -------
+    Dataset with `koopman_modes` (mode, observable) beside everything from `eigen_analysis`
+
+    Examples
+    --------
+    >>> import torch
+    >>> from koopman_lora.moments import estimate_moments
+    >>> x = torch.linspace(-1, 1, 101)[:, None].double()
+    >>> pairs = koopman_modes(estimate_moments(lambda s: s, lambda s: s, (x, 0.5 * x), observables=lambda s: s))
+    >>> (pairs.right_coefficients.values @ pairs.koopman_modes.values).real.round(6)
+    array([[1.]])
+    """
+    check_method(method, METHODS)
+    H = get_moment(moments, "H_g" if method == "operator" else "H_f")
+    pairs = eigen_analysis(moments, method, n_modes=n_modes, lag=lag, dt=dt, time_unit=time_unit)
+    # an eigenvalue of exactly 0 has no left eigenfunction in span(psi), and adds nothing
+    modes = conjugate_transpose(np.nan_to_num(pairs.left_coefficients.values)) @ H
+    names = observable_labels(observable_names, H.shape[1])
+    return pairs.assign(koopman_modes=((MODE, OBSERVABLE), modes)).assign_coords({OBSERVABLE: names})

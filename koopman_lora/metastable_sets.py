@@ -1,0 +1,264 @@
+"""Metastable sets: how many there are, and fuzzy memberships in them by PCCA+."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from scipy.optimize import minimize
+from torch import Tensor
+
+from koopman_lora._labels import provenance
+from koopman_lora._linalg import whitened_svd
+from koopman_lora.intervals import percentile_interval, resampled_moments
+from koopman_lora.moments import Moments
+from koopman_lora.propagation import propagator
+from koopman_lora.spectrum import evaluate_functions
+
+# Frames that the optimisation of memberships looks at: a second or two for four states.
+OPTIMISED_FRAMES = 10_000
+
+
+def number_of_states(
+    moments: Moments,
+    *,
+    quantity: str = "singular_values",
+    most: int = 10,
+    n_resamples: int = 200,
+    level: float = 0.95,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Number of metastable states, suggested by the largest gap between successive relaxation times.
+
+    Parameters
+    ----------
+    moments : Moments
+        With several blocks for intervals.
+    quantity : 'singular_values', or 'eigenvalues' (of the rank-n operator)
+    most : largest number of states to consider
+    n_resamples, level, seed : of the bootstrap over the blocks; bounds are percentiles
+
+    Returns
+    -------
+    Dataset
+        Over n_states: `gap`, ln(value n + 1) / ln(value n), the ratio of the last time kept to the next one; its
+        `lower` and `upper` bound and `votes`, the share of resamples with their largest gap there (NaN for moments of
+        one block). Attribute `suggested`.
+
+    Raises
+    ------
+    ValueError
+        For another quantity, or fewer than 3 features.
+
+    Examples
+    --------
+    >>> from koopman_lora.moments import estimate_moments
+    >>> from koopman_lora.systems import FiniteMarkovChain
+    >>> from koopman_lora.trajectories import lagged_pairs
+    >>> pairs = lagged_pairs(FiniteMarkovChain.with_blocks(n_blocks=3).simulate(n_steps=5000))
+    >>> number_of_states(estimate_moments(lambda x: x, lambda x: x, pairs)).attrs["suggested"]
+    3
+    """
+    n_features = min(moments.T_fg.shape)
+    most = min(most, n_features - 1)
+    if most < 2:
+        raise ValueError(f"moments must be of at least 3 features to compare gaps; got {n_features}.")
+    n_resamples = n_resamples if moments.n_blocks > 1 else 0
+    if n_resamples:
+        gaps = _gaps(resampled_moments(moments, n_resamples, seed), quantity, most)
+        lower, upper = percentile_interval(gaps[1:], level)
+        votes = np.bincount(gaps[1:].argmax(axis=1), minlength=most - 1) / n_resamples
+    else:
+        gaps = _gaps(moments.reweighted(np.ones((1, moments.n_blocks))), quantity, most)
+        lower = upper = votes = np.full(most - 1, np.nan)
+    n_states = np.arange(2, most + 1)
+    dims = "n_states"
+    return xr.Dataset(
+        {"gap": (dims, gaps[0]), "lower": (dims, lower), "upper": (dims, upper), "votes": (dims, votes)},
+        coords={dims: n_states},
+        attrs=provenance(quantity=quantity, suggested=int(n_states[gaps[0].argmax()]), n_resamples=n_resamples),
+    )
+
+
+def _gaps(stack: dict[str, np.ndarray], quantity: str, most: int) -> np.ndarray:
+    """Ratios of successive rates, (n_resamples, most - 1)."""
+    if quantity == "singular_values":
+        values = whitened_svd(stack["M_f"], stack["T_fg"], stack["M_g"]).values
+    elif quantity == "eigenvalues":
+        values = -np.sort(-np.abs(np.linalg.eigvals(propagator(stack).K)), axis=1)
+    else:
+        raise ValueError(f"quantity must be 'singular_values' or 'eigenvalues'; got {quantity!r}.")
+    # not clipped to hide anything: a value of 1 is one more process that never relaxes
+    rates = -np.log(np.clip(values, 1e-12, 1 - 1e-12))
+    return rates[:, 2 : most + 1] / rates[:, 1:most]
+
+
+def membership_coefficients(functions: Any, n_states: int, *, optimise: bool = True) -> np.ndarray:
+    """Linear map from slow functions to fuzzy memberships, by PCCA+.
+
+    The values of n slow functions lie close to a simplex with a corner for every metastable state. The inner simplex
+    algorithm finds the corners; the optimisation then moves them so that memberships are as crisp as they can be while
+    all stay at least 0. States are numbered by decreasing population.
+
+    Parameters
+    ----------
+    functions : array (n_frames, n_functions)
+        Real eigenfunctions of a reversible process; or, for any process, its singular functions: phi of x for sets that
+        stay together over the lag, and phi above psi (stacked along the frames) for coherent sets. The constant first.
+    n_states : number of states, at most n_functions; the leading functions are used
+
+    Returns
+    -------
+    array (n_states, n_states): memberships are `functions[:, :n_states] @ coefficients`, then `memberships`
+
+    Raises
+    ------
+    ValueError
+        For complex functions, a first function that is not constant, or fewer functions than states.
+
+    References
+    ----------
+    Weber and Galliat (2002), inner simplex; Roeblitz and Weber, Adv. Data Anal. Classif. 7, 147 (2013), PCCA+.
+
+    Examples
+    --------
+    >>> slow = np.array([[1.0, -2.0], [1.0, -2.0], [1.0, 0.0], [1.0, 1.0]])
+    >>> (slow @ membership_coefficients(slow, 2)).round(3)
+    array([[1.   , 0.   ], [1.   , 0.   ], [0.333, 0.667], [0.   , 1.   ]])
+    """
+    points = _slow_points(functions, n_states)
+    A = np.linalg.inv(points[_inner_simplex(points)])
+    if optimise and n_states > 2:  # two states have no freedom left
+        A = _crispest(points[:: -(-len(points) // OPTIMISED_FRAMES)], A)
+    return A[:, np.argsort(-memberships(points, A).mean(axis=0), kind="stable")]
+
+
+def _slow_points(functions: Any, n_states: int) -> np.ndarray:
+    values = np.asarray(functions)
+    if values.ndim != 2 or not 2 <= n_states <= min(values.shape):
+        raise ValueError(
+            f"n_states must be between 2 and the numbers of functions and of frames; got n_states={n_states} for "
+            f"functions of shape {values.shape}."
+        )
+    points = values[:, :n_states]
+    if np.abs(np.imag(points)).max() > 1e-8 * np.abs(points).max():
+        raise ValueError(
+            "functions are complex: eigenfunctions of a non-reversible process. Use its singular functions instead."
+        )
+    points = np.real(points)
+    level, spread = points[:, 0].mean(), points[:, 0].std()
+    if spread > 0.1 * abs(level):
+        raise ValueError(
+            f"functions must have the constant first; the first one has mean {level:.3g} and deviation {spread:.3g}. "
+            "Train with has_centering=True."
+        )
+    points = points.copy()
+    points[:, 0] = level
+    return points
+
+
+def _inner_simplex(points: np.ndarray) -> np.ndarray:
+    """Rows (n_states,) of points that span the largest simplex, found one after the other."""
+    shifted = points[:, 1:]
+    first = np.linalg.norm(shifted - shifted.mean(axis=0), axis=1).argmax()
+    rest, chosen = shifted - shifted[first], [first]
+    for _ in range(shifted.shape[1]):
+        norms = np.linalg.norm(rest, axis=1)
+        chosen.append(norms.argmax())
+        axis = rest[chosen[-1]] / norms.max()
+        rest = rest - np.outer(rest @ axis, axis)
+    return np.array(chosen)
+
+
+def _crispest(points: np.ndarray, A: np.ndarray) -> np.ndarray:
+    """Feasible coefficients that maximise the crispness sum_i <chi_i, chi_i> / <chi_i, 1> of the memberships."""
+    n = len(A)
+
+    def objective(free: np.ndarray) -> float:
+        chi = points @ _feasible(free.reshape(n - 1, n - 1), points)
+        return -float(np.sum((chi**2).sum(axis=0) / chi.sum(axis=0)))
+
+    start = A[1:, 1:].ravel()
+    found = minimize(objective, start, method="Nelder-Mead", options={"maxiter": 400 * len(start), "fatol": 1e-7})
+    return _feasible(found.x.reshape(n - 1, n - 1), points)
+
+
+def _feasible(inner: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Fill the first row and column of A: memberships sum to 1, and the smallest of every state is 0."""
+    A = np.empty((len(inner) + 1,) * 2)
+    A[1:, 1:] = inner
+    A[1:, 0] = -inner.sum(axis=1)
+    A[0] = -(points[:, 1:] @ A[1:]).min(axis=0) / points[0, 0]
+    return A / (A[0].sum() * points[0, 0])
+
+
+def memberships(functions: Any, coefficients: np.ndarray) -> np.ndarray:
+    """Memberships of frames in states, (n_frames, n_states): at least 0, and 1 in sum.
+
+    Frames outside the simplex of `membership_coefficients`, in the training data or not, are moved to its border.
+
+    Examples
+    --------
+    >>> memberships(np.array([[1.0, 2.0], [1.0, 0.0]]), np.array([[0.5, 0.5], [0.5, -0.5]]))
+    array([[1. , 0. ], [0.5, 0.5]])
+    """
+    values = np.asarray(functions)
+    inside = np.maximum(np.real(values[:, : len(coefficients)]) @ coefficients, 0.0)
+    total = inside.sum(axis=1, keepdims=True)
+    n_states = inside.shape[1]
+    return np.divide(inside, total, out=np.full_like(inside, 1 / n_states), where=total > 0)
+
+
+def membership_map(
+    f: Callable[[Tensor], Any], functions: xr.DataArray | np.ndarray, coefficients: np.ndarray
+) -> Callable[[Tensor], np.ndarray]:
+    """Memberships as a feature map, states (batch, *state) -> (batch, n_states), to hand to `estimate_moments`.
+
+    Parameters
+    ----------
+    f : feature map, such as a model's `f`
+    functions : (n_features, n_modes), such as `left_coefficients` of a spectrum: slow functions are f(x) @ functions
+    coefficients : of `membership_coefficients`
+
+    Examples
+    --------
+    >>> chi = membership_map(lambda x: x, np.eye(2), np.array([[0.5, 0.5], [0.5, -0.5]]))
+    >>> chi(torch.tensor([[1.0, 0.5]]))
+    array([[0.75, 0.25]])
+    """
+    table = xr.DataArray(functions)
+
+    def chi(x: Tensor) -> np.ndarray:
+        with torch.no_grad():
+            values = f(x)
+        return memberships(evaluate_functions(values, table), coefficients)
+
+    return chi
+
+
+def coherent_memberships(phi: Any, psi: Any, n_states: int, *, optimise: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of coherent sets: memberships at the first time from phi(x), and at the second from psi(x').
+
+    Both use one set of coefficients, so that state i at the first time is carried into state i at the second.
+
+    Parameters
+    ----------
+    phi, psi : arrays (n_frames, n_functions), left and right singular functions, the constant first
+    n_states : number of pairs of sets
+
+    Returns
+    -------
+    two arrays (n_frames, n_states)
+
+    Examples
+    --------
+    >>> phi = np.array([[1.0, -1.0], [1.0, 1.0]])
+    >>> [sets.argmax(axis=1) for sets in coherent_memberships(phi, phi[::-1], 2)]
+    [array([0, 1]), array([1, 0])]
+    """
+    both = np.concatenate([np.asarray(phi), np.asarray(psi)])
+    A = membership_coefficients(both, n_states, optimise=optimise)
+    return memberships(phi, A), memberships(psi, A)
