@@ -292,6 +292,11 @@ class EncoderPair(nn.Module):
         self.head_g = copy.deepcopy(find_head(self.module_f, x[:1]))
         return self.head_g
 
+    def head_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights of the last layers of f and g, (width, n_features) each; `x` is any state."""
+        head_g = self.head_g if self.head_g is not None else find_head(self.module_g, x[:1])
+        return find_head(self.module_f, x[:1]).weight.detach().T, head_g.weight.detach().T
+
     def set_heads(self, weights: Sequence[Tensor], biases: Sequence[Tensor], x: Tensor) -> None:
         """Overwrite the last layers of f and g: weights (width, n_features), biases (n_features,); `x` is any state."""
         head_f, head_g = find_head(self.module_f, x[:1]), find_head(self.module_g, x[:1])
@@ -357,6 +362,11 @@ class PairedMLP(nn.Module):
     def trunk_g(self, x_next: Tensor) -> Tensor:
         """Last hidden layer of g, (batch, width)."""
         return self._hidden(x_next.flatten(1)[None], 1)[0]
+
+    def head_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights of the last layers of f and g, (width, n_features) each; `x` is not needed here."""
+        weight_f, weight_g = self.weights[-1].detach()
+        return weight_f, weight_g
 
     def set_heads(self, weights: Sequence[Tensor], biases: Sequence[Tensor], x: Tensor) -> None:
         """Overwrite the last layers of f and g: weights (width, n_features), biases (n_features,); `x` is any state."""

@@ -14,19 +14,16 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 
-from koopman_lora.coarse_graining import (
-    coarse_coordinates,
-    macroscopic_model,
-    membership_coefficients,
-    membership_map,
-)
+from koopman_lora.coarse_graining import coarse_coordinates, macroscopic_model
 from koopman_lora.diagnostics import Finding, compare_singular_values, eigenpair_residuals, training_findings
+from koopman_lora.eigenanalysis import eigen_analysis, koopman_modes
 from koopman_lora.encoders import CNN
 from koopman_lora.intervals import bootstrap_intervals
 from koopman_lora.losses import NestedLoRALoss
+from koopman_lora.metastable_sets import membership_coefficients, membership_map
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import FeatureMap, Moments, estimate_moments
-from koopman_lora.prediction import eigen_analysis, flat_state, forecast_band, koopman_modes
+from koopman_lora.prediction import flat_state, forecast_band
 from koopman_lora.refinement import Validation, refine, validate
 from koopman_lora.scores import Scores, validation_scores
 from koopman_lora.selection import scan_lags, select_n_modes
@@ -184,7 +181,7 @@ class KoopmanLoRA(BaseEstimator):
     def _check_training(self) -> list[Finding]:
         """Warn of what is wrong with the trained features and refinement cannot mend."""
         svals = None if self.model_.svals is None else self.model_.svals.detach().cpu().numpy()
-        findings = training_findings(self.estimate_moments(self.training_.train), svals, self.batch_size)
+        findings = training_findings(self.training_.moments, svals, self.batch_size)
         for finding in findings:
             if finding.name == "small batch" or not self.refine:
                 warnings.warn(finding.message, stacklevel=3)

@@ -6,6 +6,7 @@ import math
 import numbers
 from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -179,6 +180,29 @@ class KoopmanLoRAModel(nn.Module):
             features = self._normalise_batch(features) if self.training else self._normalise_frozen(features, side)
         return prepend_constant(features) if self.has_centering else features
 
+    def normalisation(self, side: int) -> np.ndarray:
+        """Matrix (n_modes, n_modes) that takes features of `own_maps` to those of `f` (side 0) or `g` (side 1)."""
+        mean, scale = (b[side].cpu().numpy() for b in (self.feature_mean, self.feature_scale))
+        matrix = np.diag(1.0 / scale.astype(float)).astype(np.result_type(mean, float))
+        if not self.has_centering:
+            return matrix
+        matrix = np.pad(matrix, ((1, 0), (1, 0)))
+        matrix[0] = np.r_[1.0, -mean / scale]
+        return matrix
+
+    def own_maps(self) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+        """Maps f and g before normalisation, behind the constant mode where there is one, of raw states."""
+        encoders = self.encoders.f, self.encoders.g
+        return tuple(lambda x, e=e: self.with_constant(e)(self._prepare_here(x)) for e in encoders)
+
+    def trunk_maps(self) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+        """Last hidden layers of f and g behind the constant function, (batch, 1 + width), as maps of raw states."""
+        trunks = self.encoders.trunk_f, self.encoders.trunk_g
+        return tuple(lambda x, trunk=trunk: prepend_constant(trunk(self._prepare_here(x))) for trunk in trunks)
+
+    def _prepare_here(self, x: Tensor) -> Tensor:
+        return self.prepare(x.to(self.feature_scale.device))
+
     def with_constant(self, encode: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         """An encoder's features before normalisation, behind the constant mode where the model has one."""
         return (lambda z: prepend_constant(encode(z))) if self.has_centering else encode
@@ -223,13 +247,29 @@ class KoopmanLoRAModel(nn.Module):
             count, first, second = count + len(x), first + wide.sum(1), second + wide.abs().square().sum(1)
         if count == 0:
             raise ValueError("pairs to calibrate on are empty; give at least one pair (x, x_next).")
-        mean = first / count if self.has_centering else torch.zeros_like(first)
-        if self.learn_svals:
-            power = second / count - mean.abs().square()
-            self.feature_scale.copy_(power.clamp_min(torch.finfo(self.dtype).tiny).sqrt())
-        self.feature_mean = mean.to(features.dtype)
-        self.is_calibrated.fill_(True)
+        self._freeze(first / count, second / count)
         self.train(was_training)
+
+    def calibrate_by_moments(self, M_f: np.ndarray, M_g: np.ndarray) -> None:
+        """`calibrate` from second moments (n_modes, n_modes) of the features that `own_maps` gives."""
+        if not self.normalizes:
+            return
+        first = int(self.has_centering)
+        mean = np.stack([M[0, first:] for M in (M_f, M_g)])  # the constant mode's products with the others
+        second = np.stack([np.diag(M).real[first:] for M in (M_f, M_g)])
+        self._freeze(torch.from_numpy(mean), torch.from_numpy(second))
+
+    @torch.no_grad()
+    def _freeze(self, mean: Tensor, second: Tensor) -> None:
+        """Keep means (side, feature), where they are taken off, and second moments, where these are made 1."""
+        if not self.has_centering:
+            mean = torch.zeros_like(mean)
+        if self.learn_svals:
+            power = second - mean.abs().square()
+            self.feature_scale.copy_(power.clamp_min(torch.finfo(self.dtype).tiny).sqrt())
+        dtype = self.dtype.to_complex() if mean.is_complex() else self.dtype
+        self.feature_mean = mean.to(self.feature_scale.device, dtype)
+        self.is_calibrated.fill_(True)
 
 
 def prepend_constant(features: Tensor) -> Tensor:

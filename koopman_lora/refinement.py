@@ -6,15 +6,19 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from koopman_lora._linalg import RANK_TOLERANCE, WhitenedSVD, inverse_root, whitened_svd
-from koopman_lora.model import KoopmanLoRAModel, prepend_constant
+from koopman_lora._linalg import RANK_TOLERANCE, WhitenedSVD, conjugate_transpose, inverse_root, whitened_svd
+from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import FeatureMap, Moments, estimate_moments
-from koopman_lora.scores import Validation, vamp_e_leaving_out, vamp_scores
-from koopman_lora.trajectories import LaggedPairs, split_pairs
+from koopman_lora.scores import Validation, triples_vamp_e
+from koopman_lora.trajectories import LaggedPairs, fold_numbers, split_masks
 
-# Relative whitening thresholds to choose from; small ones over-fit, large ones under-fit (MATH.md, section 5).
-THRESHOLDS = tuple(10.0**-e for e in np.arange(2.0, 10.5, 0.5))
+# Whitening thresholds to choose from; small ones over-fit, and an infinite one adds nothing to what was trained.
+THRESHOLDS = tuple(10.0**-e for e in range(11))
+N_FOLDS = 5
+# Variances, relative to the largest, below which a direction is round-off of single-precision features.
+_ROUND_OFF = 1e-12
 
 
 class RefinementResult(NamedTuple):
@@ -22,10 +26,10 @@ class RefinementResult(NamedTuple):
 
     Attributes
     ----------
-    is_refined : False where the un-refined state scored better on held-out pairs and was kept
-    threshold : relative whitening threshold chosen; NaN where the un-refined state was kept
-    score_before, score_after : held-out VAMP-E
-    thresholds, scores : thresholds tried and their held-out VAMP-E, -inf where too few directions were left
+    is_refined : False where nothing beyond the span of the trained features was worth adding (threshold infinite)
+    threshold : relative whitening threshold chosen
+    score_before, score_after : cross-validated VAMP-E of the trained features and the constant, and of the refined ones
+    thresholds, scores : thresholds tried, the infinite one first, and their cross-validated VAMP-E
     validation : the same solution from the training pairs alone, evaluated at the held-out pairs
     """
 
@@ -38,6 +42,18 @@ class RefinementResult(NamedTuple):
     validation: Validation
 
 
+class _Basis(NamedTuple):
+    """Functions on one side, as columns of coefficients on (1, h), h the last hidden layer; all of mean zero.
+
+    `own` are the trained features made orthonormal; `beyond` are uncorrelated with them and with each other, and have
+    `variances`, relative to the largest variance in h.
+    """
+
+    own: np.ndarray
+    beyond: np.ndarray
+    variances: np.ndarray
+
+
 def refine(
     model: KoopmanLoRAModel,
     pairs: LaggedPairs,
@@ -47,10 +63,11 @@ def refine(
 ) -> RefinementResult:
     """Replace the last linear layers by the top singular functions in the span of the last hidden layers.
 
-    The whitening threshold is the one with the best held-out VAMP-E; the solution written into the model is then
-    computed from all of `pairs`. Where the gain over the model as it is, on average or in the median held-out block, is
-    not positive, the model is left unchanged. Afterwards M_f and M_g are identities, and learned, K_matrix and
-    canonical values agree.
+    The trained features count in full. What the last hidden layer h has beyond them is damped, a direction of relative
+    variance s by `sqrt(s / (s + threshold))`: an infinite threshold only turns the trained features into their singular
+    functions. The threshold is the largest whose VAMP-E, cross-validated over contiguous folds of `pairs`, lies within
+    one standard error of the best; the solution is then computed from all of `pairs`. Afterwards M_f and M_g are
+    identities, and learned, K_matrix and canonical values agree.
 
     Parameters
     ----------
@@ -58,89 +75,141 @@ def refine(
         Trained; changed in place. Both encoders must end in an nn.Linear.
     pairs : LaggedPairs
     held_out : float or LaggedPairs
-        Fraction of `pairs` to choose the threshold on, or other pairs, which then serve for that choice only.
-    thresholds : numbers in (0, 1)
+        Pairs, or the fraction of `pairs`, for the `validation` in the result.
+    thresholds : positive numbers; infinity is tried in any case
 
     Raises
     ------
     NoLinearHeadError
         If an encoder does not end in a linear layer.
     ValueError
-        If the last hidden layer is too narrow for n_modes.
+        If the last hidden layer is too narrow for n_modes, a threshold is not positive, or the pairs are too few for
+        two folds.
 
     References
     ----------
     MATH.md, section 5.
     """
-    train, test = (pairs, held_out) if isinstance(held_out, LaggedPairs) else split_pairs(pairs, held_out, seed=seed)
+    if not all(t > 0 for t in thresholds):
+        raise ValueError(f"thresholds must be positive; got {thresholds}.")
     model.eval()
-    trunk_train, trunk_test = trunk_moments(model, train), trunk_moments(model, test)
-    width = trunk_train.M_f.shape[0]
-    if width < model.n_modes:
+    train, held = _split(pairs, held_out, seed)
+    fold = fold_numbers(pairs, N_FOLDS)
+    cells, moments = _moments_of_cells(model, pairs, 2 * fold + train)
+    _check_width(moments, model.n_modes)
+    heads = _heads(model, pairs.x)
+    tried = np.array([np.inf, *sorted(thresholds, reverse=True)])
+    scores = _cross_validated(moments, cells // 2, heads, tried, model.n_modes)
+    chosen = _within_one_error(scores)
+
+    def solve(some: Moments) -> WhitenedSVD:
+        return _solve(some, _bases(some, heads), tried[chosen], model.n_modes)
+
+    validation = evaluate(solve(moments.merged(cells % 2 == 1)), model.trunk_maps(), held)
+    _write(model, solve(moments), pairs)
+    mean = scores.mean(axis=1)
+    is_refined = bool(np.isfinite(tried[chosen]))
+    return RefinementResult(
+        is_refined, float(tried[chosen]), float(mean[0]), float(mean[chosen]), tried, mean, validation
+    )
+
+
+def _split(pairs: LaggedPairs, held_out: float | LaggedPairs, seed: int) -> tuple[np.ndarray, LaggedPairs]:
+    """Mask of the training pairs, and the held-out pairs."""
+    if isinstance(held_out, LaggedPairs):
+        return np.ones(len(pairs), dtype=bool), held_out
+    train, held = split_masks(pairs, held_out, seed=seed)
+    return train, pairs.select(held)
+
+
+def _moments_of_cells(model: KoopmanLoRAModel, pairs: LaggedPairs, cell: np.ndarray) -> tuple[np.ndarray, Moments]:
+    """Numbers that occur in `cell` (n_pairs,), and moments of the trunks with a block for each, in one forward pass."""
+    cells = np.unique(cell)
+    parts = (pairs.select(cell == number) for number in cells)
+    each = [estimate_moments(*model.trunk_maps(), (p.x, p.x_next), n_blocks=1, same_map=False) for p in parts]
+    names = each[0].names
+    sums = {name: np.concatenate([m.block_sums[name] for m in each]) for name in names}
+    return cells, Moments(sums, np.concatenate([m.block_counts for m in each]))
+
+
+def _check_width(moments: Moments, n_modes: int) -> None:
+    width = len(moments.M_f)
+    if width < n_modes:
         raise ValueError(
-            f"n_modes={model.n_modes} is more than the last hidden layer can carry ({width - 1} units and the "
+            f"n_modes={n_modes} is more than the last hidden layer can carry ({width - 1} units and the "
             "constant); give a wider last entry of hidden_dims."
         )
-    A = _centring(trunk_train)
-    centred_train, centred_test = trunk_train.transformed(*A), trunk_test.transformed(*A)
-    tried = np.asarray(thresholds, dtype=float)
-    scores = np.array([_score(centred_train, centred_test, model.n_modes, t) for t in tried])
-    best = int(np.argmax(scores))
-    own = own_moments(model, train), own_moments(model, test)
-    before = vamp_scores(*own, model.n_modes).vamp_e
-    gains = (
-        np.isfinite(scores[best]) and _robust_gain(own, (centred_train, centred_test), model.n_modes, tried[best]) > 0
-    )
-    if not gains:
-        return RefinementResult(False, np.nan, before, before, tried, scores, validate(model, train, test))
-    validation = _evaluate(_solve(trunk_train, tried[best], model.n_modes), trunk_maps(model), test)
-    _write(model, _solve(trunk_moments(model, pairs), tried[best], model.n_modes), pairs)
-    return RefinementResult(True, float(tried[best]), before, float(scores[best]), tried, scores, validation)
 
 
-def _score(train: Moments, test: Moments, n_modes: int, threshold: float) -> float:
-    """Held-out VAMP-E, -inf where whitening leaves fewer directions than modes."""
-    if min(inverse_root(M, threshold).rank for M in (train.M_f, train.M_g)) < n_modes:
-        return -np.inf
-    return vamp_scores(train, test, n_modes, threshold).vamp_e
+def _heads(model: KoopmanLoRAModel, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Trained features as coefficients (width, n_features) on the last hidden layers, but for their means."""
+    state = model.prepare(x[:1].to(model.feature_scale.device))
+    f, g = (weight.cpu().numpy() for weight in model.encoders.head_weights(state))
+    return f, g
 
 
-def _robust_gain(own: tuple[Moments, Moments], trunk: tuple[Moments, Moments], n_modes: int, threshold: float) -> float:
-    """Gain of held-out VAMP-E: the smaller of its mean and its median over held-out blocks.
+def _cross_validated(
+    moments: Moments, fold: np.ndarray, heads: tuple[np.ndarray, np.ndarray], thresholds: np.ndarray, n_modes: int
+) -> np.ndarray:
+    """VAMP-E at each fold of the solution from the other folds, (n_thresholds, n_folds)."""
+    scores = []
+    for number in np.unique(fold[fold >= 0]):
+        train, test = moments.merged((fold >= 0) & (fold != number)), moments.merged(fold == number)
+        bases = _bases(train, heads)
+        scores.append([triples_vamp_e(_solve(train, bases, t, n_modes), test) for t in thresholds])
+    return np.transpose(scores)
 
-    With heavy tails a few frames can make a bad solution look good on average; they cannot turn most blocks.
+
+def _within_one_error(scores: np.ndarray) -> int:
+    """First row (the largest threshold) whose mean is within one standard error, paired over folds, of the best row.
+
+    Where data cannot tell solutions apart, the one that departs least from the trained features is taken: the others
+    were selected from many, and over-fit.
     """
-    gain = vamp_scores(*trunk, n_modes, threshold).vamp_e - vamp_scores(*own, n_modes).vamp_e
-    left_out = vamp_e_leaving_out(*trunk, n_modes, threshold) - vamp_e_leaving_out(*own, n_modes)
-    per_block = len(left_out) * gain - (len(left_out) - 1) * left_out  # jackknife pseudo-values
-    return float(min(gain, np.median(per_block)))
+    lost = scores[scores.mean(axis=1).argmax()] - scores
+    error = lost.std(axis=1, ddof=1) / np.sqrt(scores.shape[1])
+    round_off = 1e-9 * np.abs(scores).max()
+    return int(np.argmax(lost.mean(axis=1) <= error + round_off))
 
 
 def validate(model: KoopmanLoRAModel, train: LaggedPairs, test: LaggedPairs) -> Validation:
     """Singular functions of the model's features, fitted on `train` and evaluated at `test`."""
     solution = whitened_svd(*_cross(own_moments(model, train)), RANK_TOLERANCE, model.n_modes)
-    return _evaluate(solution, own_maps(model), test)
+    return evaluate(solution, model.own_maps(), test)
 
 
-def _centring(moments: Moments) -> tuple[np.ndarray, np.ndarray]:
-    """Maps from (1, h) to (1, h - mean of h): so the constant triple stays exact whatever the whitening cuts off."""
-    A_f, A_g = (np.eye(len(M), dtype=M.dtype) for M in (moments.M_f, moments.M_g))
-    A_f[0, 1:], A_g[0, 1:] = -moments.M_f[0, 1:], -moments.M_g[0, 1:]
-    return A_f, A_g
+def _bases(moments: Moments, heads: tuple[np.ndarray, np.ndarray]) -> tuple[_Basis, _Basis]:
+    return _basis(moments.M_f, heads[0]), _basis(moments.M_g, heads[1])
 
 
-def _solve(moments: Moments, threshold: float, n_modes: int) -> WhitenedSVD:
+def _basis(M: np.ndarray, head: np.ndarray) -> _Basis:
+    """Split the span of h, centred, into the trained features `h head` and what is beyond them; M is that of (1, h)."""
+    centring = np.concatenate([-M[:1, 1:], np.eye(len(M) - 1)])  # (1, h) -> h - mean
+    covariance = conjugate_transpose(centring) @ M @ centring
+    own = head @ inverse_root(conjugate_transpose(head) @ covariance @ head).matrix
+    without_own = np.eye(len(covariance)) - own @ (conjugate_transpose(own) @ covariance)
+    variances, vectors = np.linalg.eigh(conjugate_transpose(without_own) @ covariance @ without_own)
+    largest = np.linalg.eigvalsh(covariance)[-1]
+    kept = variances > _ROUND_OFF * largest
+    beyond = without_own @ vectors[:, kept] / np.sqrt(variances[kept])
+    return _Basis(centring @ own, centring @ beyond, variances[kept] / largest)
+
+
+def _solve(moments: Moments, bases: tuple[_Basis, _Basis], threshold: float, n_modes: int) -> WhitenedSVD:
     """Singular triples in the span of (1, h), the constant one first, in the coordinates of (1, h)."""
-    A_f, A_g = _centring(moments)
-    others = (M[1:, 1:] for M in _cross(moments.transformed(A_f, A_g)))
-    left, values, right = whitened_svd(*others, threshold, n_modes - 1)
+    f, g = (np.concatenate([b.own, b.beyond * np.sqrt(b.variances / (b.variances + threshold))], axis=1) for b in bases)
+    U, _, Vh = np.linalg.svd(conjugate_transpose(f) @ moments.T_fg @ g, full_matrices=False)
+    left, right = f @ U[:, : n_modes - 1], g @ conjugate_transpose(Vh)[:, : n_modes - 1]
+    # damped functions are not of unit norm: the triples between the two spaces that they span
+    left_in, values, right_in = whitened_svd(*_cross(moments.transformed(left, right)))
+    left, right = left @ left_in, right @ right_in
     # the constant is set beside them: where other sigma are 1 as well, an SVD of all would mix them with it
-    left, right = (np.pad(c, ((1, 0), (1, 0))) for c in (left, right))
-    left[0, 0] = right[0, 0] = 1.0
-    return WhitenedSVD(A_f @ left, np.concatenate([[1.0], values]), A_g @ right)
+    constant = np.eye(len(left))[:, :1]
+    return WhitenedSVD(np.hstack([constant, left]), np.r_[1.0, values], np.hstack([constant, right]))
 
 
-def _evaluate(solution: WhitenedSVD, maps: tuple[FeatureMap, FeatureMap], test: LaggedPairs) -> Validation:
+def evaluate(solution: WhitenedSVD, maps: tuple[FeatureMap, FeatureMap], test: LaggedPairs) -> Validation:
+    """Singular triples, given as coefficients on feature maps, at the pairs `test`."""
     with torch.no_grad():
         f, g = (
             np.concatenate([encode(batch).cpu().numpy() for batch in states.split(8192)])
@@ -149,32 +218,9 @@ def _evaluate(solution: WhitenedSVD, maps: tuple[FeatureMap, FeatureMap], test: 
     return Validation(solution.values, f @ solution.left, g @ solution.right, test)
 
 
-def trunk_maps(model: KoopmanLoRAModel) -> tuple[FeatureMap, FeatureMap]:
-    """Last hidden layers of f and g behind the constant function, as feature maps of raw states."""
-    device = model.feature_scale.device
-    return tuple(
-        lambda x, trunk=trunk: prepend_constant(trunk(model.prepare(x.to(device))))
-        for trunk in (model.encoders.trunk_f, model.encoders.trunk_g)
-    )
-
-
-def own_maps(model: KoopmanLoRAModel) -> tuple[FeatureMap, FeatureMap]:
-    """Features of a model before normalisation, as feature maps of raw states."""
-    device = model.feature_scale.device
-    return tuple(
-        lambda x, encode=encode: model.with_constant(encode)(model.prepare(x.to(device)))
-        for encode in (model.encoders.f, model.encoders.g)
-    )
-
-
-def trunk_moments(model: KoopmanLoRAModel, pairs: LaggedPairs) -> Moments:
-    """Moments M_f, M_g, T_fg of the last hidden layers behind the constant function, (1 + width) features."""
-    return estimate_moments(*trunk_maps(model), pairs, n_blocks=16, same_map=False)
-
-
 def own_moments(model: KoopmanLoRAModel, pairs: LaggedPairs) -> Moments:
     """Moments M_f, M_g, T_fg of a model's features before normalisation."""
-    return estimate_moments(*own_maps(model), pairs, n_blocks=16, same_map=False)
+    return estimate_moments(*model.own_maps(), pairs, n_blocks=1, same_map=False)
 
 
 def _cross(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -191,8 +237,8 @@ def _write(model: KoopmanLoRAModel, solution: WhitenedSVD, pairs: LaggedPairs) -
         weights.append(layer[1:])
         biases.append(layer[0])
     model.encoders.set_heads(weights, biases, model.prepare(pairs.x[:1].to(model.feature_scale.device)))
-    model.calibrate(pairs.x, pairs.x_next)
+    # from the features as the network's precision gives them, so that learned and canonical values are the same
+    moments = own_moments(model, pairs)
+    model.calibrate_by_moments(moments.M_f, moments.M_g)
     if model.learn_svals:
-        # from the features as the network's precision gives them, so that learned and canonical values are the same
-        values = whitened_svd(*_cross(own_moments(model, pairs))).values
-        model.set_svals(torch.as_tensor(values))
+        model.set_svals(torch.as_tensor(whitened_svd(*_cross(moments)).values))

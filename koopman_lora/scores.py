@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from koopman_lora._linalg import RANK_TOLERANCE, conjugate_transpose, whitened_svd
+from koopman_lora._linalg import RANK_TOLERANCE, WhitenedSVD, conjugate_transpose, whitened_svd
 from koopman_lora.moments import Moments
 from koopman_lora.trajectories import LaggedPairs
 
@@ -58,11 +58,23 @@ def vamp_scores(train: Moments, test: Moments, n_modes: int | None = None, thres
     [1.0, 1.0, 1.0]
     """
     left, sigma, right = whitened_svd(train.M_f, train.T_fg, train.M_g, threshold, n_modes)
-    C00 = conjugate_transpose(left) @ test.M_f @ left
-    C11 = conjugate_transpose(right) @ test.M_g @ right
-    C01 = conjugate_transpose(left) @ test.T_fg @ right
-    values = whitened_svd(C00, C01, C11).values
-    return Scores(float(values.sum()), float(np.sum(values**2)), vamp_e(sigma, C00, C01, C11))
+    there = test.transformed(left, right)
+    values = whitened_svd(there.M_f, there.T_fg, there.M_g).values
+    return Scores(float(values.sum()), float(np.sum(values**2)), vamp_e(sigma, there.M_f, there.T_fg, there.M_g))
+
+
+def triples_vamp_e(triples: WhitenedSVD, test: Moments) -> float:
+    """VAMP-E of singular triples, given as coefficients on features, at held-out moments of these features.
+
+    Examples
+    --------
+    >>> one = np.ones((1, 1))
+    >>> moments = Moments({"M_f": one[None], "T_fg": one[None] / 2, "M_g": one[None]}, np.array([1]))
+    >>> triples_vamp_e(WhitenedSVD(one, np.array([0.5]), one), moments)
+    0.25
+    """
+    there = test.transformed(triples.left, triples.right)
+    return vamp_e(triples.values, there.M_f, there.T_fg, there.M_g)
 
 
 def vamp_e_leaving_out(

@@ -49,6 +49,7 @@ class TrainingResult:
     best_epoch : epoch whose state the model has now, counted from 1
     stop_reason : 'finished' or 'early stopping'
     train, held_out : the pairs used; held_out is None where nothing was held out
+    moments : M_f, M_g, T_fg of the trained features over the training pairs
     seconds : time in the loop
     """
 
@@ -57,6 +58,7 @@ class TrainingResult:
     stop_reason: str
     train: LaggedPairs
     held_out: LaggedPairs | None
+    moments: Moments
     seconds: float
 
 
@@ -144,16 +146,23 @@ def fit(
     with _quiet_fabric(), _fork_seed(seed):
         loop = _Loop(model, train, test, loss or NestedLoRALoss(model.n_modes), accelerator, precision)
         loop.configure(n_epochs, batch_size, learning_rate, weight_decay, gradient_clip, patience)
-        result = loop.run(progress)
+        return loop.run(progress)
+
+
+def _freeze(model: KoopmanLoRAModel, train: LaggedPairs) -> Moments:
+    """Exact normalisation, and the svals at the minimum of the loss, from one pass over the training pairs.
+
+    Returns the moments of the normalised features.
+    """
     model.eval()
-    device = model.feature_scale.device
-    model.calibrate(train.x.to(device), train.x_next.to(device))
+    raw = estimate_moments(*model.own_maps(), train, n_blocks=1, same_map=False)
+    if not model.normalizes:
+        return raw
+    model.calibrate_by_moments(raw.M_f, raw.M_g)
+    moments = raw.transformed(model.normalisation(0), model.normalisation(1))
     if model.learn_svals:
-        moments = estimate_moments(
-            lambda x: model.f(x.to(device)), lambda x: model.g(x.to(device)), train, n_blocks=1, same_map=False
-        )
         model.set_svals(torch.as_tensor(optimal_svals(moments, model.has_centering)))
-    return result
+    return moments
 
 
 def optimal_svals(moments: Moments, has_constant: bool) -> np.ndarray:
@@ -309,7 +318,8 @@ class _Loop:
         self.model.load_state_dict(state)
         seconds = time.perf_counter() - start
         history = self._history(chosen.epoch)
-        return TrainingResult(history, chosen.epoch, stop_reason, self.train, self.test, seconds)
+        moments = _freeze(self.model, self.train)
+        return TrainingResult(history, chosen.epoch, stop_reason, self.train, self.test, moments, seconds)
 
     def _epoch(self, epoch: int) -> float:
         self.model.train()
@@ -341,15 +351,19 @@ class _Loop:
         """VAMP-E of the held-out pairs from summed moments, at the singular triples of (part of) the training pairs."""
         self.model.eval()
         step = -(-len(self.x) // SCORE_PAIRS)
-        train = self._moments(self.x[::step], self.x_next[::step])
+        train = self._moments(self.x[::step], self.x_next[::step], n_blocks=1)
         prepare, device = self.model.prepare, self.fabric.device
-        test = self._moments(prepare(self.test.x.to(device)), prepare(self.test.x_next.to(device)))
+        sides = (prepare(side.to(device)) for side in (self.test.x, self.test.x_next))
+        test = self._moments(*sides, n_blocks=16)
         return _Score(epoch, vamp_scores(train, test).vamp_e, vamp_e_leaving_out(train, test))
 
-    def _moments(self, z: Tensor, z_next: Tensor) -> Moments:
+    def _moments(self, z: Tensor, z_next: Tensor, n_blocks: int) -> Moments:
         # whitening makes the score independent of the normalisation, which is frozen only at the end
-        f, g = (self.model.with_constant(side) for side in (self.model.encoders.f, self.model.encoders.g))
-        return estimate_moments(f, g, (z, z_next), n_blocks=16, same_map=False)
+        with torch.no_grad():
+            batches = zip(z.split(8192), z_next.split(8192), strict=True)
+            f, g = zip(*(self.model.encoders(*batch) for batch in batches), strict=True)
+            features = tuple(self.model.with_constant(torch.cat)(side) for side in (f, g))
+        return estimate_moments(lambda f: f, lambda g: g, features, n_blocks=n_blocks, same_map=False)
 
     def _record(self, mean_loss: float, score: float) -> None:
         record = {"loss": mean_loss, "learning_rate": self.optimizer.param_groups[0]["lr"]}

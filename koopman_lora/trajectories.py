@@ -410,6 +410,39 @@ def without_overlap(pairs: LaggedPairs, held: np.ndarray) -> np.ndarray:
     return ~held & ~np.isin(first, used) & ~np.isin(first + pairs.lag, used)
 
 
+def fold_numbers(pairs: LaggedPairs, n_folds: int = 5) -> np.ndarray:
+    """Fold of every pair (n_pairs,) for cross-validation, contiguous in time; -1 for pairs between two folds.
+
+    No two folds share a frame: a pair whose x' is an x of the next fold belongs to none. There are fewer folds than
+    asked where the lag is long against the data.
+
+    Raises
+    ------
+    ValueError
+        If the data are too short for two folds.
+
+    Examples
+    --------
+    >>> fold_numbers(lagged_pairs(np.arange(9.0)), n_folds=2).tolist()
+    [0, 0, 0, -1, 1, 1, 1, 1]
+    """
+    group = split_groups(pairs, n_blocks=4 * n_folds)
+    n_groups = int(group.max()) + 1
+    stride = int(pairs.frame.max()) + pairs.lag + 1
+    first = pairs.trajectory * stride + pairs.frame  # one number per frame over all trajectories
+    order = np.argsort(first)
+    following = order[np.searchsorted(first[order], first + pairs.lag).clip(max=len(first) - 1)]
+    has_following = first[following] == first + pairs.lag
+    for n in range(min(n_folds, n_groups), 1, -1):
+        fold = group * n // n_groups
+        fold = np.where(has_following & (fold[following] != fold), -1, fold)
+        if len(np.unique(fold[fold >= 0])) == n:
+            return fold
+    raise ValueError(
+        f"{len(pairs)} pairs at lag {pairs.lag} are too few for two folds that share no frame; give more data."
+    )
+
+
 def standardization(pairs: LaggedPairs) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the states in float64: per coordinate, per channel (C, H, W), or of a whole image.
 

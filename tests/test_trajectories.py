@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from koopman_lora.trajectories import (
     block_numbers,
+    fold_numbers,
     lagged_pairs,
     open_trajectories,
     split_groups,
@@ -401,6 +402,23 @@ def test_blocks_are_contiguous_and_never_across_trajectories(lengths, n_blocks):
     assert set(np.diff(block)) <= {0, 1}
     assert all(len(set(pairs.trajectory[block == b])) == 1 for b in np.unique(block))
     assert block.max() + 1 >= min(len(lengths), n_blocks)
+
+
+@given(lengths=st.lists(st.integers(30, 60), min_size=1, max_size=4), lag=st.integers(1, 3), n=st.integers(2, 5))
+def test_folds_share_no_frame_and_leave_out_no_more_than_that_takes(lengths, lag, n):
+    pairs = lagged_pairs(ragged(lengths), lag=lag)
+    fold = fold_numbers(pairs, n)
+    frames = [set(np.r_[pairs.x[fold == i].ravel(), pairs.x_next[fold == i].ravel()]) for i in range(n)]
+    assert all(not frames[i] & frames[j] for i in range(n) for j in range(i))
+    assert set(fold) - {-1} == set(range(n))
+    assert np.sum(fold == -1) <= lag * (n - 1)
+
+
+def test_a_long_lag_leaves_fewer_folds_and_then_none():
+    series = np.arange(100.0)
+    assert fold_numbers(lagged_pairs(series, lag=30), 5).max() + 1 < 5
+    with pytest.raises(ValueError, match="1 pairs at lag 98 are too few for two folds"):
+        fold_numbers(lagged_pairs(series, lag=98).select(np.array([0])), 5)
 
 
 @given(lengths=some_lengths, lag=st.integers(1, 5), seed=st.integers(0, 100))
