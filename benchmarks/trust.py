@@ -148,7 +148,7 @@ def held_out(n_seeds: int, n_pairs: int) -> None:
             gains.append(scores[0] - scores[1])
             own.append(refined.refinement_.score_after - refined.refinement_.score_before)
         gains = np.array(gains)
-        print(f"  {name}: mean gain {gains.mean():.4f}; on the held-out pairs it chose by, worst {min(own):+.4f}")
+        print(f"  {name}: mean gain {gains.mean():.4f}; cross-validated, worst {min(own):+.4f}")
         report(f"{name}: worst gain", gains.min(), ">= 0", gains.min() >= -1e-4)
 
 

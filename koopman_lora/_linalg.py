@@ -161,6 +161,6 @@ def sorted_eig(K: np.ndarray) -> SortedEig:
     order = eigenvalue_order(values)
     values, left, right = values[order], left[:, order], right[:, order]
     overlap = np.abs(np.sum(np.conj(left) * right, axis=0))
-    with np.errstate(divide="ignore"):  # a defective eigenvalue has an infinite condition number
+    with np.errstate(divide="ignore", invalid="ignore"):  # a defective eigenvalue has an infinite condition number
         condition = np.linalg.norm(left, axis=0) * np.linalg.norm(right, axis=0) / overlap
     return SortedEig(values, right, left, condition)

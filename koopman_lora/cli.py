@@ -40,7 +40,7 @@ from koopman_lora.trajectories import LaggedPairs, lagged_pairs, open_trajectori
 _FIT_FLAGS = {
     "n_modes": "number of modes, the constant one counts",
     "lag": "lag in frames",
-    "n_epochs": "passes over the data; enough for 1,600 steps where it is not given",
+    "n_epochs": "passes over the data; enough for 950 steps where it is not given",
     "batch_size": "pairs in a step",
     "learning_rate": "highest rate of Adam",
     "weight_decay": "of Adam",

@@ -69,16 +69,17 @@ def spectrum_table(spectrum: xr.Dataset, reference: ReferenceSpectrum | None = N
     Eigenvalues are sorted by modulus on their own; a row pairs numbers of equal rank, not of equal function.
     """
     unit = spectrum.attrs["time_unit"]
-    rows = [("mode", "learned", "K_matrix", "canonical", "reference", "eigenvalue", f"timescale [{unit}]")]
+    truth = () if reference is None else reference.singular_values
+    known = () if reference is None else ("reference",)
+    rows = [("mode", "learned", "K_matrix", "canonical", *known, "eigenvalue", f"timescale ({unit})")]
     for i, mode in enumerate(spectrum["mode"].values):
-        known = reference is not None and i < len(reference.singular_values)
         rows.append(
             (
                 str(mode),
                 f"{float(spectrum['svals'][i]):.4f}" if "svals" in spectrum else "-",
                 f"{float(spectrum['singular_values'][i]):.4f}",
                 f"{float(spectrum['canonical_singular_values'][i]):.4f}",
-                f"{reference.singular_values[i]:.4f}" if known else "-",
+                *[f"{truth[i]:.4f}" if i < len(truth) else "-" for _ in known],
                 _complex_text(complex(spectrum["eigenvalues"][i])),
                 f"{float(spectrum['timescales'][i]):.4g}",
             )
@@ -96,7 +97,7 @@ def _draw(estimator: KoopmanLoRA, reference: ReferenceSpectrum, folder: pathlib.
     values = estimator.singular_functions(states)
     _save(plot_spectrum(estimator.spectrum_, reference).figure, folder / "spectrum.png")
     _save(plot_history(estimator.training_.history).figure, folder / "history.png")
-    names = [f"{name} [nm]" for name in estimator.pairs_.coordinate_names or ("x", "y")]
+    names = [f"{name} (nm)" for name in estimator.pairs_.coordinate_names or ("x", "y")]
     axes = plot_singular_functions(states.numpy(), values, coordinate_names=names)
     _save(axes[0].figure, folder / "singular_functions.png")
 

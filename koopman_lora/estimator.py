@@ -368,8 +368,9 @@ class KoopmanLoRA(BaseEstimator):
         """
         moments = self.estimate_moments(self.pairs_, observables=observables)
         features = self.features(x, "right" if direction == "backward" else "left")
+        names = self.pairs_.coordinate_names if observables is flat_state else None
         options = {"method": method, "direction": direction, "n_resamples": n_resamples, "seed": self.seed}
-        return forecast_band(moments, features, steps, **options, **self._physical())
+        return forecast_band(moments, features, steps, observable_names=names, **options, **self._physical())
 
     def coarse_coordinates(self, x: Any, method: str = "K_matrix") -> xr.DataArray:
         """Slow coordinates of any states, see `kl.coarse_coordinates`."""

@@ -27,12 +27,12 @@ from koopman_lora.scores import jackknife_error, vamp_e_leaving_out, vamp_scores
 from koopman_lora.trajectories import LaggedPairs, split_pairs, standardization
 
 # Optimisation steps below which small data sets get more epochs; measured on the systems of `benchmarks/`.
-MIN_STEPS = 1600
+MIN_STEPS = 950
 # The singular values learn slower than the encoders: a sval that falls before its functions are found takes their
 # gradient away. Measured on the logistic map, 20 modes: a factor of 1 loses the modes below 0.1.
 SVALS_LEARNING_RATE = 0.3
 # Pairs that whiten the held-out score of each epoch; more cost time and change little.
-SCORE_PAIRS = 10_000
+SCORE_PAIRS = 5_000
 
 
 class NonFiniteLossError(FloatingPointError, ValueError):
@@ -98,7 +98,7 @@ def fit(
     held_out : float or LaggedPairs
         Fraction to hold out, by trajectories or by blocks with a gap (`split_pairs`); 0 for none; or pairs of your own.
     n_epochs : int, optional
-        By default enough for 1,600 optimisation steps, at least 5.
+        By default enough for 950 optimisation steps, at least 5.
     batch_size, learning_rate, weight_decay
         Of Adam; the learning rate is the peak of the one-cycle schedule.
     gradient_clip : float, optional
