@@ -15,10 +15,11 @@ from koopman_lora.scores import Validation, triples_vamp_e
 from koopman_lora.trajectories import LaggedPairs, fold_numbers, split_masks
 
 # Whitening thresholds to choose from; small ones over-fit, and an infinite one adds nothing to what was trained.
-THRESHOLDS = tuple(10.0**-e for e in range(11))
+# Trained trunks can hold modes in directions of very little variance, down to what single precision resolves.
+THRESHOLDS = tuple(10.0**-e for e in range(15))
 N_FOLDS = 5
 # Variances, relative to the largest, below which a direction is round-off of single-precision features.
-_ROUND_OFF = 1e-12
+_ROUND_OFF = 1e-15
 
 
 class RefinementResult(NamedTuple):
