@@ -22,6 +22,11 @@ from koopman_lora.spectrum import implied_frequencies, implied_timescales
 
 Scale = Callable[[np.ndarray], np.ndarray]
 
+# What `benchmarks/trust.py` measures of 95 % intervals; it travels with them.
+_COVERAGE = (
+    "conditional on the features: of 95 % intervals 88 to 97 % covered the exact singular value and 86 to 98 % the "
+    "eigenvalue, but 30 to 50 % the eigenvalues of a strongly non-normal system, learned anew each time"
+)
 # Distance from 1 below which a value is the constant mode's, whose interval is a point.
 _EXACT_ONE = 1e-9
 
@@ -279,7 +284,14 @@ def bootstrap_intervals(
     data = {name: ((MODE, "bound"), values, units.get(name, {})) for name, values in variables.items()}
     data["canonical_standard_error"] = ((MODE,), canonical[1:].std(axis=0))
     attrs = provenance(
-        level=level, n_resamples=n_resamples, seed=seed, n_blocks=moments.n_blocks, lag=lag, dt=dt, time_unit=time_unit
+        level=level,
+        n_resamples=n_resamples,
+        seed=seed,
+        n_blocks=moments.n_blocks,
+        lag=lag,
+        dt=dt,
+        time_unit=time_unit,
+        note=_COVERAGE,
     )
     coords = {MODE: np.arange(1, canonical.shape[1] + 1), "bound": ["lower", "upper"]}
     return xr.Dataset(data, coords=coords, attrs=attrs)
