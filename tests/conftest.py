@@ -4,10 +4,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
+from exact_expectations import P_EXAMPLE
 from hypothesis import settings
 from scipy.special import roots_hermitenorm, roots_legendre
 
 from koopman_lora import systems
+from koopman_lora.moments import estimate_moments
 
 settings.register_profile("fixed", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("fixed")
@@ -63,10 +66,9 @@ def _gaussian():
 
 
 def _chain():
-    P = np.array([[6, 2, 1, 1], [1, 5, 3, 1], [0, 1, 7, 2], [3, 1, 1, 5]]) / 10
-    system = systems.FiniteMarkovChain(P)
+    system = systems.FiniteMarkovChain(P_EXAMPLE)
     states = system.embedded_states
-    joint = system.stationary_distribution[:, None] * P
+    joint = system.stationary_distribution[:, None] * P_EXAMPLE
     return ExactPairs(*_outer(states, np.broadcast_to(states, (4, 4, 4)), joint), system.spectrum(1, 4))
 
 
@@ -77,3 +79,19 @@ _MAKERS = {"logistic": _logistic, "rotation": _rotation, "gaussian": _gaussian, 
 def exact_pairs(request):
     """Each of four systems in turn, with exact expectations over its pairs."""
     return _MAKERS[request.param]()
+
+
+@pytest.fixture(scope="session")
+def noisy():
+    """Moments of random complex features of a rotation, in blocks, with complex observables."""
+    data = torch.from_numpy(systems.NoisyRotation().simulate(1, 2001, seed=1).values[0])
+    rng = np.random.default_rng(0)
+    mix_f, mix_g, mix_h = (torch.from_numpy(rng.normal(size=(5, k)) + 1j * rng.normal(size=(5, k))) for k in (5, 5, 2))
+
+    def basis(x):
+        z = x[:, 0] + 1j * x[:, 1]
+        return torch.stack([z**k for k in (0, 1, -1, 2, -2)], dim=1)
+
+    maps = [lambda x, m=m: basis(x) @ m for m in (mix_f, mix_g, mix_h)]
+    moments = estimate_moments(maps[0], maps[1], (data[:-1], data[1:]), observables=maps[2])
+    return moments, maps, data

@@ -5,6 +5,7 @@ import builtins
 import numpy as np
 import pytest
 import torch
+from exact_expectations import BLOCKS, exact_chain_moments, identity
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -17,22 +18,6 @@ from koopman_lora.moments import estimate_moments
 from koopman_lora.spectrum import compute_koopman_spectrum
 from koopman_lora.systems import FiniteMarkovChain
 from koopman_lora.trajectories import lagged_pairs
-
-
-def identity(x):
-    return x
-
-
-def exact_chain_moments(chain, chi=None):
-    """Exact moments of functions chi (n_states, m) of a chain's states; one-hot by default."""
-    chi = np.eye(chain.n_states) if chi is None else chi
-    n = chain.n_states
-    root = np.sqrt(n * n * (chain.stationary_distribution[:, None] * chain.transition_matrix).ravel())[:, None]
-    x, x_next = np.repeat(chi, n, axis=0) * root, np.tile(chi, (n, 1)) * root
-    return estimate_moments(identity, identity, (torch.from_numpy(x), torch.from_numpy(x_next)), n_blocks=1)
-
-
-BLOCKS = FiniteMarkovChain.with_blocks(n_blocks=3, states_per_block=4, coupling=0.05)
 
 soft = arrays(float, (60, 3), elements=st.floats(0.05, 1.0)).map(lambda a: a / a.sum(axis=1, keepdims=True))
 

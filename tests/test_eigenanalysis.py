@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from exact_expectations import P_EXAMPLE, exact_chain, exact_rotation, identity, with_one
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.special import roots_hermitenorm
 
 from koopman_lora.eigenanalysis import (
     eigen_analysis,
@@ -24,56 +24,6 @@ from koopman_lora.systems import FiniteMarkovChain, NoisyRotation
 from koopman_lora.trajectories import lagged_pairs
 
 METHODS = ("operator", "edmd")
-
-
-def identity(x):
-    return x
-
-
-def with_one(x):
-    return np.concatenate([np.ones((len(x), 1)), x], axis=1)
-
-
-def exact_moments(x, x_next, weights, **options):
-    """Exact expectations: rows are scaled by sqrt(N w), which identity feature maps keep."""
-    root = np.sqrt(len(weights) * weights)[:, None]
-    pairs = tuple(torch.from_numpy(side * root) for side in (x, x_next))
-    return estimate_moments(identity, identity, pairs, observables=identity, n_blocks=1, **options)
-
-
-def exact_chain(P):
-    chain = FiniteMarkovChain(P)
-    n = chain.n_states
-    joint = (chain.stationary_distribution[:, None] * chain.transition_matrix).ravel()
-    return chain, exact_moments(np.repeat(np.eye(n), n, axis=0), np.tile(np.eye(n), (n, 1)), joint)
-
-
-def exact_rotation():
-    system = NoisyRotation(omega=0.7, noise=0.4)
-    angle, (noise, weights) = np.arange(24) * 2 * np.pi / 24, roots_hermitenorm(30)
-    moved = (angle[:, None] + system.omega + system.noise * noise).ravel()
-    angle = np.repeat(angle, 30)
-    x, x_next = (with_one(np.stack([np.cos(a), np.sin(a)], axis=1)) for a in (angle, moved))
-    return system, exact_moments(x, x_next, np.tile(weights / weights.sum(), 24) / 24)
-
-
-P_EXAMPLE = np.array([[6, 2, 1, 1], [1, 5, 3, 1], [0, 1, 7, 2], [3, 1, 1, 5]]) / 10
-
-
-@pytest.fixture(scope="module")
-def noisy():
-    """Moments of random complex features of a rotation, in blocks, with complex observables."""
-    data = torch.from_numpy(NoisyRotation().simulate(1, 2001, seed=1).values[0])
-    rng = np.random.default_rng(0)
-    mix_f, mix_g, mix_h = (torch.from_numpy(rng.normal(size=(5, k)) + 1j * rng.normal(size=(5, k))) for k in (5, 5, 2))
-
-    def basis(x):
-        z = x[:, 0] + 1j * x[:, 1]
-        return torch.stack([z**k for k in (0, 1, -1, 2, -2)], dim=1)
-
-    maps = [lambda x, m=m: basis(x) @ m for m in (mix_f, mix_g, mix_h)]
-    moments = estimate_moments(maps[0], maps[1], (data[:-1], data[1:]), observables=maps[2])
-    return moments, maps, data
 
 
 class TestKoopmanModes:

@@ -3,46 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from exact_expectations import P_EXAMPLE, exact_chain, identity
 
 from koopman_lora.moments import Moments, estimate_moments
 from koopman_lora.prediction import forecast
 from koopman_lora.propagation import propagator, symmetrised, time_reversed
-from koopman_lora.systems import FiniteMarkovChain, NoisyRotation
+from koopman_lora.systems import FiniteMarkovChain
 from koopman_lora.trajectories import lagged_pairs
 
 METHODS = ("operator", "edmd")
-
-
-def identity(x):
-    return x
-
-
-def exact_chain(P):
-    """A chain and exact moments of its one-hot states: rows are scaled by sqrt(N w), which identity maps keep."""
-    chain = FiniteMarkovChain(P)
-    n = chain.n_states
-    root = n * np.sqrt(chain.stationary_distribution[:, None] * chain.transition_matrix).reshape(-1, 1)
-    pairs = tuple(torch.from_numpy(x * root) for x in (np.repeat(np.eye(n), n, axis=0), np.tile(np.eye(n), (n, 1))))
-    return chain, estimate_moments(identity, identity, pairs, observables=identity, n_blocks=1)
-
-
-P_EXAMPLE = np.array([[6, 2, 1, 1], [1, 5, 3, 1], [0, 1, 7, 2], [3, 1, 1, 5]]) / 10
-
-
-@pytest.fixture(scope="module")
-def noisy():
-    """Moments of random complex features of a rotation, in blocks, with complex observables."""
-    data = torch.from_numpy(NoisyRotation().simulate(1, 2001, seed=1).values[0])
-    rng = np.random.default_rng(0)
-    mix_f, mix_g, mix_h = (torch.from_numpy(rng.normal(size=(5, k)) + 1j * rng.normal(size=(5, k))) for k in (5, 5, 2))
-
-    def basis(x):
-        z = x[:, 0] + 1j * x[:, 1]
-        return torch.stack([z**k for k in (0, 1, -1, 2, -2)], dim=1)
-
-    maps = [lambda x, m=m: basis(x) @ m for m in (mix_f, mix_g, mix_h)]
-    moments = estimate_moments(maps[0], maps[1], (data[:-1], data[1:]), observables=maps[2])
-    return moments, maps, data
 
 
 def test_powers_agree_with_independently_estimated_moments():
