@@ -16,7 +16,7 @@ import xarray as xr
 from safetensors import SafetensorError
 
 from koopman_lora import systems
-from koopman_lora.demo import prepare_folder, run_demo, spectrum_table
+from koopman_lora.demo import prepare_folder, run_demo, spectrum_table, text_table
 from koopman_lora.diagnostics import (
     Finding,
     compare_singular_values,
@@ -170,10 +170,10 @@ def _fit(a: argparse.Namespace) -> None:
 
 
 def _refinement_text(result: RefinementResult) -> str:
-    scores = f"held-out VAMP-E {result.score_before:.4f} -> {result.score_after:.4f}"
+    scores = f"cross-validated VAMP-E {result.score_before:.4f} -> {result.score_after:.4f}"
     if result.is_refined:
         return f"refined: {scores}, whitening threshold {result.threshold:.2g}"
-    return f"not refined: no threshold improved the held-out VAMP-E of {result.score_before:.4f}"
+    return f"refined: no more than the trained features, cross-validated VAMP-E {result.score_before:.4f}"
 
 
 def _scores_text(scores: Scores) -> str:
@@ -265,11 +265,6 @@ def _fitted(model: KoopmanLoRAModel) -> KoopmanLoRA:
     return estimator
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)
-
-
 def _selection_text(selection: xr.Dataset) -> str:
     energy = f"{100 * selection.attrs['energy_fraction']:g} %"
     rules = {
@@ -290,7 +285,7 @@ def _residuals_text(residuals: xr.Dataset) -> str:
         value = complex(residuals["eigenvalues"][i])
         flag = "SPURIOUS" if bool(residuals["is_spurious"][i]) else ""
         rows.append((str(mode), f"{value.real:.4f}{value.imag:+.4f}i", *(f"{n:.3g}" for n in numbers), flag))
-    return f"{_table(rows)}\n{residuals.attrs['note']}"
+    return f"{text_table(rows)}\n{residuals.attrs['note']}"
 
 
 def _scan_text(scan: xr.Dataset) -> str:
@@ -300,7 +295,7 @@ def _scan_text(scan: xr.Dataset) -> str:
         parts = (scan[f"timescales{suffix}"].values[i] for suffix in ("", "_lower", "_upper"))
         cells = [f"{t:.4g} ({low:.4g}, {high:.4g})" for t, low, high in zip(*parts, strict=True)]
         rows.append((str(lag), f"{float(scan['lag_time'][i]):g}", *(cells[j] for j in shown)))
-    return f"{_table(rows)}\nrecommended lag: {scan.attrs['recommended_lag']} frames (shortest on the plateau)"
+    return f"{text_table(rows)}\nrecommended lag: {scan.attrs['recommended_lag']} frames (shortest on the plateau)"
 
 
 def _intervals_text(intervals: xr.Dataset) -> str:
@@ -315,7 +310,7 @@ def _intervals_text(intervals: xr.Dataset) -> str:
     for i, mode in enumerate(intervals["mode"].values):
         bounds = (intervals[name].values[i] for name in names)
         rows.append((str(mode), *(f"({low:.4g}, {high:.4g})" for low, high in bounds)))
-    return f"{100 * intervals.attrs['level']:g} % intervals\n{_table(rows)}"
+    return f"{100 * intervals.attrs['level']:g} % intervals\n{text_table(rows)}"
 
 
 def _check_ending(path: str | None) -> None:

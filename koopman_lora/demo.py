@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import xarray as xr
@@ -84,7 +85,19 @@ def spectrum_table(spectrum: xr.Dataset, reference: ReferenceSpectrum | None = N
                 f"{float(spectrum['timescales'][i]):.4g}",
             )
         )
-    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
+    return text_table(rows)
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as right-aligned columns.
+
+    Examples
+    --------
+    >>> print(text_table([("mode", "sigma"), ("1", "1.0")]))
+    mode  sigma
+       1    1.0
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)
 
 

@@ -16,9 +16,9 @@ import scipy.stats
 import xarray as xr
 
 from koopman_lora._labels import MODE, provenance
-from koopman_lora._linalg import conjugate_transpose, eigenvalue_order, hermitian_pinv, whitened_svd
+from koopman_lora._linalg import eigenvalue_order, hermitian_pinv, whitened_svd
 from koopman_lora.moments import Moments
-from koopman_lora.spectrum import implied_frequencies, implied_timescales
+from koopman_lora.spectrum import implied_frequencies, implied_timescales, rank_operator
 
 Scale = Callable[[np.ndarray], np.ndarray]
 
@@ -277,7 +277,7 @@ def bootstrap_intervals(
         "singular_values": _positive_interval(K_values[0], K_values[1:], factor),
     }
     if "C_gf" in stack:
-        values = np.linalg.eigvals(canonical[..., :, None] * (conjugate_transpose(right) @ stack["C_gf"] @ left))
+        values = np.linalg.eigvals(rank_operator(stack["C_gf"], left, canonical, right))
         ordered = values[0][eigenvalue_order(values[0])]
         variables |= eigenvalue_intervals(ordered, values[1:], factor, lag * dt)
     units = {"timescales": {"units": time_unit}, "frequencies": {"units": f"1/{time_unit}"}}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from typing import NamedTuple
 
 import numpy as np
@@ -106,7 +108,7 @@ def refine(
     def solve(some: Moments) -> WhitenedSVD:
         return _solve(some, _bases(some, heads), tried[chosen], model.n_modes)
 
-    validation = evaluate(solve(moments.merged(cells % 2 == 1)), model.trunk_maps(), held)
+    validation = _evaluate(solve(moments.merged(cells % 2 == 1)), model.trunk_maps(), held)
     _write(model, solve(moments), pairs)
     mean = scores.mean(axis=1)
     is_refined = bool(np.isfinite(tried[chosen]))
@@ -128,9 +130,7 @@ def _moments_of_cells(model: KoopmanLoRAModel, pairs: LaggedPairs, cell: np.ndar
     cells = np.unique(cell)
     parts = (pairs.select(cell == number) for number in cells)
     each = [estimate_moments(*model.trunk_maps(), (p.x, p.x_next), n_blocks=1, same_map=False) for p in parts]
-    names = each[0].names
-    sums = {name: np.concatenate([m.block_sums[name] for m in each]) for name in names}
-    return cells, Moments(sums, np.concatenate([m.block_counts for m in each]))
+    return cells, functools.reduce(operator.add, each)
 
 
 def _check_width(moments: Moments, n_modes: int) -> None:
@@ -176,7 +176,7 @@ def _within_one_error(scores: np.ndarray) -> int:
 def validate(model: KoopmanLoRAModel, train: LaggedPairs, test: LaggedPairs) -> Validation:
     """Singular functions of the model's features, fitted on `train` and evaluated at `test`."""
     solution = whitened_svd(*_cross(own_moments(model, train)), RANK_TOLERANCE, model.n_modes)
-    return evaluate(solution, model.own_maps(), test)
+    return _evaluate(solution, model.own_maps(), test)
 
 
 def _bases(moments: Moments, heads: tuple[np.ndarray, np.ndarray]) -> tuple[_Basis, _Basis]:
@@ -209,7 +209,7 @@ def _solve(moments: Moments, bases: tuple[_Basis, _Basis], threshold: float, n_m
     return WhitenedSVD(np.hstack([constant, left]), np.r_[1.0, values], np.hstack([constant, right]))
 
 
-def evaluate(solution: WhitenedSVD, maps: tuple[FeatureMap, FeatureMap], test: LaggedPairs) -> Validation:
+def _evaluate(solution: WhitenedSVD, maps: tuple[FeatureMap, FeatureMap], test: LaggedPairs) -> Validation:
     """Singular triples, given as coefficients on feature maps, at the pairs `test`."""
     with torch.no_grad():
         f, g = (

@@ -136,9 +136,9 @@ def _canonical(moments: Moments, threshold: float) -> tuple[np.ndarray, np.ndarr
     return left * turn, sigma, right * turn
 
 
-def rank_operator(moments: Moments, left: np.ndarray, sigma: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """`Lambda = diag(sigma) E[psi(x')^H phi(x')]`: the rank-n operator on the coordinates phi, (n_modes, n_modes)."""
-    return sigma[:, None] * (conjugate_transpose(right) @ moments.C_gf @ left)
+def rank_operator(C_gf: np.ndarray, left: np.ndarray, sigma: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """`Lambda = diag(sigma) E[psi(x')^H phi(x')]`: the rank-n operator on coordinates phi, (..., n_modes, n_modes)."""
+    return sigma[..., :, None] * (conjugate_transpose(right) @ C_gf @ left)
 
 
 def edmd_operator(moments: Moments, threshold: float = RANK_TOLERANCE) -> np.ndarray:
@@ -149,7 +149,7 @@ def edmd_operator(moments: Moments, threshold: float = RANK_TOLERANCE) -> np.nda
 def _eigen_variables(
     moments: Moments, left: np.ndarray, sigma: np.ndarray, right: np.ndarray, lag_time: float, unit: str
 ) -> dict[str, Any]:
-    eig = sorted_eig(rank_operator(moments, left, sigma, right))
+    eig = sorted_eig(rank_operator(moments.C_gf, left, sigma, right))
     vectors = left @ eig.right
     if "phase_f" in moments.names:
         vectors = vectors * phase_of(moments.phase_f @ vectors)

@@ -404,10 +404,14 @@ def without_overlap(pairs: LaggedPairs, held: np.ndarray) -> np.ndarray:
     >>> without_overlap(pairs, np.array([1, 0, 0, 0, 0, 0], bool))
     array([False, True, False, True, True, True])
     """
-    stride = int(pairs.frame.max()) + pairs.lag + 1
-    first = pairs.trajectory * stride + pairs.frame  # one number per frame over all trajectories
+    first = _frame_numbers(pairs)
     used = np.union1d(first[held], first[held] + pairs.lag)
     return ~held & ~np.isin(first, used) & ~np.isin(first + pairs.lag, used)
+
+
+def _frame_numbers(pairs: LaggedPairs) -> np.ndarray:
+    """One number per frame over all trajectories, (n_pairs,), that of x; x' has it plus the lag."""
+    return pairs.trajectory * (int(pairs.frame.max()) + pairs.lag + 1) + pairs.frame
 
 
 def fold_numbers(pairs: LaggedPairs, n_folds: int = 5) -> np.ndarray:
@@ -428,8 +432,7 @@ def fold_numbers(pairs: LaggedPairs, n_folds: int = 5) -> np.ndarray:
     """
     group = split_groups(pairs, n_blocks=4 * n_folds)
     n_groups = int(group.max()) + 1
-    stride = int(pairs.frame.max()) + pairs.lag + 1
-    first = pairs.trajectory * stride + pairs.frame  # one number per frame over all trajectories
+    first = _frame_numbers(pairs)
     order = np.argsort(first)
     following = order[np.searchsorted(first[order], first + pairs.lag).clip(max=len(first) - 1)]
     has_following = first[following] == first + pairs.lag
