@@ -15,15 +15,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from koopman_lora.coarse_graining import macroscopic_model
+from koopman_lora.data.pairs import LaggedPairs, lagged_pairs
 from koopman_lora.eigenanalysis import eigen_analysis
-from koopman_lora.metastable_sets import membership_coefficients, membership_map, number_of_states
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import Moments, estimate_moments
 from koopman_lora.prediction import flat_state, forecast
 from koopman_lora.propagation import symmetrised
 from koopman_lora.refinement import refine
 from koopman_lora.spectrum import koopman_spectrum
+from koopman_lora.states.coarse_graining import macroscopic_model
+from koopman_lora.states.metastable_sets import membership_coefficients, membership_map, number_of_states
 from koopman_lora.systems import (
     FiniteMarkovChain,
     FourWellLandscape2D,
@@ -33,7 +34,6 @@ from koopman_lora.systems import (
     System,
 )
 from koopman_lora.training import fit
-from koopman_lora.trajectories import LaggedPairs, lagged_pairs
 
 N_PAIRS, N_TRAJECTORIES = 50_000, 50
 HORIZONS = (1, 5, 20)

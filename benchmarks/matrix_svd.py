@@ -16,8 +16,8 @@ import torch
 from scipy.sparse.linalg import LinearOperator, svds
 from sklearn.utils.extmath import randomized_svd
 
-from koopman_lora.matrix_operators import ORTHOGONALITIES
-from koopman_lora.matrix_svd import NeuralSVD
+from koopman_lora.svd.neural_svd import NeuralSVD
+from koopman_lora.svd.products import ORTHOGONALITIES
 
 DECAYS = {
     "0.97^i": lambda i: 0.97**i,

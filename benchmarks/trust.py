@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 import koopman_lora as kl
+from koopman_lora.data.pairs import LaggedPairs, lagged_pairs
 from koopman_lora.intervals import bootstrap_intervals, match_eigenvalues
 from koopman_lora.moments import Moments, estimate_moments
 from koopman_lora.scores import validation_sigma, vamp_scores
@@ -30,7 +31,6 @@ from koopman_lora.systems import (
     ReferenceSpectrum,
     System,
 )
-from koopman_lora.trajectories import LaggedPairs, lagged_pairs
 
 MAP = NoisyLogisticMap()
 MILD = LinearGaussian(A=[[0.5, 0.2], [-0.1, 0.3]], B=[[1.0, 0.0], [0.2, 0.6]])

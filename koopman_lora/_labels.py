@@ -1,4 +1,4 @@
-"""Names of dimensions, coordinates and units, and the small builders from plain arrays to labelled Datasets."""
+"""Every dimension and coordinate of the package, and the small builders from plain arrays to labelled Datasets."""
 
 from __future__ import annotations
 
@@ -10,8 +10,72 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-TRAJECTORY, TIME, COORDINATE = "trajectory", "time", "coordinate"
-MODE, FEATURE_F, FEATURE_G, EPOCH = "mode", "feature_f", "feature_g", "epoch"
+# data
+TRAJECTORY, TIME, COORDINATE, SAMPLE, OBSERVABLE = "trajectory", "time", "coordinate", "sample", "observable"
+# spectrum; a matrix whose rows and columns are of one kind has a second name for its columns
+MODE, FEATURE_F, FEATURE_G, EDMD_MODE = "mode", "feature_f", "feature_g", "edmd_mode"
+MODE_COLUMN, FEATURE_F_COLUMN, FEATURE_G_COLUMN = "mode_column", "feature_f_column", "feature_g_column"
+BOUND, PART, CAUSE = "bound", "part", "cause"
+# training, several fits, choices
+EPOCH, FIT, OTHER_FIT, FOLD, LAG, DIRECTION = "epoch", "fit", "other_fit", "fold", "lag", "direction"
+# forecasts: number of lags ahead
+STEP, FORECASTER = "step", "forecaster"
+# coarse-graining
+STATE, STATE_NEXT, SOURCE, TARGET, N_STATES = "state", "state_next", "source", "target", "n_states"
+# a given matrix
+ROW, COLUMN, ITERATION = "row", "column", "iteration"
+
+# These are positions in what the user gave or will index; everything else counts from 1.
+_FROM_ZERO = {
+    TRAJECTORY,
+    COORDINATE,
+    SAMPLE,
+    OBSERVABLE,
+    STATE,
+    STATE_NEXT,
+    SOURCE,
+    TARGET,
+    ROW,
+    COLUMN,
+    FIT,
+    OTHER_FIT,
+}
+
+
+def labelled(
+    variables: Mapping[str, Any], attrs: Mapping[str, Any] | None = None, coords: Mapping[str, Any] | None = None
+) -> xr.Dataset:
+    """Dataset in which every dimension has its coordinate, so that any two Datasets align.
+
+    Parameters
+    ----------
+    variables : as for `xarray.Dataset`
+    coords : coordinates that are not simply numbers; all others are counted, modes from 1 and states from 0
+
+    Examples
+    --------
+    >>> labelled({"sigma": ("mode", [1.0, 0.5])}).mode.values
+    array([1, 2])
+    """
+    dataset = xr.Dataset(variables, coords=coords, attrs=dict(attrs or {}))
+    known = {BOUND: ["lower", "upper"], PART: ["real", "imaginary"]}
+    counted = {
+        name: known.get(name, np.arange(size) + (name not in _FROM_ZERO))
+        for name, size in dataset.sizes.items()
+        if name not in dataset.coords
+    }
+    return dataset.assign_coords(counted)
+
+
+def interval(name: str, dims: Sequence[str], bounds: np.ndarray, unit: str = "1") -> dict[str, Any]:
+    """The variable `<name>_interval` over (bound, *dims) from bounds (2, ...), lower and upper.
+
+    Examples
+    --------
+    >>> list(interval("sigma", ["mode"], np.zeros((2, 3))))
+    ['sigma_interval']
+    """
+    return {f"{name}_interval": ((BOUND, *dims), bounds, {"units": unit})}
 
 
 def provenance(**settings: Any) -> dict[str, Any]:

@@ -15,6 +15,8 @@ import scipy.linalg
 RANK_TOLERANCE = 1e-10
 # A canonical singular value is at most 1 up to round-off of the moments; above this it is an alarm, never clipped.
 SIGMA_TOLERANCE = 1e-6
+# Neighbours of a sorted list that are closer than this, relative to the largest modulus, count as equal.
+TIE_TOLERANCE = 1e-9
 
 
 class Whitener(NamedTuple):
@@ -136,7 +138,10 @@ class SortedEig(NamedTuple):
 
 
 def eigenvalue_order(values: np.ndarray) -> np.ndarray:
-    """Indices that sort by decreasing modulus; of a conjugate pair the positive imaginary part stands first.
+    """Indices (k,) that sort eigenvalues (k,): the only rule of order.
+
+    By decreasing modulus; among values of equal modulus by decreasing real part; of a conjugate pair the positive
+    imaginary part stands first. Values are equal where no gap separates them, so round-off decides nothing.
 
     Examples
     --------
@@ -144,9 +149,19 @@ def eigenvalue_order(values: np.ndarray) -> np.ndarray:
     >>> v[eigenvalue_order(v)]
     array([0.3+0.4j, 0.3-0.4j, 0.1+0.j ])
     """
-    # rounding keeps the two of a pair together when their moduli differ in the last bit
-    modulus = np.round(np.abs(values), 12)
-    return np.lexsort((-np.imag(values), -np.round(np.real(values), 12), -modulus), axis=-1)
+    values = np.asarray(values)
+    smallest_gap = TIE_TOLERANCE * np.abs(values).max(initial=0.0)
+    keys = np.abs(values), np.real(values), np.imag(values)
+    return _sorted_by(keys, np.arange(len(values)), smallest_gap)
+
+
+def _sorted_by(keys: tuple[np.ndarray, ...], index: np.ndarray, smallest_gap: float) -> np.ndarray:
+    """`index` by decreasing first key; runs without a gap in it are sorted by the other keys."""
+    if not keys:
+        return index
+    index = index[np.argsort(-keys[0][index], kind="stable")]
+    cuts = np.flatnonzero(-np.diff(keys[0][index]) > smallest_gap) + 1
+    return np.concatenate([_sorted_by(keys[1:], run, smallest_gap) for run in np.split(index, cuts)])
 
 
 def sorted_eig(K: np.ndarray) -> SortedEig:

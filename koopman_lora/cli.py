@@ -16,25 +16,25 @@ import xarray as xr
 from safetensors import SafetensorError
 
 from koopman_lora import systems
-from koopman_lora.demo import prepare_folder, run_demo, spectrum_table, text_table
-from koopman_lora.diagnostics import (
+from koopman_lora.comparison import (
     Finding,
     compare_singular_values,
     comparison_text,
     eigenpair_residuals,
     training_findings,
 )
+from koopman_lora.data.pairs import LaggedPairs, lagged_pairs, open_trajectories, split_pairs
+from koopman_lora.demo import prepare_folder, run_demo, spectrum_table, text_table
 from koopman_lora.estimator import KoopmanLoRA
 from koopman_lora.intervals import bootstrap_intervals
 from koopman_lora.io import load_model, save_dataset, save_model
-from koopman_lora.matrix_svd import NeuralSVD
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import Moments, estimate_moments
 from koopman_lora.refinement import RefinementResult, validate
 from koopman_lora.scores import Scores, validation_scores
 from koopman_lora.selection import scan_lags, select_n_modes
 from koopman_lora.spectrum import model_spectrum
-from koopman_lora.trajectories import LaggedPairs, lagged_pairs, open_trajectories, split_pairs
+from koopman_lora.svd.neural_svd import NeuralSVD
 
 # Argument of KoopmanLoRA -> what it is, for the help; the flags of `fit` in this order.
 _FIT_FLAGS = {

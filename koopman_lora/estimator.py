@@ -14,13 +14,12 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 
-from koopman_lora.coarse_graining import coarse_coordinates, macroscopic_model
-from koopman_lora.diagnostics import Finding, compare_singular_values, eigenpair_residuals, training_findings
+from koopman_lora.comparison import Finding, compare_singular_values, eigenpair_residuals, training_findings
+from koopman_lora.data.pairs import LaggedPairs, lagged_pairs
 from koopman_lora.eigenanalysis import eigen_analysis, koopman_modes
 from koopman_lora.encoders import CNN
 from koopman_lora.intervals import bootstrap_intervals
 from koopman_lora.losses import NestedLoRALoss
-from koopman_lora.metastable_sets import membership_coefficients, membership_map
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import FeatureMap, Moments, estimate_moments
 from koopman_lora.prediction import flat_state, forecast_band
@@ -28,8 +27,9 @@ from koopman_lora.refinement import Validation, refine, validate
 from koopman_lora.scores import Scores, validation_scores
 from koopman_lora.selection import scan_lags, select_n_modes
 from koopman_lora.spectrum import evaluate_functions, koopman_spectrum, model_spectrum
+from koopman_lora.states.coarse_graining import coarse_coordinates, macroscopic_model
+from koopman_lora.states.metastable_sets import membership_coefficients, membership_map
 from koopman_lora.training import fit
-from koopman_lora.trajectories import LaggedPairs, lagged_pairs
 
 
 class KoopmanLoRA(BaseEstimator):

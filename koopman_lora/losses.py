@@ -1,4 +1,4 @@
-"""The nested low-rank approximation (LoRA) objective and its baselines: pure functions of features, thin Modules.
+"""The nested low-rank approximation (LoRA) objective: its terms, pure functions of features, a thin Module.
 
 Features are rows: `f` is f(x), `g` is g(x'), both of shape (n_pairs, n_modes), real or complex (MATH.md, section 3).
 """
@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 NESTINGS = ("jnt", "seq", None)
+
+
+class NonFiniteLossError(FloatingPointError, ValueError):
+    """The loss became NaN or infinite."""
 
 
 def check_nesting(nesting: str | None) -> None:
@@ -44,6 +49,113 @@ def nesting_weights(n_modes: int, weights: Sequence[float] | Tensor | None = Non
     return w / w.sum()
 
 
+def truncation_weights(weights: Tensor) -> Tensor:
+    """`m_i = sum_{l >= i} w_l`, (n_modes,): how often mode i counts in joint nesting.
+
+    Examples
+    --------
+    >>> truncation_weights(nesting_weights(4))
+    tensor([1.0000, 0.7500, 0.5000, 0.2500], dtype=torch.float64)
+    """
+    return weights.flip(0).cumsum(0).flip(0)
+
+
+class LoRATerms(NamedTuple):
+    """The LoRA loss as a function of the singular values, for fixed features: `-2 sum_i s_i a_i + sum_ij s_i s_j Q_ij`.
+
+    The one place of this quadratic form: training loss, end values of svals, VAMP-E, its curve over the number of modes
+    and the loss of a given matrix are all made of it. Tensors or arrays, with any leading axes.
+
+    Attributes
+    ----------
+    linear : `a_i = Re (T_fg)_ii`, (..., n_modes)
+    quadratic : `Q_ij = Re (M_f)_ij (M_g)_ji`, (..., n_modes, n_modes)
+
+    References
+    ----------
+    MATH.md, section 3.
+    """
+
+    linear: Any
+    quadratic: Any
+
+    def loss(self, svals: Any = None) -> Any:
+        """Value at singular values (n_modes,), by default 1 each: `||K - K_hat||^2 - ||K||^2`, shape (...)."""
+        if svals is None:
+            return self.quadratic.sum((-2, -1)) - 2.0 * self.linear.sum(-1)
+        return self._scaled(svals).loss()
+
+    def curve(self, svals: Any) -> Any:
+        """Values for the leading 1, ..., n_modes modes alone, (..., n_modes)."""
+        linear, quadratic = self._scaled(svals)
+        return quadratic.cumsum(-2).cumsum(-1).diagonal(0, -2, -1) - 2.0 * linear.cumsum(-1)
+
+    def weighted(self, m: Tensor) -> LoRATerms:
+        """Terms of the nested loss with weights `m` of the modes, see `truncation_weights`."""
+        return LoRATerms(m * self.linear, torch.minimum(m[:, None], m) * self.quadratic)
+
+    def _scaled(self, svals: Any) -> LoRATerms:
+        return LoRATerms(svals * self.linear, svals[..., :, None] * self.quadratic * svals[..., None, :])
+
+
+def lora_terms(M_f: Any, T_fg: Any, M_g: Any) -> LoRATerms:
+    """Terms of the LoRA loss from second moments (..., n_modes, n_modes), tensors or arrays, real or complex.
+
+    For complex features `tr(M_f M_g)` is the elementwise product with the *transpose*.
+
+    References
+    ----------
+    MATH.md, section 3.
+
+    Examples
+    --------
+    >>> one = torch.eye(1)
+    >>> lora_terms(one, 0.5 * one, one).loss(torch.tensor([0.5]))      # at s = sigma: -sigma^2
+    tensor(-0.2500)
+    """
+    return LoRATerms(T_fg.diagonal(0, -2, -1).real, (M_f * M_g.swapaxes(-1, -2)).real)
+
+
+def best_svals(terms: LoRATerms, is_bounded: bool = False, has_constant: bool = False) -> Tensor:
+    """Singular values (n_modes,) of the smallest loss for fixed features; a constant mode keeps 1.
+
+    Parameters
+    ----------
+    terms : of tensors (n_modes,) and (n_modes, n_modes)
+    is_bounded : look within [0, 1] only: a bounded least-squares problem, whose solution is not the clipped free one
+    has_constant : the first singular value is 1, and not looked for
+
+    References
+    ----------
+    MATH.md, section 5.
+
+    Examples
+    --------
+    >>> best_svals(LoRATerms(torch.tensor([0.5, -0.2]), torch.eye(2)), is_bounded=True)
+    tensor([0.5000, 0.0000])
+    """
+    linear, quadratic = terms
+    if has_constant:
+        rest = best_svals(LoRATerms(linear[1:] - quadratic[1:, 0], quadratic[1:, 1:]), is_bounded)
+        return torch.cat([rest.new_ones(1), rest])
+    free = torch.linalg.lstsq(quadratic, linear[:, None]).solution[:, 0]
+    if not is_bounded or ((free >= 0) & (free <= 1)).all():
+        return free
+    return _bounded_svals(terms).to(free)
+
+
+def _bounded_svals(terms: LoRATerms) -> Tensor:
+    """Minimum within [0, 1]: `s Q s - 2 a s = |R s - b|^2` up to a constant, with `R^T R = Q`, `R^T b = a`."""
+    from scipy.optimize import lsq_linear  # seldom needed, and slow to import
+
+    linear, quadratic = (term.detach().cpu().double() for term in terms)
+    values, vectors = torch.linalg.eigh(quadratic)
+    keep = values > torch.finfo(torch.float64).eps * len(values) * values[-1]
+    roots = values[keep].sqrt()
+    R, b = roots[:, None] * vectors[:, keep].T, (vectors[:, keep].T @ linear) / roots
+    return torch.from_numpy(lsq_linear(R.numpy(), b.numpy(), bounds=(0.0, 1.0), method="bvls").x)
+
+
 def check_features(f: Tensor, g: Tensor) -> None:
     """Raise a ValueError unless `f` and `g` are two (n_pairs, n_modes) batches of equal shape and at least 2 pairs."""
     if f.ndim != 2 or f.shape != g.shape:
@@ -64,7 +176,7 @@ def scale_by_svals(f: Tensor, g: Tensor, svals: Tensor | None) -> tuple[Tensor, 
     return f * root, g * root
 
 
-def _real_dot(a: Tensor, b: Tensor) -> Tensor:
+def real_dot(a: Tensor, b: Tensor) -> Tensor:
     """Re <a, b> summed over the last axis."""
     if not a.is_complex():
         return (a * b).sum(-1)
@@ -76,8 +188,9 @@ def _square(a: Tensor) -> Tensor:
     return a.real.square() + a.imag.square() if a.is_complex() else a.square()
 
 
-def _gram(a: Tensor, b: Tensor) -> Tensor:
-    return a.mH @ b / a.shape[0]  # (mode, mode)
+def gram(a: Tensor, b: Tensor) -> Tensor:
+    """Batch mean of a(x)^H b(x), (n_modes, n_modes)."""
+    return a.mH @ b / a.shape[0]
 
 
 def lora_loss(
@@ -124,58 +237,53 @@ def lora_loss(
     if weights is not None and nesting != "jnt":
         raise ValueError(f"weights belong to nesting='jnt'; got nesting={nesting!r}. Leave weights out.")
     f, g = scale_by_svals(f, g, svals)
+    h = f.conj() * g  # (batch, mode)
     if nesting == "jnt":
-        return _joint(f, g, weights, unbiased)
-    if nesting == "seq":
-        return _sequential(f, g, unbiased)
-    return _plain(f, g, unbiased)
-
-
-def _remove_same_pair_terms(value: Tensor, same_pair: Tensor, unbiased: bool) -> Tensor:
-    """`(B^2 V - sum_n h_n P h_n^H) / (B (B - 1))`: from the same-batch value V to the average over n != m."""
-    if not unbiased:
-        return value
-    batch = same_pair.shape[0]
-    return (batch * value - same_pair.mean()) / (batch - 1)
+        terms, same_pair = _joint(f, g, h, weights)
+    else:
+        terms, same_pair = (_sequential if nesting == "seq" else _plain)(f, g, h)
+    loss = terms.loss()
+    if unbiased:  # from V, the same-batch value of the quadratic part, to its average over pairs n != m
+        loss = loss + (terms.quadratic.sum() - same_pair.mean()) / (f.shape[0] - 1)
+    return loss
 
 
 @functools.lru_cache(maxsize=32)
-def _joint_weights(
+def _truncations(
     n_modes: int, weights: tuple[float, ...] | None, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`w_l`, `m_i = sum_{l >= i} w_l` and the mask `min(m_i, m_j)`; the same in every step of a training run."""
     w = nesting_weights(n_modes, weights).to(dtype=dtype, device=device)
-    m = w.flip(0).cumsum(0).flip(0)
-    return w, m, torch.minimum(m[:, None], m[None, :])
+    m = truncation_weights(w)
+    return w, m, torch.minimum(m[:, None], m)
 
 
-def _joint(f: Tensor, g: Tensor, weights: Sequence[float] | Tensor | None, unbiased: bool) -> Tensor:
+def _joint(f: Tensor, g: Tensor, h: Tensor, weights: Sequence[float] | Tensor | None) -> tuple[LoRATerms, Tensor]:
     key = None if weights is None else tuple(float(w) for w in weights)
-    w, m, mask = _joint_weights(f.shape[1], key, f.real.dtype, f.device)
-    h = f.conj() * g  # (batch, mode)
-    value = _real_dot(_gram(f, f) * mask, _gram(g, g)).sum()  # M_g^T = conj(M_g)
-    linear = (h.real.mean(0) * m).sum()
-    if unbiased:
-        value = _remove_same_pair_terms(value, _square(h.cumsum(1)) @ w, unbiased)
-    return value - 2.0 * linear
+    w, m, mask = _truncations(f.shape[1], key, f.real.dtype, f.device)
+    plain, _ = _plain(f, g, h)
+    return LoRATerms(plain.linear * m, plain.quadratic * mask), _square(h.cumsum(1)) @ w
 
 
-def _sequential(f: Tensor, g: Tensor, unbiased: bool) -> Tensor:
-    h = f.conj() * g
-    earlier_f, earlier_g = f.detach(), g.detach()
-    # rows are the earlier mode without gradient, columns the later one
-    cross = _real_dot(_gram(earlier_f, f).triu(1), _gram(earlier_g, g).triu(1)).sum()
-    own = (_square(f).mean(0) * _square(g).mean(0)).sum()
+def _sequential(f: Tensor, g: Tensor, h: Tensor) -> tuple[LoRATerms, Tensor]:
     before = h.detach().cumsum(1) - h.detach()  # (batch, mode): sum over earlier modes
-    same_pair = _square(h).sum(1) + 2.0 * _real_dot(before, h)
-    return _remove_same_pair_terms(own + 2.0 * cross, same_pair, unbiased) - 2.0 * h.real.mean(0).sum()
+    same_pair = _square(h).sum(1) + 2.0 * real_dot(before, h)
+    return _terms_of_batch(h, _later_only(f), _later_only(g)), same_pair
 
 
-def _plain(f: Tensor, g: Tensor, unbiased: bool) -> Tensor:
-    h = f.conj() * g
-    value = _real_dot(_gram(f, f), _gram(g, g)).sum()
-    same_pair = _square(h.sum(1))
-    return _remove_same_pair_terms(value, same_pair, unbiased) - 2.0 * h.real.mean(0).sum()
+def _plain(f: Tensor, g: Tensor, h: Tensor) -> tuple[LoRATerms, Tensor]:
+    return _terms_of_batch(h, gram(f, f), gram(g, g)), _square(h.sum(1))
+
+
+def _terms_of_batch(h: Tensor, M_f: Tensor, M_g: Tensor) -> LoRATerms:
+    # only the diagonal of T_fg counts: the mean of h, without a product of matrices
+    return LoRATerms(h.real.mean(0), (M_f * M_g.mT).real)
+
+
+def _later_only(features: Tensor) -> Tensor:
+    """Second moments whose entry (i, j), i != j, sends its gradient to the later of the two modes only."""
+    upper = gram(features.detach(), features).triu(1)  # rows are the earlier mode, without gradient
+    return upper + upper.mH + torch.diag(_square(features).mean(0))
 
 
 def orthonormality_penalty(f: Tensor, g: Tensor, has_constant: bool = False) -> Tensor:
@@ -194,91 +302,11 @@ def orthonormality_penalty(f: Tensor, g: Tensor, has_constant: bool = False) -> 
     check_features(f, g)
     total = f.new_zeros((), dtype=f.real.dtype)
     for features in (f, g):
-        deviation = _gram(features, features) - torch.eye(features.shape[1], dtype=f.dtype, device=f.device)
+        deviation = gram(features, features) - torch.eye(features.shape[1], dtype=f.dtype, device=f.device)
         if has_constant:
             deviation = deviation[1:, 1:]
         total = total + _square(deviation).sum()
     return total
-
-
-def _inverse_root(M: Tensor, epsilon: float) -> Tensor:
-    """`(M + epsilon mean(diag M) I)^{-1/2}`, differentiable."""
-    ridge = epsilon * M.diagonal().real.mean()
-    values, vectors = torch.linalg.eigh(M + ridge * torch.eye(M.shape[0], dtype=M.dtype, device=M.device))
-    return (vectors * values.clamp_min(ridge.detach()).rsqrt().to(M.dtype)) @ vectors.mH
-
-
-def vamp_loss(f: Tensor, g: Tensor, score: str = "2", epsilon: float = 1e-6) -> Tensor:
-    """Negative VAMP score of a batch; unchanged by invertible linear maps of f or of g, so there is no use for svals.
-
-    Parameters
-    ----------
-    score : '1' (sum of sigma), '2' (sum of sigma^2) or 'E' (the estimation score at the batch's own solution)
-    epsilon : ridge of the whitening, relative to the mean second moment
-
-    Raises
-    ------
-    ValueError
-        For another score, or shapes that do not match.
-
-    References
-    ----------
-    Wu and Noe, Variational approach for learning Markov processes from time series data (2020).
-
-    Examples
-    --------
-    >>> f = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64)
-    >>> round(vamp_loss(f, f, score="1").item(), 4)
-    -2.0
-    """
-    check_features(f, g)
-    if score not in ("1", "2", "E"):
-        raise ValueError(f"score must be one of '1', '2', 'E'; got {score!r}.")
-    M_f, M_g, T = _gram(f, f), _gram(g, g), _gram(f, g)
-    W_f, W_g = _inverse_root(M_f, epsilon), _inverse_root(M_g, epsilon)
-    whitened = W_f @ T @ W_g
-    if score == "2":
-        return -whitened.abs().square().sum()
-    if score == "1":
-        return -torch.linalg.svdvals(whitened).sum()
-    K = W_f @ whitened @ W_g  # sum_i sigma_i u_i v_i^H: K_hat(x, x') = f(x) K g(x')^H
-    return -(2.0 * _real_dot(K, T).sum() - _real_dot(M_f @ K @ M_g, K).sum())
-
-
-def dpnet_loss(f: Tensor, g: Tensor, relaxed: bool = True, metric_weight: float = 1.0, epsilon: float = 1e-6) -> Tensor:
-    """Deep-projection loss: projection score minus the metric distortion `tr(M^2 - M - ln M)` of both features.
-
-    Parameters
-    ----------
-    relaxed : divide by the operator norms of M_f and M_g instead of whitening
-    metric_weight : weight of the metric distortion
-    epsilon : ridge relative to the mean second moment, for whitening and logarithm
-
-    References
-    ----------
-    Kostic et al., Learning invariant representations of time-homogeneous stochastic dynamical systems (2024), eq. 9-11.
-
-    Examples
-    --------
-    >>> f = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64)
-    >>> round(dpnet_loss(f, f, relaxed=False).item(), 4)
-    -2.0
-    """
-    check_features(f, g)
-    M_f, M_g, T = _gram(f, f), _gram(g, g), _gram(f, g)
-    distortion = _metric_distortion(M_f, epsilon) + _metric_distortion(M_g, epsilon)
-    if relaxed:
-        norms = torch.linalg.matrix_norm(M_f, 2) * torch.linalg.matrix_norm(M_g, 2)
-        score = T.abs().square().sum() / norms
-    else:
-        score = -vamp_loss(f, g, "2", epsilon)
-    return metric_weight * distortion - score
-
-
-def _metric_distortion(M: Tensor, epsilon: float) -> Tensor:
-    values = torch.linalg.eigvalsh(M)
-    floor = epsilon * values.detach().mean()
-    return (values.square() - values - values.clamp_min(floor).log()).sum()
 
 
 class NestedLoRALoss(nn.Module):
@@ -333,45 +361,3 @@ class NestedLoRALoss(nn.Module):
         if self.reg_weight > 0:
             loss = loss + self.reg_weight * orthonormality_penalty(f, g, self.has_constant)
         return loss
-
-
-class VAMPLoss(nn.Module):
-    """`vamp_loss` behind the same call as `NestedLoRALoss`; svals only rescale features, which leaves it unchanged.
-
-    Examples
-    --------
-    >>> VAMPLoss(score="3")
-    Traceback (most recent call last):
-    ValueError: score must be one of '1', '2', 'E'; got '3'.
-    """
-
-    def __init__(self, score: str = "2", epsilon: float = 1e-6) -> None:
-        super().__init__()
-        if score not in ("1", "2", "E"):
-            raise ValueError(f"score must be one of '1', '2', 'E'; got {score!r}.")
-        self.score, self.epsilon = score, epsilon
-
-    def forward(self, f: Tensor, g: Tensor, svals: Tensor | None = None) -> Tensor:
-        """Negative score of a batch."""
-        f, g = scale_by_svals(f, g, svals)
-        return vamp_loss(f, g, self.score, self.epsilon)
-
-
-class DPNetLoss(nn.Module):
-    """`dpnet_loss` behind the same call as `NestedLoRALoss`.
-
-    Examples
-    --------
-    >>> f = torch.eye(2, dtype=torch.float64) * 2**0.5
-    >>> round(DPNetLoss(relaxed=True)(f, f).item(), 4)
-    -2.0
-    """
-
-    def __init__(self, relaxed: bool = True, metric_weight: float = 1.0, epsilon: float = 1e-6) -> None:
-        super().__init__()
-        self.relaxed, self.metric_weight, self.epsilon = relaxed, metric_weight, epsilon
-
-    def forward(self, f: Tensor, g: Tensor, svals: Tensor | None = None) -> Tensor:
-        """Negative objective of a batch."""
-        f, g = scale_by_svals(f, g, svals)
-        return dpnet_loss(f, g, self.relaxed, self.metric_weight, self.epsilon)

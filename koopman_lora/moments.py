@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from koopman_lora.trajectories import LaggedPairs, block_numbers
+from koopman_lora.data.pairs import LaggedPairs, block_numbers
 
 FeatureMap = Callable[[Tensor], Any]
 

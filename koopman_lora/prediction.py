@@ -11,10 +11,10 @@ import xarray as xr
 from torch import Tensor
 
 from koopman_lora._labels import TIME, provenance
+from koopman_lora.data.pairs import LaggedPairs, lagged_pairs
 from koopman_lora.intervals import percentile_interval, resampled_moments
 from koopman_lora.moments import FeatureMap, Moments
 from koopman_lora.propagation import OBSERVABLE, Propagator, observable_labels, propagator, time_reversed
-from koopman_lora.trajectories import LaggedPairs, lagged_pairs
 
 STEP, SAMPLE = "step", "sample"
 FORECASTERS = ("koopman", "persistence", "climatology", "linear")

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from koopman_lora._linalg import RANK_TOLERANCE, WhitenedSVD, conjugate_transpose, inverse_root, whitened_svd
+from koopman_lora.data.pairs import LaggedPairs, fold_numbers, split_masks
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import FeatureMap, Moments, estimate_moments
 from koopman_lora.scores import Validation, triples_vamp_e
-from koopman_lora.trajectories import LaggedPairs, fold_numbers, split_masks
 
 # Whitening thresholds to choose from; small ones over-fit, and an infinite one adds nothing to what was trained.
 # Trained trunks can hold modes in directions of very little variance, down to what single precision resolves.

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from koopman_lora._linalg import RANK_TOLERANCE, WhitenedSVD, conjugate_transpose, whitened_svd
+from koopman_lora.data.pairs import LaggedPairs
 from koopman_lora.moments import Moments
-from koopman_lora.trajectories import LaggedPairs
 
 
 class Scores(NamedTuple):

@@ -11,10 +11,10 @@ import xarray as xr
 from sklearn.base import BaseEstimator, clone
 
 from koopman_lora._labels import MODE, provenance
-from koopman_lora.diagnostics import elbow
+from koopman_lora.comparison import elbow
+from koopman_lora.data.pairs import block_numbers, lagged_pairs, split_groups, without_overlap
 from koopman_lora.intervals import bootstrap_intervals
 from koopman_lora.scores import Validation, jackknife_error, vamp_scores
-from koopman_lora.trajectories import block_numbers, lagged_pairs, split_groups, without_overlap
 
 
 def select_n_modes(

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from koopman_lora._labels import EPOCH, provenance
-from koopman_lora.losses import NestedLoRALoss
+from koopman_lora.data.pairs import LaggedPairs, split_pairs, standardization
+from koopman_lora.losses import NestedLoRALoss, NonFiniteLossError
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import Moments, estimate_moments
 from koopman_lora.scores import jackknife_error, vamp_e_leaving_out, vamp_scores
-from koopman_lora.trajectories import LaggedPairs, split_pairs, standardization
 
 # Optimisation steps below which small data sets get more epochs; measured on the systems of `benchmarks/`.
 MIN_STEPS = 950
@@ -33,10 +33,6 @@ MIN_STEPS = 950
 SVALS_LEARNING_RATE = 0.3
 # Pairs that whiten the held-out score of each epoch; more cost time and change little.
 SCORE_PAIRS = 5_000
-
-
-class NonFiniteLossError(FloatingPointError, ValueError):
-    """The loss became NaN or infinite."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +119,7 @@ def fit(
 
     Examples
     --------
-    >>> from koopman_lora.trajectories import lagged_pairs
+    >>> from koopman_lora.data.pairs import lagged_pairs
     >>> model = KoopmanLoRAModel(1, 3, hidden_dims=(8,), has_centering=True)
     >>> series = np.sin(np.arange(500) / 7.0)[:, None]
     >>> fit(model, lagged_pairs(series), n_epochs=2).history.sizes["epoch"]

@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -10,52 +11,28 @@ import pytest
 import koopman_lora
 
 PACKAGE = pathlib.Path(koopman_lora.__file__).parent
-ORDER = [
-    "_linalg",
-    "_labels",
-    "systems",
-    "trajectories",
-    "encoders",
-    "losses",
-    "model",
-    "moments",
-    "scores",
-    "training",
-    "spectrum",
-    "refinement",
-    "intervals",
-    "diagnostics",
-    "selection",
-    "propagation",
-    "eigenanalysis",
-    "prediction",
-    "metastable_sets",
-    "markov_models",
-    "coarse_graining",
-    "markovianity",
-    "matrix_svd",
-    "estimator",
-    "plotting",
-    "io",
-    "report",
-    "demo",
-    "cli",
-    "__init__",
-]
-# A file that is cut into parts, <name>_<part>.py, keeps its place with all of them; matrix_svd's parts are matrix_*.py.
-PARTS = {"matrix_": "matrix_svd", "plotting_": "plotting"}
+README = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+
+
+def rooms_of_readme():
+    """The rooms in the order of the README's table of files, a folder as one room."""
+    table = README.split("| file | does |")[1].split("\n\n")[0]
+    cells = [line.split("|")[1] for line in table.splitlines()[2:]]
+    return [name.removesuffix(".py").rstrip("/") for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+
+
+ORDER = [*rooms_of_readme(), "__init__"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 NAMES = [str(path.relative_to(PACKAGE)) for path in FILES]
 
 
 def place(module):
-    """Entry of the order where `koopman_lora.<module>` stands."""
-    top = module.split(".")[0]
-    return next((whole for prefix, whole in PARTS.items() if top.startswith(prefix)), top)
+    """Room in which `koopman_lora.<module>` stands: a file, or a folder with all its files."""
+    return module.split(".")[0]
 
 
 def rank(module):
-    """Number of that entry."""
+    """Number of that room."""
     return ORDER.index(place(module))
 
 
@@ -97,13 +74,12 @@ def test_every_file_has_a_place():
 def test_imports_go_downward_only(path):
     me = module_name(path)
     for module, line in own_imports(path):
-        same_part = module.split(".")[0] == me.split(".")[0] or rank(module) == rank(me)
-        assert same_part or rank(module) < rank(me), f"{path.name}:{line} imports {module}, which stands below it"
+        assert rank(module) <= rank(me), f"{path.name}:{line} imports {module}, which stands below it"
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
-def test_parts_of_one_file_do_not_import_each_other_in_a_circle(path):
-    """Within a folder or among matrix_*.py: no chain of imports leads back."""
+def test_files_do_not_import_each_other_in_a_circle(path):
+    """Within a folder too, no chain of imports leads back."""
     edges = {module_name(p): {m for m, _ in own_imports(p)} for p in FILES if p.name != "__init__.py"}
     seen, todo = set(), list(edges.get(module_name(path), ()))
     while todo:
@@ -123,8 +99,9 @@ FORBIDDEN = {
     "model": {"xarray", "matplotlib", "lightning_fabric"},
     "moments": {"xarray", "scipy", "matplotlib", "lightning_fabric"},
     "spectrum": {"lightning_fabric", "matplotlib"},
-    "plotting": {"torch", "scipy", "sklearn", "lightning_fabric"},
-    "report": {"torch", "scipy"},
+    "clock": {"torch", "xarray", "scipy", "matplotlib"},
+    "plots": {"torch", "scipy", "sklearn", "lightning_fabric"},
+    "tables": {"torch", "scipy", "sklearn", "lightning_fabric", "matplotlib"},
 }
 
 
@@ -135,12 +112,20 @@ def test_files_do_not_know_what_they_may_not_know(path):
     assert found == set()
 
 
-def test_plotting_does_not_reach_torch_through_this_package():
-    for path in PACKAGE.glob("plotting*.py"):
-        for module, _ in own_imports(path):
-            source = PACKAGE / f"{module.replace('.', '/')}.py"
-            source = source if source.exists() else source.with_suffix("") / "__init__.py"
-            assert not any(base.split(".")[0] == "torch" for base, _, _ in imports(source)), (path.name, module)
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("plots/*.py")), ids=lambda p: p.name)
+def test_plots_do_not_reach_torch_through_this_package(path):
+    for module, _ in own_imports(path):
+        source = PACKAGE / f"{module.replace('.', '/')}.py"
+        source = source if source.exists() else source.with_suffix("") / "__init__.py"
+        assert not any(base.split(".")[0] == "torch" for base, _, _ in imports(source)), module
+
+
+def test_the_matrix_wing_knows_neither_trajectories_nor_fabric():
+    files = sorted(PACKAGE.glob("svd/*.py"))
+    known = {base for path in files for base, _, _ in imports(path)}
+    assert files
+    assert not [name for name in known if name.startswith(("koopman_lora.data", "koopman_lora.training"))]
+    assert "lightning_fabric" not in known
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from koopman_lora.coarse_graining import coarse_coordinates, macroscopic_model, to_deeptime, transition_matrix
-from koopman_lora.markov_models import committor, mean_first_passage_times, stationary_distribution
-from koopman_lora.metastable_sets import membership_coefficients, memberships
+from koopman_lora.data.pairs import lagged_pairs
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import estimate_moments
 from koopman_lora.spectrum import compute_koopman_spectrum
+from koopman_lora.states.coarse_graining import coarse_coordinates, macroscopic_model, to_deeptime, transition_matrix
+from koopman_lora.states.markov_models import committor, mean_first_passage_times, stationary_distribution
+from koopman_lora.states.metastable_sets import membership_coefficients, memberships
 from koopman_lora.systems import FiniteMarkovChain
-from koopman_lora.trajectories import lagged_pairs
 
 soft = arrays(float, (60, 3), elements=st.floats(0.05, 1.0)).map(lambda a: a / a.sum(axis=1, keepdims=True))
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import koopman_lora as kl
-from koopman_lora.diagnostics import (
+from koopman_lora.comparison import (
     REMEDIES,
     agreement_of_fits,
     captured_share,
@@ -21,11 +21,11 @@ from koopman_lora.diagnostics import (
     loss_gap,
     training_findings,
 )
+from koopman_lora.data.pairs import lagged_pairs
 from koopman_lora.moments import Moments, estimate_moments
 from koopman_lora.scores import Validation, validation_sigma, vamp_scores
 from koopman_lora.spectrum import koopman_spectrum
 from koopman_lora.systems import FiniteMarkovChain, NoisyLogisticMap, NoisyRotation
-from koopman_lora.trajectories import lagged_pairs
 
 MAP = NoisyLogisticMap(order=6)  # rank 7, exactly
 REFERENCE = MAP.spectrum(lag=1, n_modes=7)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from koopman_lora.data.pairs import lagged_pairs
 from koopman_lora.eigenanalysis import (
     eigen_analysis,
     evaluate_on_grid,
@@ -21,7 +22,6 @@ from koopman_lora.moments import estimate_moments
 from koopman_lora.prediction import forecast
 from koopman_lora.propagation import symmetrised
 from koopman_lora.systems import FiniteMarkovChain, NoisyRotation
-from koopman_lora.trajectories import lagged_pairs
 
 METHODS = ("operator", "edmd")
 

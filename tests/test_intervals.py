@@ -4,6 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from koopman_lora.data.pairs import lagged_pairs
 from koopman_lora.intervals import (
     block_weights,
     bootstrap_intervals,
@@ -17,7 +18,6 @@ from koopman_lora.intervals import (
 from koopman_lora.moments import Moments, estimate_moments
 from koopman_lora.spectrum import implied_timescales, koopman_spectrum
 from koopman_lora.systems import FiniteMarkovChain, NoisyRotation
-from koopman_lora.trajectories import lagged_pairs
 
 CHAIN = FiniteMarkovChain(np.array([[6, 2, 1, 1], [1, 5, 3, 1], [0, 1, 7, 2], [3, 1, 1, 5]]) / 10)
 INTERVALS = (

@@ -6,16 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from koopman_lora.losses import (
-    DPNetLoss,
-    NestedLoRALoss,
-    VAMPLoss,
-    dpnet_loss,
-    lora_loss,
-    nesting_weights,
-    orthonormality_penalty,
-    vamp_loss,
-)
+from koopman_lora.baselines import DPNetLoss, VAMPLoss, dpnet_loss, vamp_loss
+from koopman_lora.losses import NestedLoRALoss, lora_loss, nesting_weights, orthonormality_penalty
 
 DTYPES = [torch.float64, torch.complex128]
 every_nesting = pytest.mark.parametrize("nesting", ["jnt", "seq", None])

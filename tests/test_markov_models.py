@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from koopman_lora.markov_models import committor, mean_first_passage_times, stationary_distribution
+from koopman_lora.states.markov_models import committor, mean_first_passage_times, stationary_distribution
 
 stochastic = (
     st.integers(2, 5)

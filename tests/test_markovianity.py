@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from koopman_lora.markovianity import chapman_kolmogorov
+from koopman_lora.data.pairs import lagged_pairs
 from koopman_lora.moments import estimate_moments
+from koopman_lora.states.markovianity import chapman_kolmogorov
 from koopman_lora.systems import FiniteMarkovChain
-from koopman_lora.trajectories import lagged_pairs
 
 BLOCKS = FiniteMarkovChain.with_blocks(n_blocks=3, states_per_block=4, coupling=0.05)
 

@@ -12,9 +12,10 @@ from scipy.sparse.linalg import LinearOperator, aslinearoperator
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
-from koopman_lora import matrix_operators
 from koopman_lora.io import load_dataset, save_dataset
-from koopman_lora.matrix_operators import (
+from koopman_lora.svd import products as matrix_operators
+from koopman_lora.svd.neural_svd import NeuralSVD
+from koopman_lora.svd.products import (
     ORTHOGONALITIES,
     as_products,
     bjorck,
@@ -24,8 +25,7 @@ from koopman_lora.matrix_operators import (
     polish,
     rayleigh_ritz,
 )
-from koopman_lora.matrix_svd import NeuralSVD
-from koopman_lora.matrix_training import (
+from koopman_lora.svd.training import (
     EmbeddingFactor,
     FactorTrainer,
     TableFactor,

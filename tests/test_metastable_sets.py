@@ -8,17 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from koopman_lora.metastable_sets import (
+from koopman_lora.data.pairs import lagged_pairs
+from koopman_lora.moments import estimate_moments
+from koopman_lora.spectrum import koopman_spectrum
+from koopman_lora.states.metastable_sets import (
     coherent_memberships,
     membership_coefficients,
     membership_map,
     memberships,
     number_of_states,
 )
-from koopman_lora.moments import estimate_moments
-from koopman_lora.spectrum import koopman_spectrum
 from koopman_lora.systems import FiniteMarkovChain
-from koopman_lora.trajectories import lagged_pairs
 
 
 class TestMemberships:

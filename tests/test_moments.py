@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
+from koopman_lora.data.pairs import lagged_pairs
 from koopman_lora.moments import Moments, estimate_moments
 from koopman_lora.spectrum import koopman_spectrum
 from koopman_lora.systems import FiniteMarkovChain
-from koopman_lora.trajectories import lagged_pairs
 
 RNG = np.random.default_rng(0)
 SERIES = [RNG.normal(size=(n, 2)).cumsum(0) / 5 for n in (60, 41, 33)]

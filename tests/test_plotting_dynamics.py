@@ -10,12 +10,10 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 
-from koopman_lora.coarse_graining import macroscopic_model
+from koopman_lora.data.pairs import lagged_pairs
 from koopman_lora.eigenanalysis import evaluate_on_grid
-from koopman_lora.markovianity import chapman_kolmogorov
-from koopman_lora.metastable_sets import number_of_states
 from koopman_lora.moments import estimate_moments
-from koopman_lora.plotting_dynamics import (
+from koopman_lora.plots.dynamics import (
     plot_chapman_kolmogorov,
     plot_coarse_map,
     plot_eigenfunctions,
@@ -27,8 +25,10 @@ from koopman_lora.plotting_dynamics import (
     state_colour,
 )
 from koopman_lora.prediction import forecast_band, forecast_error
+from koopman_lora.states.coarse_graining import macroscopic_model
+from koopman_lora.states.markovianity import chapman_kolmogorov
+from koopman_lora.states.metastable_sets import number_of_states
 from koopman_lora.systems import FiniteMarkovChain
-from koopman_lora.trajectories import lagged_pairs
 
 
 @pytest.fixture(autouse=True)

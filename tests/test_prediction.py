@@ -6,6 +6,7 @@ import torch
 from exact_expectations import P_EXAMPLE, exact_chain, exact_moments, exact_rotation, identity, with_one
 from scipy.special import roots_hermitenorm
 
+from koopman_lora.data.pairs import lagged_pairs
 from koopman_lora.eigenanalysis import koopman_modes
 from koopman_lora.moments import estimate_moments
 from koopman_lora.prediction import (
@@ -16,7 +17,6 @@ from koopman_lora.prediction import (
     forecast_error,
 )
 from koopman_lora.systems import FiniteMarkovChain, LinearGaussian, OrnsteinUhlenbeck
-from koopman_lora.trajectories import lagged_pairs
 
 METHODS = ("operator", "edmd")
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 from exact_expectations import P_EXAMPLE, exact_chain, identity
 
+from koopman_lora.data.pairs import lagged_pairs
 from koopman_lora.moments import Moments, estimate_moments
 from koopman_lora.prediction import forecast
 from koopman_lora.propagation import propagator, symmetrised, time_reversed
 from koopman_lora.systems import FiniteMarkovChain
-from koopman_lora.trajectories import lagged_pairs
 
 METHODS = ("operator", "edmd")
 

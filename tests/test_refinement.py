@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from koopman_lora.diagnostics import captured_share
+from koopman_lora.comparison import captured_share
+from koopman_lora.data.pairs import fold_numbers, lagged_pairs, split_pairs
 from koopman_lora.encoders import CNN, MLP, NoLinearHeadError
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import estimate_moments
@@ -14,7 +15,6 @@ from koopman_lora.scores import Scores, validation_scores, vamp_scores
 from koopman_lora.spectrum import model_spectrum
 from koopman_lora.systems import LinearGaussian, NoisyRotation
 from koopman_lora.training import fit
-from koopman_lora.trajectories import fold_numbers, lagged_pairs, split_pairs
 
 SYSTEM = NoisyRotation(omega=0.7, noise=0.4)
 PAIRS = lagged_pairs(SYSTEM.simulate(n_trajectories=2, n_steps=1500, seed=1))

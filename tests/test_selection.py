@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import koopman_lora as kl
+from koopman_lora.data.pairs import lagged_pairs
 from koopman_lora.scores import Validation, vamp_e
 from koopman_lora.selection import (
     _cumulative_vamp_e,
@@ -15,7 +16,6 @@ from koopman_lora.selection import (
     select_n_modes,
 )
 from koopman_lora.systems import FiniteMarkovChain, NoisyLogisticMap, NoisyRotation
-from koopman_lora.trajectories import lagged_pairs
 
 ROTATION = NoisyRotation(omega=0.5, noise=0.5)  # sigma 1, .882, .882, .607, .607, .325, .325, ...
 CHAIN = FiniteMarkovChain.with_blocks()

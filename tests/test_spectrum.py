@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
+from koopman_lora.data.pairs import lagged_pairs
 from koopman_lora.losses import NestedLoRALoss
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import Moments, estimate_moments
@@ -17,7 +18,6 @@ from koopman_lora.spectrum import (
     model_spectrum,
 )
 from koopman_lora.systems import LinearGaussian, NoisyRotation
-from koopman_lora.trajectories import lagged_pairs
 
 RNG = np.random.default_rng(0)
 SYSTEM = LinearGaussian(A=[[0.9, 0.2], [-0.2, 0.7]], B=np.diag([0.5, 0.4]))

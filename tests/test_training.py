@@ -6,15 +6,15 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from koopman_lora.diagnostics import captured_share
+from koopman_lora.comparison import captured_share
+from koopman_lora.data.pairs import lagged_pairs, split_pairs
 from koopman_lora.encoders import CNN, MLP, PeriodicEmbedding
-from koopman_lora.losses import DPNetLoss, NestedLoRALoss, VAMPLoss
+from koopman_lora.losses import DPNetLoss, NestedLoRALoss, NonFiniteLossError, VAMPLoss
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import Moments, estimate_moments
 from koopman_lora.scores import vamp_scores
 from koopman_lora.systems import LinearGaussian, NoisyLogisticMap, NoisyRotation
-from koopman_lora.training import NonFiniteLossError, fit, optimal_svals
-from koopman_lora.trajectories import lagged_pairs, split_pairs
+from koopman_lora.training import fit, optimal_svals
 
 ROTATION = NoisyRotation(omega=0.7, noise=0.4)
 PAIRS = lagged_pairs(ROTATION.simulate(n_trajectories=2, n_steps=1500, seed=1))

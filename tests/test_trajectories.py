@@ -5,7 +5,7 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from koopman_lora.trajectories import (
+from koopman_lora.data.pairs import (
     block_numbers,
     fold_numbers,
     lagged_pairs,

@@ -18,15 +18,15 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 
+from koopman_lora.data.pairs import lagged_pairs
 from koopman_lora.eigenanalysis import eigen_analysis
 from koopman_lora.encoders import CNN
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import estimate_moments
-from koopman_lora.plotting_dynamics import plot_forecast
+from koopman_lora.plots.dynamics import plot_forecast
 from koopman_lora.prediction import flat_state, forecast, forecast_band
 from koopman_lora.refinement import refine
 from koopman_lora.training import fit
-from koopman_lora.trajectories import lagged_pairs
 
 torch.set_num_threads(1)
 N_DIGITS = 5

@@ -11,17 +11,17 @@ import xarray as xr
 from koopman_lora._labels import MODE, provenance
 from koopman_lora._linalg import eigenvalue_order, hermitian_pinv
 from koopman_lora.intervals import block_weights, percentile_interval
-from koopman_lora.markov_models import (
+from koopman_lora.model import KoopmanLoRAModel
+from koopman_lora.moments import Moments
+from koopman_lora.propagation import Arrays, get_moment
+from koopman_lora.spectrum import evaluate_functions, implied_timescales
+from koopman_lora.states.markov_models import (
     committor,
     mean_first_passage_times,
     nearest_probabilities,
     normalised_rows,
     stationary_distribution,
 )
-from koopman_lora.model import KoopmanLoRAModel
-from koopman_lora.moments import Moments
-from koopman_lora.propagation import Arrays, get_moment
-from koopman_lora.spectrum import evaluate_functions, implied_timescales
 
 SAMPLE, STATE, STATE_NEXT, SOURCE, TARGET, PROCESS = "sample", "state", "state_next", "source", "target", "process"
 COORDINATES = ("K_matrix", "canonical")
@@ -187,7 +187,7 @@ def macroscopic_model(
     --------
     >>> from koopman_lora.moments import estimate_moments
     >>> from koopman_lora.systems import FiniteMarkovChain
-    >>> from koopman_lora.trajectories import lagged_pairs
+    >>> from koopman_lora.data.pairs import lagged_pairs
     >>> pairs = lagged_pairs(FiniteMarkovChain([[0.9, 0.1], [0.3, 0.7]]).simulate(n_steps=4000))
     >>> m = macroscopic_model(estimate_moments(lambda x: x, lambda x: x, pairs), dt=2.0, time_unit="ns")
     >>> m.timescales.dims, m.timescales.units, bool((m.timescales_interval[0] < 3.9) & (m.timescales_interval[1] > 3.9))

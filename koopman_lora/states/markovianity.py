@@ -10,10 +10,10 @@ import xarray as xr
 
 from koopman_lora._labels import TIME, provenance
 from koopman_lora._linalg import conjugate_transpose, whitened_svd
-from koopman_lora.coarse_graining import STATE, STATE_NEXT
 from koopman_lora.intervals import percentile_interval, resampled_moments
 from koopman_lora.moments import Moments
 from koopman_lora.propagation import propagator
+from koopman_lora.states.coarse_graining import STATE, STATE_NEXT
 
 LAG = "lag"
 
@@ -61,7 +61,7 @@ def chapman_kolmogorov(
     --------
     >>> from koopman_lora.moments import estimate_moments
     >>> from koopman_lora.systems import FiniteMarkovChain
-    >>> from koopman_lora.trajectories import lagged_pairs
+    >>> from koopman_lora.data.pairs import lagged_pairs
     >>> data = FiniteMarkovChain([[0.9, 0.1], [0.3, 0.7]]).simulate(n_steps=20_000)
     >>> m = {lag: estimate_moments(lambda x: x, lambda x: x, lagged_pairs(data, lag)) for lag in (1, 2, 4)}
     >>> bool((chapman_kolmogorov(m, np.eye(2)).deviation < 0.03).all())

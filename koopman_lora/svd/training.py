@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from koopman_lora.encoders import MLP
-from koopman_lora.losses import nesting_weights
-from koopman_lora.matrix_operators import (
+from koopman_lora.losses import NonFiniteLossError, nesting_weights
+from koopman_lora.svd.products import (
     MatrixProducts,
     RitzTriples,
     orthogonalize,
@@ -24,7 +24,6 @@ from koopman_lora.matrix_operators import (
     svals_from_diagonal,
     svals_from_norms,
 )
-from koopman_lora.training import NonFiniteLossError
 
 PARAMETRIZATIONS = ("embedding", "table", "features")
 # Share of the MLP in the output of an embedding: at 1 training is worse conditioned and takes 2 to 5 times the steps.

@@ -12,7 +12,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import FancyArrowPatch, Patch
 from matplotlib.ticker import MaxNLocator
 
-from koopman_lora.plotting import (
+from koopman_lora.plots.spectrum import (
     BLACK,
     BLUE,
     GREEN,

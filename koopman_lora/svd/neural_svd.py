@@ -21,7 +21,7 @@ from torch import Tensor
 from koopman_lora._labels import MODE, provenance
 from koopman_lora._linalg import conjugate_transpose
 from koopman_lora.encoders import check_hidden_dims, make_activation
-from koopman_lora.matrix_operators import (
+from koopman_lora.svd.products import (
     ORTHOGONALITIES,
     PHASES,
     MatrixProducts,
@@ -31,7 +31,7 @@ from koopman_lora.matrix_operators import (
     orthogonality_error,
     polish,
 )
-from koopman_lora.matrix_training import (
+from koopman_lora.svd.training import (
     PARAMETRIZATIONS,
     EmbeddingFactor,
     Factor,

@@ -10,12 +10,12 @@ import xarray as xr
 
 from koopman_lora._labels import MODE, provenance
 from koopman_lora._linalg import RANK_TOLERANCE, conjugate_transpose, effective_rank, sorted_eig, whitened_svd
+from koopman_lora.data.pairs import block_numbers
 from koopman_lora.intervals import bootstrap_intervals
 from koopman_lora.moments import Moments
 from koopman_lora.scores import Validation, jackknife_error, vamp_scores
 from koopman_lora.spectrum import edmd_operator, koopman_spectrum
 from koopman_lora.systems import ReferenceSpectrum
-from koopman_lora.trajectories import block_numbers
 
 # Cause of disagreement -> what to do about it, in the order of the guide.
 REMEDIES = {

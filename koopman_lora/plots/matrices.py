@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import MaxNLocator
 
-from koopman_lora.plotting import BLUE, ORANGE, add_legend, ink, make_axis, mode_axis, plain_log_ticks
+from koopman_lora.plots.spectrum import BLUE, ORANGE, add_legend, ink, make_axis, mode_axis, plain_log_ticks
 
 
 def plot_matrix_svals(result: xr.Dataset, ax: Axes | None = None) -> Axes:

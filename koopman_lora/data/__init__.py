@@ -1,0 +1,1 @@
+"""The border: what users have, to trajectories, to lagged pairs, to splits without leakage."""
