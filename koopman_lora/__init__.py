@@ -15,7 +15,7 @@ from koopman_lora.comparison import held_out_scores as held_out_scores
 from koopman_lora.comparison import training_findings as training_findings
 from koopman_lora.data.pairs import LaggedPairs as LaggedPairs
 from koopman_lora.data.pairs import lagged_pairs as lagged_pairs
-from koopman_lora.data.pairs import open_trajectories as open_trajectories
+from koopman_lora.data.files import open_trajectories as open_trajectories
 from koopman_lora.data.pairs import split_pairs as split_pairs
 from koopman_lora.demo import spectrum_table as spectrum_table
 from koopman_lora.eigenanalysis import eigen_analysis as eigen_analysis
@@ -38,7 +38,7 @@ from koopman_lora.losses import lora_loss as lora_loss
 from koopman_lora.model import KoopmanLoRAModel as KoopmanLoRAModel
 from koopman_lora.model import NotCalibratedError as NotCalibratedError
 from koopman_lora.moments import Moments as Moments
-from koopman_lora.moments import estimate_moments as estimate_moments
+from koopman_lora.accumulation import estimate_moments as estimate_moments
 from koopman_lora.plots.dynamics import plot_chapman_kolmogorov as plot_chapman_kolmogorov
 from koopman_lora.plots.dynamics import plot_coarse_map as plot_coarse_map
 from koopman_lora.plots.dynamics import plot_eigenfunctions as plot_eigenfunctions

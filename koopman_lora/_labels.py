@@ -15,7 +15,7 @@ TRAJECTORY, TIME, COORDINATE, SAMPLE, OBSERVABLE = "trajectory", "time", "coordi
 # spectrum; a matrix whose rows and columns are of one kind has a second name for its columns
 MODE, FEATURE_F, FEATURE_G, EDMD_MODE = "mode", "feature_f", "feature_g", "edmd_mode"
 MODE_COLUMN, FEATURE_F_COLUMN, FEATURE_G_COLUMN = "mode_column", "feature_f_column", "feature_g_column"
-BOUND, PART, CAUSE = "bound", "part", "cause"
+BOUND, PART, CAUSE, BLOCK = "bound", "part", "cause", "block"
 # training, several fits, choices
 EPOCH, FIT, OTHER_FIT, FOLD, LAG, DIRECTION = "epoch", "fit", "other_fit", "fold", "lag", "direction"
 # forecasts: number of lags ahead

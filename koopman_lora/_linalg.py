@@ -81,9 +81,20 @@ def effective_rank(M: np.ndarray) -> float:
     >>> effective_rank(np.diag([1.0, 100.0]))
     2.0
     """
-    scale = np.sqrt(np.maximum(np.real(np.diag(M)), np.finfo(float).tiny))
-    correlation = M / np.outer(scale, scale)
+    correlation = to_correlation(M)
     return float(np.real(np.trace(correlation)) ** 2 / np.sum(np.abs(correlation) ** 2))
+
+
+def to_correlation(M: np.ndarray) -> np.ndarray:
+    """Second moments (k, k) of the features scaled to unit size.
+
+    Examples
+    --------
+    >>> to_correlation(np.array([[4.0, 1.0], [1.0, 1.0]]))
+    array([[1. , 0.5], [0.5, 1. ]])
+    """
+    scale = np.sqrt(np.maximum(np.real(np.diag(M)), np.finfo(float).tiny))
+    return M / np.outer(scale, scale)
 
 
 def phase_of(values: np.ndarray) -> np.ndarray:

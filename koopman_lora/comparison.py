@@ -1,21 +1,20 @@
-"""How far to trust a spectrum: learned against empirical values with a verdict, residuals, subspaces, monitors."""
+"""Learned against empirical singular values: what separates them, in numbers, with a verdict and a remedy."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from koopman_lora._labels import MODE, provenance
-from koopman_lora._linalg import RANK_TOLERANCE, conjugate_transpose, effective_rank, sorted_eig, whitened_svd
-from koopman_lora.data.pairs import block_numbers
+from koopman_lora._labels import CAUSE, MODE, interval, labelled, provenance
+from koopman_lora._linalg import to_correlation, whitened_svd
+from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.intervals import bootstrap_intervals
+from koopman_lora.losses import lora_terms
 from koopman_lora.moments import Moments
-from koopman_lora.scores import Validation, jackknife_error, vamp_scores
-from koopman_lora.spectrum import edmd_operator, koopman_spectrum
-from koopman_lora.systems import ReferenceSpectrum
+from koopman_lora.scores import Validation, correlations, jackknife_error
+from koopman_lora.spectrum import koopman_spectrum
 
 # Cause of disagreement -> what to do about it, in the order of the guide.
 REMEDIES = {
@@ -32,12 +31,7 @@ def compare_singular_values(
     moments: Moments,
     svals: np.ndarray | None = None,
     held_out: Moments | Validation | None = None,
-    *,
-    lag: int = 1,
-    dt: float = 1.0,
-    time_unit: str = "frame",
-    n_resamples: int = 1000,
-    seed: int = 0,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> xr.Dataset:
     """Compare learned, K_matrix and canonical singular values, and name the largest cause of disagreement.
 
@@ -59,13 +53,13 @@ def compare_singular_values(
     held_out : Moments or Validation, optional
         Of the same features on held-out pairs, in at least 2 blocks, or singular functions fitted on training pairs at
         held-out ones.
+    bootstrap : of the intervals
 
     Returns
     -------
     Dataset
         Per mode: `learned`, `learned_operator`, `K_matrix`, `canonical`, `canonical_held_out` and its standard error
-        `held_out_error`, `lower` and `upper` (of canonical), `ratio` (K_matrix / learned), `cluster`; per cause:
-        `size`; attributes: `verdict`, `remedy`, the guide's checks (`is_decreasing`, `is_in_unit_interval`, `elbow`),
+        `held_out_error`, `canonical_interval`, `ratio` (K_matrix / learned), `cluster`; per cause: `size`; attributes: `verdict`, `remedy`, the guide's checks (`is_decreasing`, `is_in_unit_interval`, `elbow`),
         `ratio_mean`, `ratio_std`, `cond_M_f`, `cond_M_g`, `deviation_M_f`, `deviation_M_g`, `loss_gap`.
         `comparison_text` makes it readable.
 
@@ -77,9 +71,8 @@ def compare_singular_values(
     canonical, K_values = (spectrum[n].values for n in ("canonical_singular_values", "singular_values"))
     learned = implied_svals(moments) if svals is None else np.asarray(svals, dtype=float)
     operator_values = learned_operator_values(moments, svals)
-    physical = {"lag": lag, "dt": dt, "time_unit": time_unit}
-    intervals = bootstrap_intervals(moments, svals, **physical, n_resamples=n_resamples, seed=seed)
-    bounds = intervals["canonical_singular_values"].values
+    intervals = bootstrap_intervals(moments, svals, bootstrap)
+    bounds = intervals["canonical_singular_values_interval"].values
     held, held_error = _held_out_values(moments, held_out)
     ordered = np.sort(learned)[::-1]
     sizes = {
@@ -99,11 +92,10 @@ def compare_singular_values(
         "canonical": (MODE, canonical),
         "canonical_held_out": (MODE, held),
         "held_out_error": (MODE, held_error),
-        "lower": (MODE, bounds[:, 0]),
-        "upper": (MODE, bounds[:, 1]),
+        **interval("canonical", [MODE], bounds),
         "ratio": (MODE, ratio),
         "cluster": (MODE, clusters(bounds)),
-        "size": ("cause", list(sizes.values())),
+        "size": (CAUSE, list(sizes.values())),
     }
     attrs = provenance(
         verdict=verdict,
@@ -116,10 +108,10 @@ def compare_singular_values(
         has_held_out=held_out is not None,
         loss_gap=loss_gap(moments, svals),
         **_conditioning(moments),
-        **physical,
+        level=bootstrap.level,
+        **moments.clock.attrs(),
     )
-    coords = {MODE: np.arange(1, len(canonical) + 1), "cause": list(sizes)}
-    return xr.Dataset(variables, coords=coords, attrs=attrs)
+    return labelled(variables, attrs, {CAUSE: list(sizes)})
 
 
 def _held_out_values(moments: Moments, held_out: Moments | Validation | None) -> tuple[np.ndarray, np.ndarray]:
@@ -128,27 +120,13 @@ def _held_out_values(moments: Moments, held_out: Moments | Validation | None) ->
         unknown = np.full(len(moments.M_f), np.nan)
         return unknown, unknown
     if isinstance(held_out, Validation):
-        left = right = np.eye(len(held_out.sigma))
-        held_out = _moments_of(held_out)
+        functions = held_out.moments
     else:
         left, _, right = whitened_svd(moments.M_f, moments.T_fg, moments.M_g)
-    if held_out.n_blocks < 2:
+        functions = held_out.transformed(left, right)
+    if functions.n_blocks < 2:
         raise ValueError("held_out must be kept in at least 2 blocks; use estimate_moments(n_blocks=64).")
-    held = {name: getattr(held_out, name) for name in ("M_f", "T_fg", "M_g")}
-    leaving_out = held_out.reweighted(1.0 - np.eye(held_out.n_blocks))
-    return _correlations(held, left, right), jackknife_error(_correlations(leaving_out, left, right))
-
-
-def _moments_of(validation: Validation) -> Moments:
-    """Moments M_f, M_g, T_fg of singular functions at held-out pairs, per block."""
-    _, phi, psi, pairs = validation
-    block = block_numbers(pairs, 32)
-    starts = np.flatnonzero(np.diff(block, prepend=-1))
-    sums = {
-        name: np.stack([np.conj(a.T) @ b for a, b in zip(*(np.split(v, starts[1:]) for v in sides), strict=True)])
-        for name, sides in {"M_f": (phi, phi), "M_g": (psi, psi), "T_fg": (phi, psi)}.items()
-    }
-    return Moments(sums, np.diff(np.append(starts, len(phi))).astype(float))
+    return correlations(functions), jackknife_error(correlations(functions.leaving_out()))
 
 
 def _rms(values: np.ndarray) -> float:
@@ -161,18 +139,13 @@ def _excess(difference: np.ndarray, error: np.ndarray) -> float:
     return float(np.sqrt(np.maximum(np.mean(difference**2) - explained, 0.0)))
 
 
-def _correlation(M: np.ndarray) -> np.ndarray:
-    scale = np.sqrt(np.maximum(np.real(np.diag(M)), np.finfo(float).tiny))
-    return M / np.outer(scale, scale)
-
-
 def _conditioning(moments: Moments) -> dict[str, float]:
     """Condition numbers of the moments, and ||M - I||_F of features of unit norm."""
     result = {}
     for name in ("M_f", "M_g"):
         M = getattr(moments, name)
         result[f"cond_{name}"] = float(np.linalg.cond(M))
-        result[f"deviation_{name}"] = float(np.linalg.norm(_correlation(M) - np.eye(len(M))))
+        result[f"deviation_{name}"] = float(np.linalg.norm(to_correlation(M) - np.eye(len(M))))
     return result
 
 
@@ -194,17 +167,8 @@ def learned_operator_values(moments: Moments, svals: np.ndarray | None) -> np.nd
 
 def loss_gap(moments: Moments, svals: np.ndarray | None) -> float:
     """Un-nested loss minus its minimum `-sum sigma^2` over the span of the same features: never negative."""
-    s = np.ones(len(moments.M_f)) if svals is None else np.asarray(svals, dtype=float)
-    quadratic = np.real(np.sum((s[:, None] * moments.M_f * s) * moments.M_g.T))
-    loss = quadratic - 2 * np.real(np.sum(s * np.diag(moments.T_fg)))
-    return float(loss + np.sum(whitened_svd(moments.M_f, moments.T_fg, moments.M_g).values ** 2))
-
-
-def _correlations(moments: Mapping[str, np.ndarray], left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Correlation of each pair of functions f @ left and g @ right, (..., n_modes), from moments (..., k, k)."""
-    sides = {"T_fg": (left, right), "M_f": (left, left), "M_g": (right, right)}
-    forms = {n: np.real(np.sum(np.conj(a) * (moments[n] @ b), axis=-2)) for n, (a, b) in sides.items()}
-    return forms["T_fg"] / np.sqrt(np.maximum(forms["M_f"] * forms["M_g"], np.finfo(float).tiny))
+    matrices = moments.M_f, moments.T_fg, moments.M_g
+    return float(lora_terms(*matrices).loss(svals) + np.sum(whitened_svd(*matrices).values ** 2))
 
 
 def clusters(bounds: np.ndarray) -> np.ndarray:
@@ -212,15 +176,16 @@ def clusters(bounds: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    bounds : intervals (n_modes, 2) of decreasing values
+    bounds : lower and upper bounds (2, n_modes) of decreasing values
 
     Examples
     --------
-    >>> clusters(np.array([[1, 1], [0.88, 0.92], [0.87, 0.91]]))
+    >>> clusters(np.array([[1, 0.88, 0.87], [1, 0.92, 0.91]]))
     array([1, 2, 2])
     """
     # sampling pushes equal values apart, so one value outside the other's interval does not tell them from each other
-    apart = bounds[1:, 1] < bounds[:-1, 0]
+    lower, upper = bounds
+    apart = upper[1:] < lower[:-1]
     return 1 + np.concatenate([[0], np.cumsum(apart)])
 
 
@@ -233,236 +198,3 @@ def elbow(values: np.ndarray) -> int:
     2
     """
     return int(np.argmax(-np.diff(values))) + 1 if len(values) > 1 else 1
-
-
-def comparison_text(comparison: xr.Dataset) -> str:
-    """Readable text of `compare_singular_values`: the table, the causes by size, the verdict and the remedy."""
-    names = ("learned", "K_matrix", "canonical", "canonical_held_out", "held_out_error", "lower", "upper", "ratio")
-    heads = ("learned", "K_matrix", "canonical", "held out", "std.err", "[95 %", "95 %]", "ratio")
-    lines = ["mode  " + "  ".join(f"{head:>9}" for head in heads) + "  cluster"]
-    for i, mode in enumerate(comparison[MODE].values):
-        row = "  ".join(f"{float(comparison[n][i]):9.4f}" for n in names)
-        lines.append(f"{mode:4d}  {row}  {int(comparison['cluster'][i]):7d}")
-    a = comparison.attrs
-    lines.append(f"ratio K_matrix / learned: mean {a['ratio_mean']:.4f}, std {a['ratio_std']:.4f}")
-    lines.append(
-        f"learned decreasing: {_yes(a['is_decreasing'])}; in (0, 1]: {_yes(a['is_in_unit_interval'])}; "
-        f"elbow after mode {a['elbow']}; cond(M_f) {a['cond_M_f']:.3g}, cond(M_g) {a['cond_M_g']:.3g}"
-    )
-    sizes = comparison["size"].to_series().sort_values(ascending=False)
-    listed = (f"{n} {s:.4f}" if np.isfinite(s) else f"{n} unknown (no held-out pairs)" for n, s in sizes.items())
-    lines.append("causes of disagreement (rms): " + ", ".join(listed))
-    lines.append(f"largest: {a['verdict']}. Remedy: {a['remedy']}")
-    return "\n".join(lines)
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "NO"
-
-
-def eigenpair_residuals(moments: Moments, held_out: Moments | None = None, tolerance: float = 0.1) -> xr.Dataset:
-    """Residuals (ResDMD) and condition numbers of the EDMD eigenpairs of the features f; spurious ones are flagged.
-
-    `res^2 = E|v(x') - lambda v(x)|^2 / E|v(x)|^2`. For a stochastic system it contains the conditional variance of the
-    eigenfunction as well: an upper bound there. The flag therefore compares lambda with the autocorrelation of its
-    eigenfunction on held-out pairs, which is lambda for a true one, deterministic or not.
-
-    Parameters
-    ----------
-    moments : Moments
-        With T_ff and M_f1.
-    held_out : Moments, optional
-        Of the same features on held-out pairs; without them only growth is flagged, |lambda| > 1 + tolerance.
-    tolerance : float
-        Largest accepted |lambda - autocorrelation|.
-
-    References
-    ----------
-    MATH.md, section 6; Colbrook and Townsend, Rigorous data-driven computation of spectral properties (2024).
-    """
-    eig = sorted_eig(edmd_operator(moments))
-    test = moments if held_out is None else held_out
-    V = eig.right
-
-    def form(M: np.ndarray) -> np.ndarray:
-        return np.sum(np.conj(V) * (M @ V), axis=0)
-
-    norm, cross, after = np.real(form(test.M_f)), form(test.T_ff), np.real(form(test.M_f1))
-    # linearly dependent features have eigenvectors that are no function at all
-    is_function = norm > RANK_TOLERANCE * np.real(form(np.diag(np.diag(test.M_f))))
-    norm = np.where(is_function, norm, np.nan)
-    square = after - 2 * np.real(np.conj(eig.values) * cross) + np.abs(eig.values) ** 2 * norm
-    deviation = np.abs(eig.values - cross / norm)
-    is_spurious = ~is_function | (deviation > tolerance) | (np.abs(eig.values) > 1 + tolerance)
-    variables = {
-        "eigenvalues": (MODE, eig.values),
-        "residual": (MODE, np.sqrt(np.maximum(square, 0) / norm)),
-        "condition": (MODE, eig.condition),
-        "autocorrelation_error": (MODE, deviation),
-        "is_spurious": (MODE, is_spurious),
-    }
-    attrs = provenance(
-        tolerance=tolerance,
-        on_held_out_pairs=held_out is not None,
-        note="for stochastic systems the residual is an upper bound: it contains the conditional variance",
-    )
-    return xr.Dataset(variables, coords={MODE: np.arange(1, len(eig.values) + 1)}, attrs=attrs)
-
-
-def compare_subspaces(a: np.ndarray, b: np.ndarray, weights: np.ndarray | None = None) -> xr.Dataset:
-    """Principal angles between the spans of two sets of functions given at the same points.
-
-    Parameters
-    ----------
-    a, b : arrays of shape (n_points, k_a) and (n_points, k_b)
-        Say, singular functions of two fits with different seeds, or of a fit and a reference.
-    weights : array of shape (n_points,), optional
-        Quadrature weights; equal by default.
-
-    Returns
-    -------
-    Dataset
-        `cosine` and `angle` (in degrees) per principal direction, worst last; attribute `agreement`, the mean squared
-        cosine: 1 for equal spans.
-
-    Raises
-    ------
-    ValueError
-        If the points differ in number.
-
-    Examples
-    --------
-    >>> x = np.linspace(0, 1, 50)[:, None]
-    >>> compare_subspaces(np.hstack([x**0, x]), np.hstack([x**0 + x, x])).attrs["agreement"].__round__(6)
-    1.0
-    """
-    if len(a) != len(b):
-        raise ValueError(f"a and b must be given at the same points; got {len(a)} and {len(b)}.")
-    root = np.sqrt(np.ones(len(a)) if weights is None else np.asarray(weights))[:, None]
-    Q_a, Q_b = (np.linalg.qr(root * values)[0] for values in (a, b))
-    cosine = np.clip(np.linalg.svd(conjugate_transpose(Q_a) @ Q_b, compute_uv=False), 0, 1)
-    return xr.Dataset(
-        {
-            "cosine": ("direction", cosine),
-            "angle": ("direction", np.degrees(np.arccos(cosine)), {"units": "degree"}),
-        },
-        coords={"direction": np.arange(1, len(cosine) + 1)},
-        attrs=provenance(agreement=float(np.mean(cosine**2))),
-    )
-
-
-def agreement_of_fits(functions: Sequence[np.ndarray]) -> xr.Dataset:
-    """Pairwise agreement (mean squared cosine) of several fits, from their functions at the same points.
-
-    Parameters
-    ----------
-    functions : arrays (n_points, k), one per fit
-
-    Examples
-    --------
-    >>> x = np.linspace(0, 1, 20)[:, None]
-    >>> agreement_of_fits([x, 2 * x]).agreement.values.round(6)
-    array([[1., 1.], [1., 1.]])
-    """
-    values = [[compare_subspaces(a, b).attrs["agreement"] for b in functions] for a in functions]
-    return xr.Dataset({"agreement": (("fit", "other_fit"), np.array(values))}, attrs=provenance(n_fits=len(functions)))
-
-
-class Finding(NamedTuple):
-    """Something about a training run that a user should know, and what to do."""
-
-    name: str
-    message: str
-
-
-def training_findings(moments: Moments, svals: Any = None, batch_size: int | None = None) -> list[Finding]:
-    """What is wrong with the features of a trained model: low rank, saturated svals, duplicate modes, a small batch.
-
-    Parameters
-    ----------
-    moments : Moments of unscaled features
-    svals : learned singular values (n_modes,), optional
-    batch_size : of the training, optional
-
-    Returns
-    -------
-    list of Finding
-        Empty where there is nothing to say.
-
-    Examples
-    --------
-    >>> ones = np.ones((1, 2, 2))
-    >>> [f.name for f in training_findings(Moments({"M_f": ones, "M_g": ones, "T_fg": ones}, np.array([1.0])))]
-    ['low rank', 'duplicate modes']
-    """
-    k = len(moments.M_f)
-    findings = []
-    # modes without a share in the operator are arbitrary functions; only the others must differ
-    matters = np.ones(k, bool) if svals is None else np.asarray(svals) > 0.1
-    M_f, M_g = (M[np.ix_(matters, matters)] for M in (moments.M_f, moments.M_g))
-    rank = min(effective_rank(M_f), effective_rank(M_g))
-    if len(M_f) > 1 and rank < 0.6 * len(M_f):
-        text = f"{len(M_f)} modes span only {rank:.1f} dimensions; train longer, set reg_weight=0.1, or refine."
-        findings.append(Finding("low rank", text))
-    overlap = np.abs(np.triu(_correlation(M_f), 1))
-    if overlap.size and overlap.max() > 0.99:
-        i, j = (np.flatnonzero(matters)[n] for n in np.unravel_index(overlap.argmax(), overlap.shape))
-        text = f"modes {i + 1} and {j + 1} are the same function; use nesting='jnt' or 'seq', or reg_weight=0.1."
-        findings.append(Finding("duplicate modes", text))
-    if svals is not None:
-        s = np.asarray(svals)
-        saturated = np.flatnonzero((s < 1e-3) | ((s > 0.9999) & (np.arange(k) > 0)))
-        if len(saturated):
-            modes = ", ".join(str(i + 1) for i in saturated)
-            text = f"svals of modes {modes} are saturated and no longer learn; lower n_modes or the learning_rate."
-            findings.append(Finding("saturated svals", text))
-    if batch_size is not None and batch_size < 2 * k:
-        text = f"batch_size={batch_size} is small for {k} modes; use at least {4 * k}."
-        findings.append(Finding("small batch", text))
-    return findings
-
-
-def held_out_scores(train: Moments, test: Moments) -> xr.Dataset:
-    """VAMP-1, VAMP-2 and VAMP-E of held-out pairs as a Dataset that records its conventions."""
-    scores = vamp_scores(train, test)
-    attrs = provenance(counts_constant_mode=True, n_pairs_train=train.n_pairs, n_pairs_held_out=test.n_pairs)
-    return xr.Dataset({name: ((), value) for name, value in scores._asdict().items()}, attrs=attrs)
-
-
-def captured_share(f: np.ndarray, g: np.ndarray, reference: ReferenceSpectrum, n_modes: int | None = None) -> float:
-    """Share of the true `sum sigma^2` that the learned pair of subspaces captures, by quadrature over the truth.
-
-    `||P_f K P_g||_HS^2 / sum_{i <= n_modes} sigma_i^2`, with P_f and P_g the projections on the spans of f and g in L2
-    of the stationary law: 1 at the exact singular functions, whatever linear maps are applied to f or g.
-
-    Parameters
-    ----------
-    f, g : arrays of shape (n_points, k)
-        Features at `reference.points`, the constant included.
-    reference : ReferenceSpectrum
-        With more modes than f has features, so that nothing that f and g might catch is missed.
-    n_modes : int, optional
-        Number of modes in the denominator, k by default.
-
-    Raises
-    ------
-    ValueError
-        If f and g are not given at `reference.points`.
-
-    Examples
-    --------
-    >>> from koopman_lora.systems import NoisyRotation
-    >>> reference = NoisyRotation().spectrum(lag=1, n_modes=9)
-    >>> phi, psi = reference.left(reference.points), reference.right(reference.points)
-    >>> round(captured_share(phi[:, :5], psi[:, :5], reference), 6)
-    1.0
-    """
-    n_points = len(reference.points)
-    if len(f) != n_points or len(g) != n_points:
-        raise ValueError(f"f and g must be given at the {n_points} reference.points; got {len(f)} and {len(g)} rows.")
-    root = np.sqrt(reference.weights)[:, None]
-    Q_f, Q_g = (np.linalg.qr(root * features)[0] for features in (f, g))
-    left, right = root * reference.left(reference.points), root * reference.right(reference.points)
-    between = (np.conj(Q_f.T) @ left * reference.singular_values) @ (np.conj(right.T) @ Q_g)
-    n_modes = f.shape[1] if n_modes is None else n_modes
-    return float(np.sum(np.abs(between) ** 2) / np.sum(reference.singular_values[:n_modes] ** 2))

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from koopman_lora._labels import FEATURE_F, FEATURE_G, MODE, provenance
-from koopman_lora._linalg import RANK_TOLERANCE, conjugate_transpose, eigenvalue_order, phase_of
-from koopman_lora.intervals import block_weights, eigenvalue_intervals, t_factor
+from koopman_lora._labels import FEATURE_F, FEATURE_G, MODE, OBSERVABLE, labelled, provenance
+from koopman_lora._linalg import RANK_TOLERANCE, conjugate_transpose, eigenvalue_order
+from koopman_lora.bootstrap import Bootstrap
+from koopman_lora.clock import Clock
+from koopman_lora.intervals import eigenvalue_intervals
 from koopman_lora.moments import Moments
-from koopman_lora.propagation import (
-    METHODS,
-    OBSERVABLE,
-    Propagator,
-    check_method,
-    get_moment,
-    holds,
-    observable_labels,
-    of_g_only,
-    propagator,
-)
-from koopman_lora.spectrum import implied_frequencies, implied_timescales
+from koopman_lora.propagation import METHODS, Propagator, check_method, propagator
 
 # Dimensions of the right and of the left coefficients.
 FEATURE_DIMS = {
@@ -40,12 +31,7 @@ def eigen_analysis(
     method: str = "operator",
     *,
     n_modes: int | None = None,
-    n_resamples: int = 0,
-    level: float = 0.95,
-    seed: int = 0,
-    lag: int = 1,
-    dt: float = 1.0,
-    time_unit: str = "frame",
+    bootstrap: Bootstrap | None = None,
     threshold: float = RANK_TOLERANCE,
 ) -> xr.Dataset:
     """Eigenvalues with right and left eigenfunctions, timescales and frequencies, and their bootstrap intervals.
@@ -58,8 +44,7 @@ def eigen_analysis(
         The rank-n operator `diag(sigma) E[psi(x')^H phi(x')]`, or EDMD on f or on g. For `symmetrised` moments all
         agree.
     n_modes : rank of the operator, all features by default
-    n_resamples, level, seed : of the intervals, those of `bootstrap_intervals`; 0 resamples for none
-    lag, dt, time_unit : lag in frames, physical time between two frames and its unit
+    bootstrap : of the intervals, those of `bootstrap_intervals`; None for none
     threshold : relative whitening threshold
 
     Returns
@@ -68,12 +53,13 @@ def eigen_analysis(
         Over mode, by decreasing modulus, the two of a conjugate pair side by side, positive frequency first:
 
         - `eigenvalues`, `timescales`, `frequencies` (principal branch: faster than attribute `aliasing_limit` is
-          aliased), `conditions` (1 for normal systems);
-        - `right_coefficients`: eigenfunctions f(x) @ right of unit L2 norm, phase fixed as in `koopman_spectrum`;
-        - `left_coefficients`: eigenfunctions of the adjoint, bi-orthogonal: E[conj(left_i) right_j] = 1 if i = j, else
-          0. They multiply the features named in attribute `left_features` (g for 'operator').
-        - with resamples: `eigenvalue_interval` (bound, part, mode), `timescale_interval`, `frequency_interval`
-          (bound, mode). They cover the sampling error, not that of the features.
+          aliased), `eigenvalue_condition` (in L2, 1 for normal systems);
+        - `right_eigenfunction_coefficients`: eigenfunctions f(x) @ right of unit L2 norm, see `Moments.phases`;
+        - `left_eigenfunction_coefficients`: eigenfunctions of the adjoint, bi-orthogonal: E[conj(left_i) right_j] = 1
+          if i = j, else 0. They multiply the features named in attribute `left_features` (g for 'operator').
+        - with a bootstrap: `eigenvalues_interval` (bound, part, mode), `eigenvalue_modulus_interval`,
+          `timescales_interval`, `frequencies_interval` (bound, mode). They cover the sampling error, not that of the
+          features.
 
     Raises
     ------
@@ -88,46 +74,42 @@ def eigen_analysis(
     Examples
     --------
     >>> import torch
-    >>> from koopman_lora.moments import estimate_moments
+    >>> from koopman_lora.accumulation import estimate_moments
     >>> x = torch.linspace(-1, 1, 101)[:, None].double()
     >>> features = lambda s: torch.cat([torch.ones_like(s), s], dim=1)
-    >>> eigen_analysis(estimate_moments(features, features, (x, 0.5 * x)), dt=2.0).timescales.values.round(4)
-    array([ inf, 2.8854])
+    >>> eigen_analysis(estimate_moments(features, features, (x, 0.5 * x))).timescales.values.round(4)
+    array([ inf, 1.4427])
     """
     check_method(method, tuple(FEATURE_DIMS))
     if method == "edmd_g":
-        moments = of_g_only(moments)
+        moments = moments.of_g_only()
     route = "operator" if method == "operator" else "edmd"
     step = _without_null_directions(propagator(moments, route, n_modes, threshold))
     values, right, left = _eigenfunctions(moments, step, route)
-    lag_time = lag * dt
     right_dim, left_dim = FEATURE_DIMS[method]
+    clock = moments.clock
     variables: dict[str, Any] = {
         "eigenvalues": (MODE, values),
-        "right_coefficients": ((right_dim, MODE), right),
-        "left_coefficients": ((left_dim, MODE), left),
-        "conditions": (MODE, _norms(left, moments.M_g if route == "operator" else moments.M_f)),
-        "timescales": (MODE, implied_timescales(values, lag_time), {"units": time_unit}),
-        "frequencies": (MODE, implied_frequencies(values, lag_time), {"units": f"1/{time_unit}"}),
+        "timescales": (MODE, clock.timescales(values), {"units": clock.time_unit}),
+        "frequencies": (MODE, clock.frequencies(values), {"units": f"1/{clock.time_unit}"}),
+        "eigenvalue_condition": (MODE, _norms(left, moments.M_g if route == "operator" else moments.M_f)),
+        "right_eigenfunction_coefficients": ((right_dim, MODE), right),
+        "left_eigenfunction_coefficients": ((left_dim, MODE), left),
     }
-    if n_resamples:
-        factor = t_factor(level, moments.n_blocks)
-        stack = moments.reweighted(block_weights(moments.n_blocks, n_resamples, seed))
-        drawn = np.linalg.eigvals(propagator(stack, route, n_modes, threshold).K).astype(complex)
-        variables |= _interval_variables(eigenvalue_intervals(values, drawn, factor, lag_time), time_unit)
     attrs = provenance(
         method=method,
-        lag=lag,
-        dt=dt,
-        time_unit=time_unit,
+        **clock.attrs(),
         n_pairs=moments.n_pairs,
         right_features=right_dim[-1],
         left_features=left_dim[-1],
-        aliasing_limit=1 / (2 * lag_time),
-        n_resamples=n_resamples,
-        level=level,
+        aliasing_limit=1 / (2 * clock.lag_time),
     )
-    return xr.Dataset(variables, coords={MODE: np.arange(1, len(values) + 1)}, attrs=attrs)
+    if bootstrap is not None:
+        stack = moments.reweighted(bootstrap.weights(moments.n_blocks))
+        drawn = np.linalg.eigvals(propagator(stack, route, n_modes, threshold).K).astype(complex)
+        variables |= eigenvalue_intervals(values, drawn, bootstrap.t_factor(moments.n_blocks), clock)
+        attrs |= bootstrap.attrs()
+    return labelled(variables, attrs)
 
 
 def _without_null_directions(step: Propagator) -> Propagator:
@@ -144,7 +126,7 @@ def _eigenfunctions(moments: Moments, step: Propagator, route: str) -> tuple[np.
     if route == "operator":
         # K* maps on the span of psi: left eigenfunctions are psi diag(sigma) w / conj(lambda)
         left = left / np.where(values == 0, np.nan, np.conj(values))
-    turn = phase_of(_phase_functional(moments, coefficients))
+    turn = moments.phases(coefficients)
     return values, coefficients * turn, left * turn
 
 
@@ -173,28 +155,9 @@ def _eigenpairs(K: np.ndarray, is_symmetric: bool) -> tuple[np.ndarray, np.ndarr
     return values, right, conjugate_transpose(np.linalg.inv(right))
 
 
-def _phase_functional(moments: Moments, coefficients: np.ndarray) -> np.ndarray:
-    """A number per function whose phase is the function's phase."""
-    if holds(moments, "phase_f") and np.any(moments.phase_f):
-        return moments.phase_f @ coefficients
-    return coefficients[np.abs(coefficients).argmax(axis=0), np.arange(coefficients.shape[1])]
-
-
 def _norms(coefficients: np.ndarray, M: np.ndarray) -> np.ndarray:
     """L2 norms of the functions with these coefficients, of features with second moments M."""
     return np.sqrt(np.real(np.sum(np.conj(coefficients) * (M @ coefficients), axis=0)))
-
-
-def _interval_variables(intervals: Mapping[str, np.ndarray], unit: str) -> dict[str, Any]:
-    parts = np.stack([intervals["eigenvalue_real"].T, intervals["eigenvalue_imag"].T], axis=1)
-    dims = ("bound", MODE)
-    return {
-        "bound": ("bound", ["lower", "upper"]),
-        "part": ("part", ["real", "imaginary"]),
-        "eigenvalue_interval": (("bound", "part", MODE), parts),
-        "timescale_interval": (dims, intervals["timescales"].T, {"units": unit}),
-        "frequency_interval": (dims, intervals["frequencies"].T, {"units": f"1/{unit}"}),
-    }
 
 
 def timescales_from_singular_values(spectrum: xr.Dataset, *, reversible: bool = False) -> xr.DataArray:
@@ -213,7 +176,7 @@ def timescales_from_singular_values(spectrum: xr.Dataset, *, reversible: bool = 
 
     Examples
     --------
-    >>> s = xr.Dataset({"canonical_singular_values": ("mode", [1.0, np.exp(-0.5)])}, attrs={"lag": 2, "dt": 1.0})
+    >>> s = xr.Dataset({"canonical_singular_values": ("mode", [1.0, np.exp(-0.5)])}, attrs=Clock(2).attrs())
     >>> timescales_from_singular_values(s, reversible=True).values
     array([inf, 4.])
     """
@@ -223,9 +186,11 @@ def timescales_from_singular_values(spectrum: xr.Dataset, *, reversible: bool = 
             "with detailed balance. Use eigen_analysis(...).timescales, or pass reversible=True if you know it holds."
         )
     sigma = spectrum["canonical_singular_values"]
-    times = implied_timescales(sigma.values, spectrum.attrs["lag"] * spectrum.attrs["dt"])
-    attrs = {"units": spectrum.attrs.get("time_unit", "frame"), "assumes": "detailed balance"}
-    return xr.DataArray(times, dims=sigma.dims, coords=sigma.coords, name="timescales", attrs=attrs)
+    clock = Clock.from_attrs(spectrum.attrs)
+    attrs = {"units": clock.time_unit, "assumes": "detailed balance"}
+    return xr.DataArray(
+        clock.timescales(sigma.values), dims=sigma.dims, coords=sigma.coords, name="timescales", attrs=attrs
+    )
 
 
 def evaluate_on_grid(
@@ -250,16 +215,7 @@ def evaluate_on_grid(
     return xr.DataArray(values.reshape(*points.shape[:-1], -1), dims=(*axes, MODE), coords=coords, name="functions")
 
 
-def koopman_modes(
-    moments: Moments,
-    method: str = "operator",
-    *,
-    n_modes: int | None = None,
-    observable_names: Sequence[str] | None = None,
-    lag: int = 1,
-    dt: float = 1.0,
-    time_unit: str = "frame",
-) -> xr.Dataset:
+def koopman_modes(moments: Moments, method: str = "operator", *, n_modes: int | None = None) -> xr.Dataset:
     """`eigen_analysis` with the Koopman modes of the observables: the weight <left_i, h> of eigenfunction i in each.
 
     `E[h(x_t) | x_0] = sum_i right_i(x_0) eigenvalue_i^t mode_i` for t >= 1 reproduces `forecast`.
@@ -267,8 +223,7 @@ def koopman_modes(
     Parameters
     ----------
     moments : estimated with `observables=h`, such as `flat_state`
-    method, n_modes, lag, dt, time_unit : see `eigen_analysis`
-    observable_names : one per observable
+    method, n_modes : see `eigen_analysis`
 
     Returns
     -------
@@ -277,16 +232,16 @@ def koopman_modes(
     Examples
     --------
     >>> import torch
-    >>> from koopman_lora.moments import estimate_moments
+    >>> from koopman_lora.accumulation import estimate_moments
     >>> x = torch.linspace(-1, 1, 101)[:, None].double()
     >>> pairs = koopman_modes(estimate_moments(lambda s: s, lambda s: s, (x, 0.5 * x), observables=lambda s: s))
-    >>> (pairs.right_coefficients.values @ pairs.koopman_modes.values).real.round(6)
+    >>> (pairs.right_eigenfunction_coefficients.values @ pairs.koopman_modes.values).real.round(6)
     array([[1.]])
     """
     check_method(method, METHODS)
-    H = get_moment(moments, "H_g" if method == "operator" else "H_f")
-    pairs = eigen_analysis(moments, method, n_modes=n_modes, lag=lag, dt=dt, time_unit=time_unit)
+    H = moments.H_g if method == "operator" else moments.H_f
+    pairs = eigen_analysis(moments, method, n_modes=n_modes)
     # an eigenvalue of exactly 0 has no left eigenfunction in span(psi), and adds nothing
-    modes = conjugate_transpose(np.nan_to_num(pairs.left_coefficients.values)) @ H
-    names = observable_labels(observable_names, H.shape[1])
-    return pairs.assign(koopman_modes=((MODE, OBSERVABLE), modes)).assign_coords({OBSERVABLE: names})
+    modes = conjugate_transpose(np.nan_to_num(pairs.left_eigenfunction_coefficients.values)) @ H
+    names = moments.observable_names or range(H.shape[1])
+    return pairs.assign(koopman_modes=((MODE, OBSERVABLE), modes)).assign_coords({OBSERVABLE: list(names)})

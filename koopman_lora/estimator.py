@@ -3,44 +3,62 @@
 from __future__ import annotations
 
 import copy
+import functools
+import os
+import pathlib
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import numpy as np
 import torch
 import xarray as xr
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
-from torch import Tensor, nn
+from torch import nn
 
-from koopman_lora.comparison import Finding, compare_singular_values, eigenpair_residuals, training_findings
+from koopman_lora.analysis import KoopmanAnalysis
+from koopman_lora.bootstrap import Bootstrap
+from koopman_lora.clock import Clock
 from koopman_lora.data.pairs import LaggedPairs, lagged_pairs
-from koopman_lora.eigenanalysis import eigen_analysis, koopman_modes
+from koopman_lora.data.splits import Split, split_pairs
 from koopman_lora.encoders import CNN
-from koopman_lora.intervals import bootstrap_intervals
+from koopman_lora.findings import Finding, training_findings
+from koopman_lora.fitted import Fitted, freeze_on
+from koopman_lora.lag_scan import scan_lags
 from koopman_lora.losses import NestedLoRALoss
 from koopman_lora.model import KoopmanLoRAModel
-from koopman_lora.moments import FeatureMap, Moments, estimate_moments
-from koopman_lora.prediction import flat_state, forecast_band
-from koopman_lora.refinement import Validation, refine, validate
-from koopman_lora.scores import Scores, validation_scores
-from koopman_lora.selection import scan_lags, select_n_modes
-from koopman_lora.spectrum import evaluate_functions, koopman_spectrum, model_spectrum
-from koopman_lora.states.coarse_graining import coarse_coordinates, macroscopic_model
-from koopman_lora.states.metastable_sets import membership_coefficients, membership_map
-from koopman_lora.training import fit
+from koopman_lora.moments import Moments
+from koopman_lora.refinement import RefinementResult, TrainedFeatures, rewrite_heads, validate
+from koopman_lora.training import train
+from koopman_lora.training_loop import TrainingOptions, TrainingResult
+
+P, R = ParamSpec("P"), TypeVar("R")
+
+
+def _handed_on(
+    question: Callable[Concatenate[KoopmanAnalysis, P], R],
+) -> Callable[Concatenate[KoopmanLoRA, P], R]:
+    """A method of the analysis as a method of the estimator, asked once it is fitted."""
+
+    @functools.wraps(question)
+    def ask(self: KoopmanLoRA, *args: P.args, **kwargs: P.kwargs) -> R:
+        return question(self.fitted(), *args, **kwargs)
+
+    return ask
 
 
 class KoopmanLoRA(BaseEstimator):
     """Learn the singular value decomposition of the Koopman operator from trajectories.
 
+    Holds the settings, and `fit`; what can be asked after it is handed on to `KoopmanAnalysis`, which `save` writes
+    and `kl.open_analysis` reads.
+
     Parameters
     ----------
     n_modes : int
         Number of modes; the constant one counts.
-    lag : int
-        Lag in frames.
+    lag : int, optional
+        Lag in frames, 1 by default; of explicit pairs, the lag at which they were made.
     hidden_dims, activation : of the default encoders, see `MLP`
     shared_encoder : bool
         One encoder for f and g.
@@ -53,25 +71,21 @@ class KoopmanLoRA(BaseEstimator):
     loss : nn.Module, optional
         Another loss, called as loss(f, g, svals); nesting and reg_weight must then be left alone.
     held_out : float
-        Fraction of the pairs held out to pick the best epoch and the refinement's threshold; 0 trains on all pairs, and
-        is possible only without refinement.
+        Fraction of the pairs held out to pick the best epoch and to validate; 0 trains on all pairs, and is possible
+        only without refinement.
     refine : bool
         Finish with Rayleigh-Ritz on the last hidden layers (`kl.refine`).
-    n_epochs, batch_size, learning_rate, weight_decay, gradient_clip, patience : see `fit`
+    n_epochs, batch_size : see `kl.fit`
+    learning_rate, weight_decay, gradient_clip, patience, accelerator, precision : see `TrainingOptions`
     dt, time_unit : physical time between two frames and its unit; read from a DataArray where it has them
-    accelerator, precision : for Lightning Fabric
     seed : of the initial weights, the split and the batches; global random states are left as they were
     progress : show a progress bar
 
     Attributes
     ----------
-    model_ : KoopmanLoRAModel
-    pairs_ : LaggedPairs, all of them
+    analysis_ : KoopmanAnalysis
     training_ : TrainingResult; `training_.history` is a Dataset over epochs
-    findings_ : what `training_findings` says of the features before refinement
-    refinement_ : RefinementResult, or None where it was not asked for
-    moments_ : Moments of all pairs, per block
-    spectrum_ : Dataset, see `koopman_spectrum`
+    model_, pairs_, moments_, spectrum_, refinement_, findings_ : of the analysis
 
     Examples
     --------
@@ -85,7 +99,7 @@ class KoopmanLoRA(BaseEstimator):
     def __init__(
         self,
         n_modes: int = 8,
-        lag: int = 1,
+        lag: int | None = None,
         *,
         hidden_dims: Sequence[int] = (64, 128, 64),
         activation: str = "GELU",
@@ -138,7 +152,7 @@ class KoopmanLoRA(BaseEstimator):
         self.progress = progress
 
     def fit(self, X: Any, y: None = None) -> KoopmanLoRA:
-        """Pair, train, refine, and compute the spectrum.
+        """Pair, split, train, refine, and compute the moments. A fit that fails leaves an earlier one as it was.
 
         Parameters
         ----------
@@ -152,40 +166,73 @@ class KoopmanLoRA(BaseEstimator):
         """
         pairs = lagged_pairs(X, self.lag, self.dt, self.time_unit)
         loss = self._make_loss()
+        split = split_pairs(pairs, self.held_out, seed=self.seed)
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             model = self._make_model(pairs.state_shape)
-        training = fit(
+        training = train(
             model,
-            pairs,
+            split,
             loss=loss,
-            held_out=self.held_out,
             n_epochs=self.n_epochs,
             batch_size=self.batch_size,
+            options=self._make_options(),
+            seed=self.seed,
+            progress=self.progress,
+        )
+        self.analysis_ = KoopmanAnalysis(self._finish(model, training))
+        self.training_ = training
+        return self
+
+    def _finish(self, model: KoopmanLoRAModel, training: TrainingResult) -> Fitted:
+        """Refine, and take the moments of the features as they are in the end."""
+        split, refinement, trained = training.split, None, None
+        if self.refine:
+            refinement, trained = rewrite_heads(model, split)
+        moments = freeze_on(model, split, is_refined=self.refine)
+        if trained is None:
+            trained = TrainedFeatures(moments.training, model.svals_array())
+        validation = None
+        if refinement is not None:
+            validation = refinement.validation
+        elif split.held_out is not None:
+            validation = validate(model, split)
+        return Fitted(
+            model=model,
+            moments=moments,
+            validation=validation,
+            refinement=refinement,
+            findings=self._check_training(trained),
+            history=training.history,
+            recipe=split.recipe,
+            fingerprint=split.pairs.fingerprint(),
+            seed=self.seed,
+            settings=self._settings(),
+            split=split,
+        )
+
+    def _check_training(self, trained: TrainedFeatures) -> tuple[Finding, ...]:
+        """Warn of what is wrong with the trained features and refinement cannot mend."""
+        findings = training_findings(trained.moments, trained.svals, self.batch_size)
+        for finding in findings:
+            if finding.name == "small batch" or not self.refine:
+                warnings.warn(finding.message, stacklevel=4)
+        return tuple(findings)
+
+    def _settings(self) -> dict[str, Any]:
+        """Settings that are plain values, for the record of a saved analysis."""
+        plain = (bool, int, float, str, tuple, list, type(None))
+        return {name: value for name, value in self.get_params(deep=False).items() if isinstance(value, plain)}
+
+    def _make_options(self) -> TrainingOptions:
+        return TrainingOptions(
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
             gradient_clip=self.gradient_clip,
             patience=self.patience,
             accelerator=self.accelerator,
             precision=self.precision,
-            seed=self.seed,
-            progress=self.progress,
         )
-        self.model_, self.pairs_, self.training_ = model, pairs, training
-        self.findings_ = self._check_training()
-        self.refinement_ = refine(model, pairs, self.held_out, seed=self.seed) if self.refine else None
-        self.moments_ = self.estimate_moments(pairs)
-        self.spectrum_ = model_spectrum(model, self.moments_)
-        return self
-
-    def _check_training(self) -> list[Finding]:
-        """Warn of what is wrong with the trained features and refinement cannot mend."""
-        svals = None if self.model_.svals is None else self.model_.svals.detach().cpu().numpy()
-        findings = training_findings(self.training_.moments, svals, self.batch_size)
-        for finding in findings:
-            if finding.name == "small batch" or not self.refine:
-                warnings.warn(finding.message, stacklevel=3)
-        return findings
 
     def _make_loss(self) -> nn.Module:
         if self.refine and not self.held_out > 0:
@@ -200,214 +247,111 @@ class KoopmanLoRA(BaseEstimator):
         return self.loss
 
     def _make_model(self, state_shape: tuple[int, ...]) -> KoopmanLoRAModel:
-        encoders = [copy.deepcopy(encoder) for encoder in (self.encoder_f, self.encoder_g)]
-        if encoders == [None, None] and len(state_shape) in (2, 3):
+        encoder_f, encoder_g = (copy.deepcopy(encoder) for encoder in (self.encoder_f, self.encoder_g))
+        if encoder_f is None and encoder_g is None and len(state_shape) in (2, 3):
             n_channels = state_shape[0] if len(state_shape) == 3 else 1
-            n_encoders = 1 if self.shared_encoder else 2
-            made = [CNN(n_channels, self.n_modes - 1, activation=self.activation) for _ in range(n_encoders)]
-            encoders = [*made, None][:2]
-        return KoopmanLoRAModel(
-            state_shape,
-            self.n_modes,
-            hidden_dims=self.hidden_dims,
-            activation=self.activation,
-            shared_encoder=self.shared_encoder,
-            learn_svals=self.learn_svals,
-            has_centering=True,
-            encoder_f=encoders[0],
-            encoder_g=encoders[1],
+            encoder_f = CNN(n_channels, self.n_modes - 1, activation=self.activation)
+            if not self.shared_encoder:
+                encoder_g = CNN(n_channels, self.n_modes - 1, activation=self.activation)
+        if encoder_f is None:
+            if encoder_g is not None:
+                raise ValueError("encoder_g needs an encoder_f; got encoder_f=None.")
+            return KoopmanLoRAModel(
+                state_shape,
+                self.n_modes,
+                hidden_dims=self.hidden_dims,
+                activation=self.activation,
+                shared_encoder=self.shared_encoder,
+                learn_svals=self.learn_svals,
+                has_centering=True,
+            )
+        if self.shared_encoder == (encoder_g is not None):
+            needs = "no encoder_g" if self.shared_encoder else "an encoder_g"
+            raise ValueError(f"shared_encoder={self.shared_encoder} needs {needs} beside encoder_f; got {encoder_g!r}.")
+        return KoopmanLoRAModel.from_encoders(
+            state_shape, self.n_modes, encoder_f, encoder_g, learn_svals=self.learn_svals, has_centering=True
         )
 
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "model_"):
-            raise NotFittedError("this KoopmanLoRA is not fitted yet; call .fit(trajectories) first.")
+    # ------------------------------------------------------------------------------------------- the fitted analysis
 
-    def estimate_moments(self, X: Any, n_blocks: int = 64, observables: FeatureMap | None = None) -> Moments:
-        """Moments of the fitted features on other trajectories or pairs at the same lag; see `kl.estimate_moments`."""
-        self._check_fitted()
-        model = self.model_
-        device = model.feature_scale.device
-        pairs = X if isinstance(X, LaggedPairs) else lagged_pairs(X, model.lag, check_constant=False)
-        maps = (lambda x: model.f(x.to(device)), lambda x: model.g(x.to(device)))
-        return estimate_moments(*maps, pairs, n_blocks=n_blocks, observables=observables)
-
-    def features(self, x: Any, side: str = "left") -> np.ndarray:
-        """Features f(x) (`side="left"`) or g(x) (`side="right"`) at any states, (n, n_modes)."""
-        self._check_fitted()
-        if side not in ("left", "right"):
-            raise ValueError(f"side must be 'left' or 'right'; got {side!r}.")
-        states = as_states(x, self.model_.state_shape).to(self.model_.feature_scale.device)
-        encode = self.model_.f if side == "left" else self.model_.g
-        with torch.no_grad():
-            return torch.cat([encode(batch) for batch in states.split(8192)]).cpu().double().numpy()
-
-    def singular_functions(self, x: Any, side: str = "left") -> np.ndarray:
-        """Singular functions at any states: phi (`side="left"`) or psi (`side="right"`), unit L2 norm.
-
-        Parameters
-        ----------
-        x : states (n, *state), numpy, torch or labelled
-        side : 'left' or 'right'
-
-        Returns
-        -------
-        array of shape (n, n_modes)
+    def fitted(self) -> KoopmanAnalysis:
+        """The analysis.
 
         Raises
         ------
         NotFittedError
             Before `fit`.
-        ValueError
-            For another side, or states of another shape.
         """
-        features = self.features(x, side)
-        return evaluate_functions(features, self.spectrum_[f"{side}_coefficients"])
+        if not hasattr(self, "analysis_"):
+            raise NotFittedError("this KoopmanLoRA is not fitted yet; call .fit(trajectories) first.")
+        return self.analysis_
 
-    def eigenfunctions(self, x: Any) -> np.ndarray:
-        """Eigenfunctions of the rank-n operator at any states, complex (n, n_modes), unit L2 norm."""
-        return evaluate_functions(self.features(x, "left"), self.spectrum_["eigenvector_coefficients"])
+    @property
+    def model_(self) -> KoopmanLoRAModel:
+        """The fitted model."""
+        return self.fitted().model
 
-    def compute_spectrum(self, X: Any) -> xr.Dataset:
-        """Spectrum of the fitted features on other trajectories, `koopman_spectrum` of their moments."""
-        self._check_fitted()
-        return model_spectrum(self.model_, self.estimate_moments(X))
+    @property
+    def clock(self) -> Clock:
+        """Lag, time between two frames and its unit, of the fit."""
+        return self.fitted().clock
 
-    def spectrum_of(self, moments: Moments, lag: int) -> xr.Dataset:
-        """Spectrum of moments of the fitted features at another lag; learned svals belong to the model's lag only."""
-        return koopman_spectrum(moments, lag=lag, dt=self.model_.dt, time_unit=self.model_.time_unit)
+    @property
+    def pairs_(self) -> LaggedPairs:
+        """All pairs of the fit."""
+        return self._split().pairs
 
-    def _physical(self) -> dict[str, Any]:
-        return {"lag": self.model_.lag, "dt": self.model_.dt, "time_unit": self.model_.time_unit}
+    def _split(self) -> Split:
+        self.fitted()
+        return self.training_.split
 
-    def _svals(self) -> np.ndarray | None:
-        return None if self.model_.svals is None else self.model_.svals.detach().cpu().double().numpy()
+    @property
+    def moments_(self) -> Moments:
+        """Moments of the fitted features over all pairs, per block."""
+        return self.fitted().moments
 
-    def intervals(self, level: float = 0.95, n_resamples: int = 1000) -> xr.Dataset:
-        """Block-bootstrap intervals of singular values, eigenvalues and timescales, see `bootstrap_intervals`."""
-        self._check_fitted()
-        options = {"level": level, "n_resamples": n_resamples, "seed": self.seed}
-        return bootstrap_intervals(self.moments_, self._svals(), **self._physical(), **options)
+    @property
+    def spectrum_(self) -> xr.Dataset:
+        """Singular values of all kinds, eigenvalues and timescales, see `koopman_spectrum`."""
+        return self.fitted().spectrum
 
-    def validation(self) -> Validation:
-        """Singular functions fitted on the training pairs alone, at the held-out pairs.
+    @property
+    def refinement_(self) -> RefinementResult | None:
+        """What the refinement did; None where it was not asked for."""
+        return self.fitted().fitted.refinement
 
-        Raises
-        ------
-        ValueError
-            If nothing was held out.
-        """
-        self._check_fitted()
-        if self.refinement_ is not None:
-            return self.refinement_.validation
-        if self.training_.held_out is None:
-            raise ValueError(f"held_out={self.held_out} left no pairs to validate on; fit with held_out=0.1.")
-        return validate(self.model_, self.training_.train, self.training_.held_out)
+    @property
+    def findings_(self) -> tuple[Finding, ...]:
+        """What `training_findings` says of the features before refinement."""
+        return self.fitted().fitted.findings
 
-    def diagnose(self, n_resamples: int = 1000) -> xr.Dataset:
-        """Learned against empirical singular values, with causes, verdict and remedy; see `compare_singular_values`.
+    def save(self, folder: str | os.PathLike) -> pathlib.Path:
+        """Write the analysis into a folder, see `KoopmanAnalysis.save`; `kl.open_analysis` reads it."""
+        return self.fitted().save(folder)
 
-        Print `kl.comparison_text(estimator.diagnose())` to read it.
-        """
-        self._check_fitted()
-        held_out = self.validation() if self.training_.held_out is not None else None
-        return compare_singular_values(
-            self.moments_, self._svals(), held_out, **self._physical(), n_resamples=n_resamples, seed=self.seed
-        )
-
-    def scores(self) -> Scores:
-        """VAMP-1, VAMP-2 and VAMP-E of the held-out pairs, by functions fitted on the training pairs alone."""
-        return validation_scores(self.validation())
-
-    def select_n_modes(self, energy: float = 0.9, level: float = 0.95) -> xr.Dataset:
-        """Number of modes by four rules and a recommendation, see `select_n_modes`."""
-        return select_n_modes(self.validation(), energy=energy, level=level, seed=self.seed)
-
-    def scan_lags(self, X: Any, lags: Sequence[int], refit: bool = False, n_resamples: int = 200) -> xr.Dataset:
-        """Timescales against the lag with intervals, and the shortest lag on the plateau, see `scan_lags`."""
-        self._check_fitted()
-        return scan_lags(self, X, lags, refit=refit, n_resamples=n_resamples, seed=self.seed)
-
-    def residuals(self, tolerance: float = 0.1) -> xr.Dataset:
-        """Residuals and condition numbers of the EDMD eigenpairs, on held-out pairs; see `eigenpair_residuals`."""
-        self._check_fitted()
-        train, test = self.training_.train, self.training_.held_out
-        held_out = None if test is None else self.estimate_moments(test)
-        return eigenpair_residuals(self.estimate_moments(train), held_out, tolerance)
-
-    def eigen_analysis(self, method: str = "operator", n_resamples: int = 0) -> xr.Dataset:
-        """Eigenvalues, left and right eigenfunctions, timescales and frequencies; see `kl.eigen_analysis`."""
-        self._check_fitted()
-        return eigen_analysis(self.moments_, method, n_resamples=n_resamples, seed=self.seed, **self._physical())
-
-    def koopman_modes(self, observables: FeatureMap = flat_state, method: str = "operator") -> xr.Dataset:
-        """Eigen-analysis with the Koopman modes of the states or of any observables; see `kl.koopman_modes`."""
-        moments = self.estimate_moments(self.pairs_, observables=observables)
-        return koopman_modes(moments, method, **self._physical())
-
-    def forecast(
-        self,
-        x: Any,
-        steps: int | Sequence[int],
-        observables: FeatureMap = flat_state,
-        method: str = "operator",
-        direction: str = "forward",
-        n_resamples: int = 200,
+    def scan_lags(
+        self, X: Any, lags: Sequence[int], refit: bool = False, bootstrap: Bootstrap | None = None
     ) -> xr.Dataset:
-        """Expected states (or observables) some lags after, or before, the states x, with a bootstrap band.
+        """Timescales against the lag with intervals, and the shortest lag on the plateau, see `kl.scan_lags`."""
+        self.fitted()
+        return scan_lags(self, X, lags, refit, Bootstrap(seed=self.seed) if bootstrap is None else bootstrap)
 
-        Parameters
-        ----------
-        x : states (n, *state)
-        steps : lags ahead, 1 ... steps, or those listed
-        observables : callable (batch, *state) -> (batch, n_observables), the state itself by default
-        method, direction, n_resamples : see `kl.forecast_band`
-
-        Returns
-        -------
-        Dataset with `forecast`, `lower`, `upper`, each (step, sample, observable)
-        """
-        moments = self.estimate_moments(self.pairs_, observables=observables)
-        features = self.features(x, "right" if direction == "backward" else "left")
-        names = self.pairs_.coordinate_names if observables is flat_state else None
-        options = {"method": method, "direction": direction, "n_resamples": n_resamples, "seed": self.seed}
-        return forecast_band(moments, features, steps, observable_names=names, **options, **self._physical())
-
-    def coarse_coordinates(self, x: Any, method: str = "K_matrix") -> xr.DataArray:
-        """Slow coordinates of any states, see `kl.coarse_coordinates`."""
-        self._check_fitted()
-        states = as_states(x, self.model_.state_shape)
-        return coarse_coordinates(self.model_, self.spectrum_, states, method)
-
-    def membership_map(self, n_states: int) -> FeatureMap:
-        """Fuzzy memberships of states in `n_states` metastable sets, as a feature map (n, *state) -> (n, n_states).
-
-        PCCA+ on the leading left singular functions at the fitted pairs.
-        """
-        functions = self.singular_functions(self.pairs_.x)
-        coefficients = membership_coefficients(functions, n_states)
-        return membership_map(self.model_.f, self.spectrum_["left_coefficients"], coefficients)
-
-    def coarse_grain(self, n_states: int, reversible: bool = False) -> xr.Dataset:
-        """The macroscopic model on `n_states` metastable sets, with intervals; see `kl.macroscopic_model`."""
-        self._check_fitted()
-        chi = self.membership_map(n_states)
-        moments = estimate_moments(chi, chi, self.pairs_)
-        return macroscopic_model(moments, reversible=reversible, seed=self.seed, **self._physical())
-
-
-def as_states(x: Any, state_shape: tuple[int, ...]) -> Tensor:
-    """States as a tensor (n, *state) from numpy, torch or labelled data; numbers are scalar states.
-
-    Raises
-    ------
-    ValueError
-        If the shape of a state does not fit.
-    """
-    if isinstance(x, xr.DataArray):
-        x = x.values
-    states = torch.as_tensor(np.asarray(x, dtype=float) if not isinstance(x, Tensor) else x)
-    if states.ndim == 1 and state_shape == (1,):
-        states = states[:, None]
-    if tuple(states.shape[1:]) != state_shape:
-        raise ValueError(f"x must have shape (n, {', '.join(map(str, state_shape))}); got {tuple(states.shape)}.")
-    return states
+    features = _handed_on(KoopmanAnalysis.features)
+    singular_functions = _handed_on(KoopmanAnalysis.singular_functions)
+    eigenfunctions = _handed_on(KoopmanAnalysis.eigenfunctions)
+    feature_moments = _handed_on(KoopmanAnalysis.feature_moments)
+    estimate_moments = _handed_on(KoopmanAnalysis.estimate_moments)
+    compute_spectrum = _handed_on(KoopmanAnalysis.compute_spectrum)
+    applied_to = _handed_on(KoopmanAnalysis.applied_to)
+    validation = _handed_on(KoopmanAnalysis.validation)
+    intervals = _handed_on(KoopmanAnalysis.intervals)
+    diagnose = _handed_on(KoopmanAnalysis.diagnose)
+    scores = _handed_on(KoopmanAnalysis.scores)
+    select_n_modes = _handed_on(KoopmanAnalysis.select_n_modes)
+    residuals = _handed_on(KoopmanAnalysis.residuals)
+    eigen_analysis = _handed_on(KoopmanAnalysis.eigen_analysis)
+    koopman_modes = _handed_on(KoopmanAnalysis.koopman_modes)
+    forecast = _handed_on(KoopmanAnalysis.forecast)
+    coarse_coordinates = _handed_on(KoopmanAnalysis.coarse_coordinates)
+    membership_map = _handed_on(KoopmanAnalysis.membership_map)
+    coarse_grain = _handed_on(KoopmanAnalysis.coarse_grain)

@@ -16,11 +16,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from koopman_lora.clock import Clock
 from koopman_lora.encoders import CNN
 from koopman_lora.model import KoopmanLoRAModel
 
 _COMPLEX_DIM = "real_imag"
-_FORMAT = "koopman_lora.model.v1"
+_FORMAT = "koopman_lora.model.v2"
 
 
 def save_dataset(dataset: xr.Dataset | xr.DataArray, path: str | os.PathLike) -> pathlib.Path:
@@ -48,9 +49,9 @@ def save_dataset(dataset: xr.Dataset | xr.DataArray, path: str | os.PathLike) ->
         dataset = dataset.to_dataset(name=dataset.name or "state")
     encoded = _split_complex(dataset)
     if path.suffix == ".nc":
-        return _write_whole(path, lambda temporary: encoded.to_netcdf(temporary, engine="h5netcdf"))
+        return write_whole(path, lambda temporary: encoded.to_netcdf(temporary, engine="h5netcdf"))
     if path.suffix == ".zarr":
-        return _write_whole(path, lambda temporary: encoded.to_zarr(temporary, mode="w", consolidated=False))
+        return write_whole(path, lambda temporary: encoded.to_zarr(temporary, mode="w", consolidated=False))
     raise ValueError(f"path must end in .nc or .zarr; got {str(path)!r}.")
 
 
@@ -87,7 +88,7 @@ def _join_complex(dataset: xr.Dataset) -> xr.Dataset:
     return dataset
 
 
-def _write_whole(path: pathlib.Path, write: Callable[[pathlib.Path], Any]) -> pathlib.Path:
+def write_whole(path: pathlib.Path, write: Callable[[pathlib.Path], Any]) -> pathlib.Path:
     """Write beside the target, then rename: a reader never sees half a file, and a failure leaves the old one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -118,7 +119,7 @@ def save_model(model: KoopmanLoRAModel, path: str | os.PathLike) -> pathlib.Path
     metadata = {"format": _FORMAT, "settings": json.dumps(model_settings(model))}
     # a shared encoder appears under two names; one copy is stored
     state = {k: v.contiguous() for k, v in model.state_dict().items() if not _is_duplicate(model, k)}
-    return _write_whole(path, lambda temporary: save_file(state, temporary, metadata=metadata))
+    return write_whole(path, lambda temporary: save_file(state, temporary, metadata=metadata))
 
 
 def _is_duplicate(model: KoopmanLoRAModel, name: str) -> bool:
@@ -141,9 +142,7 @@ def model_settings(model: KoopmanLoRAModel) -> dict[str, Any]:
         "encoder": kind,
         "cnn": encoder.settings if kind == "cnn" else None,
         "has_own_head_g": getattr(model.encoders, "head_g", None) is not None,
-        "lag": model.lag,
-        "dt": model.dt,
-        "time_unit": model.time_unit,
+        "clock": model.clock.attrs(),
     }
 
 
@@ -190,10 +189,30 @@ def _rebuild(settings: dict[str, Any], encoder_f: nn.Module | None, encoder_g: n
     if settings["encoder"] == "cnn":
         encoder_f = CNN(**settings["cnn"])
         encoder_g = None if settings["shared_encoder"] else CNN(**settings["cnn"])
-    names = ("n_modes", "hidden_dims", "activation", "use_batchnorm", "shared_encoder", "learn_svals", "has_centering")
-    options = {name: settings[name] for name in names}
-    model = KoopmanLoRAModel(settings["input_dim"], **options, encoder_f=encoder_f, encoder_g=encoder_g)
+    if encoder_f is not None:
+        model = KoopmanLoRAModel.from_encoders(
+            settings["input_dim"],
+            settings["n_modes"],
+            encoder_f,
+            encoder_g,
+            learn_svals=settings["learn_svals"],
+            has_centering=settings["has_centering"],
+        )
+    else:
+        model = KoopmanLoRAModel(
+            settings["input_dim"],
+            settings["n_modes"],
+            hidden_dims=settings["hidden_dims"],
+            activation=settings["activation"],
+            use_batchnorm=settings["use_batchnorm"],
+            shared_encoder=settings["shared_encoder"],
+            learn_svals=settings["learn_svals"],
+            has_centering=settings["has_centering"],
+        )
+    if model.shared_encoder != settings["shared_encoder"]:
+        needs = "no encoder_g" if settings["shared_encoder"] else "an encoder_g"
+        raise ValueError(f"this model was saved with shared_encoder={settings['shared_encoder']}; it needs {needs}.")
     if settings["has_own_head_g"]:
         model.encoders.separate_head(model.prepare(model.standardize.mean.new_zeros(1, *model.state_shape)))
-    model.lag, model.dt, model.time_unit = settings["lag"], settings["dt"], settings["time_unit"]
+    model.clock = Clock.from_attrs(settings["clock"])
     return model

@@ -10,7 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from koopman_lora.encoders import MLP, EncoderPair, PairedMLP, Standardize
+from koopman_lora.clock import Clock
+from koopman_lora.data.pairs import BATCH
+from koopman_lora.encoder_pairs import EncoderPair, PairedMLP
+from koopman_lora.encoders import MLP, Standardize
+
+FeatureMap = Callable[[Tensor], Tensor]
 
 # Added to second moments of a batch: far below any real scale, it keeps the gradient of a dead feature finite.
 _FLOOR = 1e-14
@@ -42,13 +47,21 @@ class KoopmanLoRAModel(nn.Module):
     has_centering : bool
         The first mode is the constant function with singular value 1, exactly; the others have mean zero, by the same
         statistics.
-    encoder_f, encoder_g : nn.Module, optional
-        Your own encoders, (batch, *state) -> (batch, n_modes), or n_modes - 1 outputs with `has_centering`.
+
+    Attributes
+    ----------
+    clock : Clock
+        Lag, dt and time unit of the pairs that the model was trained on; `kl.fit` sets it. After a training loop of
+        your own say `model.clock = pairs.clock`, otherwise times count in lags.
 
     Raises
     ------
     ValueError
-        For impossible sizes, an unknown activation, or encoders that contradict `shared_encoder`.
+        For impossible sizes or an unknown activation.
+
+    See Also
+    --------
+    KoopmanLoRAModel.from_encoders : for encoders of your own
 
     Examples
     --------
@@ -68,8 +81,6 @@ class KoopmanLoRAModel(nn.Module):
         shared_encoder: bool = False,
         learn_svals: bool = False,
         has_centering: bool = False,
-        encoder_f: nn.Module | None = None,
-        encoder_g: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.state_shape = (int(input_dim),) if isinstance(input_dim, numbers.Integral) else tuple(input_dim)
@@ -80,31 +91,50 @@ class KoopmanLoRAModel(nn.Module):
             raise ValueError(f"n_modes must be at least {smallest} (has_centering={has_centering}); got {n_modes}.")
         self.n_modes, self.learn_svals, self.has_centering = n_modes, learn_svals, has_centering
         self.settings = {"hidden_dims": tuple(hidden_dims), "activation": activation, "use_batchnorm": use_batchnorm}
-        self.has_own_encoders = encoder_f is not None
+        self.has_own_encoders = False
         self.standardize = Standardize(_statistics_shape(self.state_shape))
-        self.encoders = self._make_encoders(shared_encoder, encoder_f, encoder_g)
+        self.encoders = self._make_encoders(shared_encoder)
         n_learned = n_modes - has_centering
         if learn_svals:
             self.svals_params = nn.Parameter(torch.zeros(n_learned))  # 0.5 each, away from saturation
         else:
             self.register_parameter("svals_params", None)
-        # physical units travel with the model; set by `kl.fit`
-        self.lag, self.dt, self.time_unit = 1, 1.0, "frame"
+        # what one lag is travels with the model; set by `kl.fit`, or by you after a loop of your own
+        self.clock = Clock()
         # exact statistics of all the data, (side, feature): frozen by `calibrate`
         self.register_buffer("feature_mean", torch.zeros(2, n_learned))
         self.register_buffer("feature_scale", torch.ones(2, n_learned))
         self.register_buffer("is_calibrated", torch.tensor(not self.normalizes))
 
-    def _make_encoders(
-        self, shared: bool, encoder_f: nn.Module | None, encoder_g: nn.Module | None
-    ) -> EncoderPair | PairedMLP:
-        if encoder_f is not None:
-            if shared == (encoder_g is not None):
-                needs = "no encoder_g" if shared else "an encoder_g"
-                raise ValueError(f"shared_encoder={shared} needs {needs} beside encoder_f; got {encoder_g!r}.")
-            return EncoderPair(encoder_f, encoder_g)
-        if encoder_g is not None:
-            raise ValueError("encoder_g needs an encoder_f; got encoder_f=None.")
+    @classmethod
+    def from_encoders(
+        cls,
+        input_dim: int | Sequence[int],
+        n_modes: int,
+        encoder_f: nn.Module,
+        encoder_g: nn.Module | None = None,
+        learn_svals: bool = False,
+        has_centering: bool = False,
+    ) -> KoopmanLoRAModel:
+        """A model with encoders of your own, (batch, *state) -> (batch, n_modes), n_modes - 1 with `has_centering`.
+
+        Parameters
+        ----------
+        encoder_f, encoder_g : nn.Module
+            One encoder for f and g where `encoder_g` is None.
+        input_dim, n_modes, learn_svals, has_centering : see `KoopmanLoRAModel`
+
+        Examples
+        --------
+        >>> model = KoopmanLoRAModel.from_encoders(2, 3, nn.Linear(2, 3))
+        >>> model.shared_encoder, model.f(torch.zeros(5, 2)).shape
+        (True, torch.Size([5, 3]))
+        """
+        model = cls(input_dim, n_modes, hidden_dims=(1,), learn_svals=learn_svals, has_centering=has_centering)
+        model.encoders, model.has_own_encoders = EncoderPair(encoder_f, encoder_g), True
+        return model
+
+    def _make_encoders(self, shared: bool) -> EncoderPair | PairedMLP:
         sizes = (math.prod(self.state_shape), self.n_modes - self.has_centering, self.settings["hidden_dims"])
         if not shared and not self.settings["use_batchnorm"]:
             return PairedMLP(*sizes, self.settings["activation"])
@@ -127,12 +157,21 @@ class KoopmanLoRAModel(nn.Module):
         return self.feature_scale.dtype
 
     @property
+    def device(self) -> torch.device:
+        """Where the model is; states are brought there."""
+        return self.feature_scale.device
+
+    @property
     def svals(self) -> Tensor | None:
         """Learned singular values (n_modes,), the constant mode's 1 first where there is one; None if not learned."""
         if self.svals_params is None:
             return None
         values = torch.sigmoid(self.svals_params)
         return torch.cat([values.new_ones(1), values]) if self.has_centering else values
+
+    def svals_array(self) -> np.ndarray | None:
+        """`svals` as a float64 array, None if they are not learned."""
+        return None if self.svals is None else self.svals.detach().cpu().double().numpy()
 
     def set_svals(self, values: Tensor) -> None:
         """Overwrite the learned singular values with `values` (n_modes,); those at 1 come as close as sigmoid can."""
@@ -151,7 +190,7 @@ class KoopmanLoRAModel(nn.Module):
             raise ValueError(
                 f"x must have shape (batch, {', '.join(map(str, self.state_shape))}); got {tuple(x.shape)}."
             )
-        return self.standardize(x).to(self.dtype)
+        return self.standardize(x.to(self.device)).to(self.dtype)
 
     def forward(self, x: Tensor, x_next: Tensor) -> tuple[Tensor, Tensor]:
         """Features f(x) and g(x'), each (batch, n_modes), not scaled by the singular values."""
@@ -181,7 +220,7 @@ class KoopmanLoRAModel(nn.Module):
         return prepend_constant(features) if self.has_centering else features
 
     def normalisation(self, side: int) -> np.ndarray:
-        """Matrix (n_modes, n_modes) that takes features of `own_maps` to those of `f` (side 0) or `g` (side 1)."""
+        """Matrix (n_modes, n_modes) that takes features of `raw_maps` to those of `f` (side 0) or `g` (side 1)."""
         mean, scale = (b[side].cpu().numpy() for b in (self.feature_mean, self.feature_scale))
         matrix = np.diag(1.0 / scale.astype(float)).astype(np.result_type(mean, float))
         if not self.has_centering:
@@ -190,18 +229,15 @@ class KoopmanLoRAModel(nn.Module):
         matrix[0] = np.r_[1.0, -mean / scale]
         return matrix
 
-    def own_maps(self) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    def raw_maps(self) -> tuple[FeatureMap, FeatureMap]:
         """Maps f and g before normalisation, behind the constant mode where there is one, of raw states."""
-        encoders = self.encoders.f, self.encoders.g
-        return tuple(lambda x, e=e: self.with_constant(e)(self._prepare_here(x)) for e in encoders)
+        f, g = self.with_constant(self.encoders.f), self.with_constant(self.encoders.g)
+        return (lambda x: f(self.prepare(x))), (lambda x: g(self.prepare(x)))
 
-    def trunk_maps(self) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    def trunk_maps(self) -> tuple[FeatureMap, FeatureMap]:
         """Last hidden layers of f and g behind the constant function, (batch, 1 + width), as maps of raw states."""
-        trunks = self.encoders.trunk_f, self.encoders.trunk_g
-        return tuple(lambda x, trunk=trunk: prepend_constant(trunk(self._prepare_here(x))) for trunk in trunks)
-
-    def _prepare_here(self, x: Tensor) -> Tensor:
-        return self.prepare(x.to(self.feature_scale.device))
+        f, g = self.encoders.trunk_f, self.encoders.trunk_g
+        return (lambda x: prepend_constant(f(self.prepare(x)))), (lambda x: prepend_constant(g(self.prepare(x))))
 
     def with_constant(self, encode: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         """An encoder's features before normalisation, behind the constant mode where the model has one."""
@@ -223,7 +259,7 @@ class KoopmanLoRAModel(nn.Module):
             )
         return (features - self.feature_mean[side]) / self.feature_scale[side]
 
-    def calibrate(self, x: Tensor, x_next: Tensor, batch_size: int = 8192) -> None:
+    def calibrate(self, x: Tensor, x_next: Tensor, batch_size: int = BATCH) -> None:
         """Freeze the normalisation: exact means and second moments of the features over all pairs, in float64.
 
         Parameters
@@ -241,8 +277,7 @@ class KoopmanLoRAModel(nn.Module):
         self.eval()
         count, first, second = 0, 0.0, 0.0
         for x, x_next in batches:
-            device = self.feature_scale.device
-            features = torch.stack(self.encoders(self.prepare(x.to(device)), self.prepare(x_next.to(device))))
+            features = torch.stack(self.encoders(self.prepare(x), self.prepare(x_next)))
             wide = features.to(torch.complex128 if features.is_complex() else torch.float64)  # (side, batch, feature)
             count, first, second = count + len(x), first + wide.sum(1), second + wide.abs().square().sum(1)
         if count == 0:
@@ -251,7 +286,7 @@ class KoopmanLoRAModel(nn.Module):
         self.train(was_training)
 
     def calibrate_by_moments(self, M_f: np.ndarray, M_g: np.ndarray) -> None:
-        """`calibrate` from second moments (n_modes, n_modes) of the features that `own_maps` gives."""
+        """`calibrate` from second moments (n_modes, n_modes) of the features that `raw_maps` gives."""
         if not self.normalizes:
             return
         first = int(self.has_centering)
@@ -268,7 +303,7 @@ class KoopmanLoRAModel(nn.Module):
             power = second - mean.abs().square()
             self.feature_scale.copy_(power.clamp_min(torch.finfo(self.dtype).tiny).sqrt())
         dtype = self.dtype.to_complex() if mean.is_complex() else self.dtype
-        self.feature_mean = mean.to(self.feature_scale.device, dtype)
+        self.feature_mean = mean.to(self.device, dtype)
         self.is_calibrated.fill_(True)
 
 

@@ -10,21 +10,17 @@ import numpy as np
 import xarray as xr
 from torch import Tensor
 
-from koopman_lora._labels import TIME, provenance
+from koopman_lora._labels import FORECASTER, OBSERVABLE, SAMPLE, STEP, TIME, interval, labelled, provenance
+from koopman_lora.accumulation import FeatureMap, flat_state
+from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.data.pairs import LaggedPairs, lagged_pairs
-from koopman_lora.intervals import percentile_interval, resampled_moments
-from koopman_lora.moments import FeatureMap, Moments
-from koopman_lora.propagation import OBSERVABLE, Propagator, observable_labels, propagator, time_reversed
+from koopman_lora.moments import Moments
+from koopman_lora.propagation import Propagator, propagator
 
-STEP, SAMPLE = "step", "sample"
 FORECASTERS = ("koopman", "persistence", "climatology", "linear")
 # Samples whose bootstrap is held in memory at once.
 CHUNK = 512
-
-
-def flat_state(x: Tensor) -> Tensor:
-    """The state itself as observables: (batch, *state) -> (batch, n_entries)."""
-    return x.flatten(1)
+DIMS = (STEP, SAMPLE, OBSERVABLE)
 
 
 def forecast(
@@ -35,10 +31,6 @@ def forecast(
     method: str = "operator",
     direction: str = "forward",
     n_modes: int | None = None,
-    observable_names: Sequence[str] | None = None,
-    lag: int = 1,
-    dt: float = 1.0,
-    time_unit: str = "frame",
 ) -> xr.DataArray:
     """Conditional expectations of observables some lags after, or before, given states.
 
@@ -53,8 +45,6 @@ def forecast(
     method : 'operator' (singular triples) or 'edmd'
     direction : 'forward', E[h(x_t) | x_0], or 'backward', E[h(x_{-t}) | x_0]
     n_modes : rank of the operator, all features by default
-    observable_names : one per observable
-    lag, dt, time_unit : lag in frames, physical time between two frames and its unit
 
     Returns
     -------
@@ -72,7 +62,7 @@ def forecast(
     Examples
     --------
     >>> import torch
-    >>> from koopman_lora.moments import estimate_moments
+    >>> from koopman_lora.accumulation import estimate_moments
     >>> x = torch.linspace(-1, 1, 101)[:, None].double()
     >>> m = estimate_moments(lambda s: s, lambda s: s, (x, 0.5 * x), observables=flat_state)
     >>> forecast(m, np.array([[8.0]]), 3)[:, 0, 0].values.round(6)
@@ -85,8 +75,10 @@ def forecast(
     step = propagator(moments, method, n_modes)
     features = _checked_features(features, step)
     values = np.stack([features @ weights for weights in _weights(step, steps)])
-    attrs = provenance(method=method, direction=direction, lag=lag, dt=dt, time_unit=time_unit)
-    return _label(values, steps, observable_names, attrs)
+    attrs = provenance(method=method, direction=direction, **moments.clock.attrs())
+    return labelled({"forecast": (DIMS, values)}, attrs, _coordinates(steps, moments, direction))[
+        "forecast"
+    ].assign_attrs(attrs)
 
 
 def forecast_band(
@@ -94,57 +86,49 @@ def forecast_band(
     features: Any,
     steps: int | Sequence[int],
     *,
-    n_resamples: int = 200,
-    level: float = 0.95,
-    seed: int = 0,
     method: str = "operator",
     direction: str = "forward",
     n_modes: int | None = None,
-    observable_names: Sequence[str] | None = None,
-    lag: int = 1,
-    dt: float = 1.0,
-    time_unit: str = "frame",
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> xr.Dataset:
     """`forecast` with a band from the bootstrap of the blocks of the moments: no further pass over the data.
 
     The band is that of the conditional *expectation* given finite data; single realisations scatter more. Its bounds
-    are percentiles, see `intervals.percentile_interval`.
+    are percentiles, see `Bootstrap.percentiles`.
 
     Parameters
     ----------
-    n_resamples, level, seed : of the bootstrap, and the coverage aimed at
-    moments, features, steps, method, direction, n_modes, observable_names, lag, dt, time_unit : see `forecast`
+    moments, features, steps, method, direction, n_modes : see `forecast`
+    bootstrap : number of resamples, level and seed
 
     Returns
     -------
-    Dataset with `forecast`, `lower`, `upper`, each (step, sample, observable)
+    Dataset with `forecast` (step, sample, observable) and `forecast_interval` (bound, step, sample, observable)
 
     Examples
     --------
     >>> import torch
-    >>> from koopman_lora.moments import estimate_moments
+    >>> from koopman_lora.accumulation import estimate_moments
     >>> x = torch.linspace(-1, 1, 101)[:, None].double()
     >>> m = estimate_moments(lambda s: s, lambda s: s, (x, 0.5 * x), observables=flat_state)
     >>> band = forecast_band(m, np.array([[8.0]]), 1)
-    >>> bool(np.allclose(band.upper, band.lower))                                     # noise-free data
+    >>> bool(np.allclose(*band.forecast_interval))                                    # noise-free data
     True
     """
     moments = _directed(moments, direction)
     steps = check_steps(steps)
-    step = propagator(resampled_moments(moments, n_resamples, seed), method, n_modes)
+    step = propagator(bootstrap.resampled(moments), method, n_modes)
     features = _checked_features(features, step)
-    values = np.stack([_with_bounds(features, weights, level) for weights in _weights(step, steps)], axis=1)
-    attrs = provenance(method=method, direction=direction, lag=lag, dt=dt, time_unit=time_unit)
-    attrs |= {"n_resamples": n_resamples, "level": level, "seed": seed}
-    names = ("forecast", "lower", "upper")
-    labelled = {n: _label(v, steps, observable_names, attrs, n) for n, v in zip(names, values, strict=True)}
-    return xr.Dataset(labelled, attrs=attrs)
+    values = np.stack([_with_bounds(features, weights, bootstrap) for weights in _weights(step, steps)], axis=1)
+    variables = {"forecast": (DIMS, values[0]), **interval("forecast", DIMS, values[1:])}
+    attrs = provenance(method=method, direction=direction, **moments.clock.attrs(), **bootstrap.attrs())
+    return labelled(variables, attrs, _coordinates(steps, moments, direction))
 
 
 def _directed(moments: Moments, direction: str) -> Moments:
     if direction not in ("forward", "backward"):
         raise ValueError(f"direction must be 'forward' or 'backward'; got {direction!r}.")
-    return moments if direction == "forward" else time_reversed(moments)
+    return moments if direction == "forward" else moments.time_reversed()
 
 
 def check_steps(steps: int | Sequence[int]) -> list[int]:
@@ -183,31 +167,21 @@ def _weights(step: Propagator, steps: Sequence[int]) -> Iterator[np.ndarray]:
         yield step.start @ weights
 
 
-def _with_bounds(features: np.ndarray, weights: np.ndarray, level: float) -> np.ndarray:
+def _with_bounds(features: np.ndarray, weights: np.ndarray, bootstrap: Bootstrap) -> np.ndarray:
     """Forecast by the first of a stack of weights, bounds by the others: (3, n_samples, n_observables)."""
     pieces = []
     for start in range(0, len(features), CHUNK):
         values = features[start : start + CHUNK] @ weights
-        pieces.append(np.concatenate([values[:1], percentile_interval(values[1:], level)]))
+        pieces.append(np.concatenate([values[:1], bootstrap.percentiles(values[1:])]))
     return np.concatenate(pieces, axis=1)
 
 
-def _label(
-    values: np.ndarray, steps: list[int], names: Sequence[str] | None, attrs: dict[str, Any], name: str = "forecast"
-) -> xr.DataArray:
-    sign = 1 if attrs["direction"] == "forward" else -1
-    coords = _coordinates(steps, sign * attrs["lag"] * attrs["dt"], attrs["time_unit"], names, values.shape[2])
-    return xr.DataArray(values, dims=(STEP, SAMPLE, OBSERVABLE), coords=coords, name=name, attrs=attrs)
-
-
-def _coordinates(
-    steps: list[int], lag_time: float, unit: str, names: Sequence[str] | None, n_observables: int
-) -> dict[str, Any]:
-    return {
-        STEP: (STEP, steps, {"units": "lag"}),
-        TIME: (STEP, np.asarray(steps) * lag_time, {"units": unit}),
-        OBSERVABLE: observable_labels(names, n_observables),
-    }
+def _coordinates(steps: list[int], moments: Moments, direction: str = "forward") -> dict[str, Any]:
+    """Number of lags, physical time, negative backward, and names of the observables."""
+    times = np.asarray(steps) * (moments.clock.lag_time if direction == "forward" else -moments.clock.lag_time)
+    coords = {STEP: (STEP, steps, {"units": "lag"}), TIME: (STEP, times, {"units": moments.clock.time_unit})}
+    names = moments.observable_names
+    return coords if names is None else coords | {OBSERVABLE: list(names)}
 
 
 # ------------------------------------------------------------------------------------------------------------- errors
@@ -223,7 +197,6 @@ def forecast_error(
     observables: FeatureMap = flat_state,
     method: str = "operator",
     n_modes: int | None = None,
-    observable_names: Sequence[str] | None = None,
 ) -> xr.Dataset:
     """Root mean squared error against the horizon, beside persistence, climatology and a linear model.
 
@@ -239,7 +212,7 @@ def forecast_error(
     steps : int or sequence of int
         Horizons in lags.
     observables : callable, (batch, *state) -> (batch, n_observables), real
-    method, n_modes, observable_names : see `forecast`
+    method, n_modes : see `forecast`
 
     Returns
     -------
@@ -255,7 +228,7 @@ def forecast_error(
     Examples
     --------
     >>> import torch
-    >>> from koopman_lora.moments import estimate_moments
+    >>> from koopman_lora.accumulation import estimate_moments
     >>> series = 0.5 ** np.arange(12.0)[:, None]
     >>> train = lagged_pairs(series)
     >>> m = estimate_moments(lambda s: s, lambda s: s, train, observables=flat_state)
@@ -267,10 +240,11 @@ def forecast_error(
     step = propagator(moments, method, n_modes)
     h, h_next = (_real_array(observables(side)) for side in (train.x, train.x_next))
     _check_observables(step, h.shape[1])
+    lag = train.clock.known_lag("to look several lags ahead")
     linear = np.linalg.lstsq(_with_ones(h), _with_ones(h_next), rcond=None)[0]
     errors, counts = [], []
     for n, weights in zip(steps, _weights(step, steps), strict=True):
-        pairs = lagged_pairs(test, lag=n * train.lag, check_constant=False)
+        pairs = lagged_pairs(test, lag=n * lag, check_constant=False)
         now, truth = (_real_array(observables(side)) for side in (pairs.x, pairs.x_next))
         koopman = np.real(_checked_features(f(pairs.x), step) @ weights)
         guesses = (koopman, now, h.mean(axis=0), _with_ones(now) @ np.linalg.matrix_power(linear, n)[:, 1:])
@@ -278,12 +252,11 @@ def forecast_error(
         counts.append(len(pairs))
     rmse, scale = np.swapaxes(errors, 0, 1), h.std(axis=0)  # (forecaster, step, observable)
     relative = np.divide(rmse, scale, out=np.full_like(rmse, np.nan), where=scale > 0)
-    dims = ("forecaster", STEP, OBSERVABLE)
-    coords = _coordinates(steps, train.lag * train.dt, train.time_unit, observable_names, h.shape[1])
-    return xr.Dataset(
+    dims = (FORECASTER, STEP, OBSERVABLE)
+    return labelled(
         {"rmse": (dims, rmse), "relative_rmse": (dims, relative, {"units": "1"}), "n_pairs": (STEP, counts)},
-        coords={"forecaster": list(FORECASTERS), **coords},
-        attrs=provenance(method=method, lag=train.lag, dt=train.dt, time_unit=train.time_unit),
+        provenance(method=method, **moments.clock.attrs()),
+        {FORECASTER: list(FORECASTERS), **_coordinates(steps, moments)},
     )
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import functools
-import operator
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from koopman_lora._linalg import RANK_TOLERANCE, WhitenedSVD, conjugate_transpose, inverse_root, whitened_svd
-from koopman_lora.data.pairs import LaggedPairs, fold_numbers, split_masks
+from koopman_lora.accumulation import FeatureMap, moments_by_block
+from koopman_lora.data.groups import fold_numbers
+from koopman_lora.data.pairs import LaggedPairs
+from koopman_lora.data.splits import Split
 from koopman_lora.model import KoopmanLoRAModel
-from koopman_lora.moments import FeatureMap, Moments, estimate_moments
+from koopman_lora.moments import CROSS, Moments
 from koopman_lora.scores import Validation, triples_vamp_e
+from koopman_lora.training import freeze, raw_moments
 
 # Whitening thresholds to choose from; small ones over-fit, and an infinite one adds nothing to what was trained.
 # Trained trunks can hold modes in directions of very little variance, down to what single precision resolves.
@@ -24,7 +26,8 @@ N_FOLDS = 5
 _ROUND_OFF = 1e-15
 
 
-class RefinementResult(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class RefinementResult:
     """What `refine` did to the model.
 
     Attributes
@@ -33,7 +36,7 @@ class RefinementResult(NamedTuple):
     threshold : relative whitening threshold chosen
     score_before, score_after : cross-validated VAMP-E of the trained features and the constant, and of the refined ones
     thresholds, scores : thresholds tried, the infinite one first, and their cross-validated VAMP-E
-    validation : the same solution from the training pairs alone, evaluated at the held-out pairs
+    validation : the same solution from the training pairs alone, on the held-out pairs
     """
 
     is_refined: bool
@@ -43,6 +46,13 @@ class RefinementResult(NamedTuple):
     thresholds: np.ndarray
     scores: np.ndarray
     validation: Validation
+
+
+class TrainedFeatures(NamedTuple):
+    """What refinement found: moments of the normalised features over the training pairs, and svals where learned."""
+
+    moments: Moments
+    svals: np.ndarray | None
 
 
 class _Basis(NamedTuple):
@@ -57,80 +67,82 @@ class _Basis(NamedTuple):
     variances: np.ndarray
 
 
-def refine(
-    model: KoopmanLoRAModel,
-    pairs: LaggedPairs,
-    held_out: float | LaggedPairs = 0.1,
-    thresholds: tuple[float, ...] = THRESHOLDS,
-    seed: int = 0,
-) -> RefinementResult:
+def refine(model: KoopmanLoRAModel, split: Split, thresholds: tuple[float, ...] = THRESHOLDS) -> RefinementResult:
     """Replace the last linear layers by the top singular functions in the span of the last hidden layers.
 
     The trained features count in full. What the last hidden layer h has beyond them is damped, a direction of relative
     variance s by `sqrt(s / (s + threshold))`: an infinite threshold only turns the trained features into their singular
-    functions. The threshold is the largest whose VAMP-E, cross-validated over contiguous folds of `pairs`, lies within
-    one standard error of the best; the solution is then computed from all of `pairs`. Afterwards M_f and M_g are
+    functions. The threshold is the largest whose VAMP-E, cross-validated over contiguous folds of all pairs, lies
+    within one standard error of the best; the solution is then computed from all pairs. Afterwards M_f and M_g are
     identities, and learned, K_matrix and canonical values agree.
 
     Parameters
     ----------
     model : KoopmanLoRAModel
         Trained; changed in place. Both encoders must end in an nn.Linear.
-    pairs : LaggedPairs
-    held_out : float or LaggedPairs
-        Pairs, or the fraction of `pairs`, for the `validation` in the result.
+    split : Split
+        That of the training (`TrainingResult.split`), so that the `validation` is of pairs that nothing was trained on.
     thresholds : positive numbers; infinity is tried in any case
 
     Raises
     ------
+    TypeError
+        For pairs instead of a split: another split would validate on pairs that were trained on.
     NoLinearHeadError
         If an encoder does not end in a linear layer.
     ValueError
-        If the last hidden layer is too narrow for n_modes, a threshold is not positive, or the pairs are too few for
-        two folds.
+        If nothing is held out, the last hidden layer is too narrow for n_modes, a threshold is not positive, or the
+        pairs are too few for two folds.
 
     References
     ----------
     MATH.md, section 5.
     """
-    if not all(t > 0 for t in thresholds):
-        raise ValueError(f"thresholds must be positive; got {thresholds}.")
+    result, _ = rewrite_heads(model, split, thresholds)
+    # from the features as the network's precision gives them, so that learned and canonical values are the same
+    freeze(model, raw_moments(model, split.pairs), is_refined=True)
+    return result
+
+
+def rewrite_heads(
+    model: KoopmanLoRAModel, split: Split, thresholds: tuple[float, ...] = THRESHOLDS
+) -> tuple[RefinementResult, TrainedFeatures]:
+    """`refine` without its last pass over the pairs: the new features' normalisation is left to `freeze`."""
+    _check_arguments(split, thresholds)
     model.eval()
-    train, held = _split(pairs, held_out, seed)
-    fold = fold_numbers(pairs, N_FOLDS)
-    cells, moments = _moments_of_cells(model, pairs, 2 * fold + train)
+    cell = 2 * fold_numbers(split.pairs, N_FOLDS) + split.is_training
+    moments = moments_by_block(*model.trunk_maps(), split.pairs, cell, names=CROSS)
+    cells = np.unique(cell)
     _check_width(moments, model.n_modes)
-    heads = _heads(model, pairs.x)
+    heads = _head_matrices(model, split.pairs)
+    training = moments.selected(cells % 2 == 1)
+    trained = TrainedFeatures(freeze(model, _of_heads(model, training, heads)), model.svals_array())
     tried = np.array([np.inf, *sorted(thresholds, reverse=True)])
-    scores = _cross_validated(moments, cells // 2, heads, tried, model.n_modes)
+    weights = heads[0][1:], heads[1][1:]
+    scores = _cross_validated(moments, cells // 2, weights, tried, model.n_modes)
     chosen = _within_one_error(scores)
 
     def solve(some: Moments) -> WhitenedSVD:
-        return _solve(some, _bases(some, heads), tried[chosen], model.n_modes)
+        return _solve(some, _bases(some, weights), tried[chosen], model.n_modes)
 
-    validation = _evaluate(solve(moments.merged(cells % 2 == 1)), model.trunk_maps(), held)
-    _write(model, solve(moments), pairs)
+    validation = _evaluate(solve(training), model.trunk_maps(), split.held_out)
+    _write(model, solve(moments), split.pairs)
     mean = scores.mean(axis=1)
     is_refined = bool(np.isfinite(tried[chosen]))
-    return RefinementResult(
-        is_refined, float(tried[chosen]), float(mean[0]), float(mean[chosen]), tried, mean, validation
-    )
+    numbers = is_refined, float(tried[chosen]), float(mean[0]), float(mean[chosen])
+    return RefinementResult(*numbers, tried, mean, validation), trained
 
 
-def _split(pairs: LaggedPairs, held_out: float | LaggedPairs, seed: int) -> tuple[np.ndarray, LaggedPairs]:
-    """Mask of the training pairs, and the held-out pairs."""
-    if isinstance(held_out, LaggedPairs):
-        return np.ones(len(pairs), dtype=bool), held_out
-    train, held = split_masks(pairs, held_out, seed=seed)
-    return train, pairs.select(held)
-
-
-def _moments_of_cells(model: KoopmanLoRAModel, pairs: LaggedPairs, cell: np.ndarray) -> tuple[np.ndarray, Moments]:
-    """Numbers that occur in `cell` (n_pairs,), and moments of the trunks with a block for each, in one forward pass."""
-    cells = np.unique(cell)
-    parts = (pairs.select(cell == number) for number in cells)
-    each = [estimate_moments(*model.trunk_maps(), (p.x, p.x_next), n_blocks=1, same_map=False) for p in parts]
-    return cells, functools.reduce(operator.add, each)
+def _check_arguments(split: Split, thresholds: tuple[float, ...]) -> None:
+    if not isinstance(split, Split):
+        raise TypeError(
+            f"split must be the Split that the model was trained on, such as kl.fit(...).split; got "
+            f"{type(split).__name__}. A second split would validate on pairs that were trained on."
+        )
+    if split.held_out is None:
+        raise ValueError("split holds out no pairs, which refine needs to validate on; use split_pairs(pairs, 0.1).")
+    if not all(t > 0 for t in thresholds):
+        raise ValueError(f"thresholds must be positive; got {thresholds}.")
 
 
 def _check_width(moments: Moments, n_modes: int) -> None:
@@ -142,11 +154,17 @@ def _check_width(moments: Moments, n_modes: int) -> None:
         )
 
 
-def _heads(model: KoopmanLoRAModel, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Trained features as coefficients (width, n_features) on the last hidden layers, but for their means."""
-    state = model.prepare(x[:1].to(model.feature_scale.device))
-    f, g = (weight.cpu().numpy() for weight in model.encoders.head_weights(state))
+def _head_matrices(model: KoopmanLoRAModel, pairs: LaggedPairs) -> tuple[np.ndarray, np.ndarray]:
+    """Trained features as coefficients (1 + width, n_features) on (1, h), h the last hidden layers."""
+    f, g = (head.cpu().numpy() for head in model.encoders.head_matrices(model.prepare(pairs.x[:1])))
     return f, g
+
+
+def _of_heads(model: KoopmanLoRAModel, trunk: Moments, heads: tuple[np.ndarray, np.ndarray]) -> Moments:
+    """Moments of the trained features before normalisation, the constant among them, from those of (1, h)."""
+    if model.has_centering:
+        heads = tuple(np.concatenate([np.eye(len(head))[:, :1], head], axis=1) for head in heads)
+    return trunk.transformed(*heads)
 
 
 def _cross_validated(
@@ -155,7 +173,7 @@ def _cross_validated(
     """VAMP-E at each fold of the solution from the other folds, (n_thresholds, n_folds)."""
     scores = []
     for number in np.unique(fold[fold >= 0]):
-        train, test = moments.merged((fold >= 0) & (fold != number)), moments.merged(fold == number)
+        train, test = moments.selected((fold >= 0) & (fold != number)), moments.selected(fold == number)
         bases = _bases(train, heads)
         scores.append([triples_vamp_e(_solve(train, bases, t, n_modes), test) for t in thresholds])
     return np.transpose(scores)
@@ -173,10 +191,18 @@ def _within_one_error(scores: np.ndarray) -> int:
     return int(np.argmax(lost.mean(axis=1) <= error + round_off))
 
 
-def validate(model: KoopmanLoRAModel, train: LaggedPairs, test: LaggedPairs) -> Validation:
-    """Singular functions of the model's features, fitted on `train` and evaluated at `test`."""
-    solution = whitened_svd(*_cross(own_moments(model, train)), RANK_TOLERANCE, model.n_modes)
-    return _evaluate(solution, model.own_maps(), test)
+def validate(model: KoopmanLoRAModel, split: Split) -> Validation:
+    """Singular functions of the model's features, fitted on the training pairs, on the held-out ones.
+
+    Raises
+    ------
+    ValueError
+        If nothing is held out.
+    """
+    if split.held_out is None:
+        raise ValueError("split holds out no pairs to validate on; use split_pairs(pairs, 0.1).")
+    solution = whitened_svd(*_cross(raw_moments(model, split.training)), RANK_TOLERANCE, model.n_modes)
+    return _evaluate(solution, model.raw_maps(), split.held_out)
 
 
 def _bases(moments: Moments, heads: tuple[np.ndarray, np.ndarray]) -> tuple[_Basis, _Basis]:
@@ -211,17 +237,13 @@ def _solve(moments: Moments, bases: tuple[_Basis, _Basis], threshold: float, n_m
 
 def _evaluate(solution: WhitenedSVD, maps: tuple[FeatureMap, FeatureMap], test: LaggedPairs) -> Validation:
     """Singular triples, given as coefficients on feature maps, at the pairs `test`."""
+    f_map, g_map = maps
     with torch.no_grad():
-        f, g = (
-            np.concatenate([encode(batch).cpu().numpy() for batch in states.split(8192)])
-            for encode, states in zip(maps, (test.x, test.x_next), strict=True)
+        sides = zip(
+            *((f_map(x).cpu().numpy(), g_map(x_next).cpu().numpy()) for x, x_next in test.batches()), strict=True
         )
-    return Validation(solution.values, f @ solution.left, g @ solution.right, test)
-
-
-def own_moments(model: KoopmanLoRAModel, pairs: LaggedPairs) -> Moments:
-    """Moments M_f, M_g, T_fg of a model's features before normalisation."""
-    return estimate_moments(*model.own_maps(), pairs, n_blocks=1, same_map=False)
+        f, g = (np.concatenate(side) for side in sides)
+    return Validation.of_functions(solution.values, f @ solution.left, g @ solution.right, test)
 
 
 def _cross(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -232,14 +254,10 @@ def _write(model: KoopmanLoRAModel, solution: WhitenedSVD, pairs: LaggedPairs) -
     """Put phi and psi into the last layers; where svals are not learned, sqrt(sigma) phi and sqrt(sigma) psi."""
     first = int(model.has_centering)  # the constant mode is not in the layer
     scale = np.ones_like(solution.values) if model.learn_svals else np.sqrt(solution.values)
-    weights, biases = [], []
-    for coefficients in (solution.left, solution.right):
-        layer = torch.as_tensor((coefficients * scale)[:, first:]).to(model.feature_scale)
-        weights.append(layer[1:])
-        biases.append(layer[0])
-    model.encoders.set_heads(weights, biases, model.prepare(pairs.x[:1].to(model.feature_scale.device)))
-    # from the features as the network's precision gives them, so that learned and canonical values are the same
-    moments = own_moments(model, pairs)
-    model.calibrate_by_moments(moments.M_f, moments.M_g)
-    if model.learn_svals:
-        model.set_svals(torch.as_tensor(whitened_svd(*_cross(moments)).values))
+    layers = [
+        torch.as_tensor((coefficients * scale)[:, first:]).to(model.feature_scale)
+        for coefficients in (solution.left, solution.right)
+    ]
+    state = model.prepare(pairs.x[:1])
+    model.encoders.set_heads([layer[1:] for layer in layers], [layer[0] for layer in layers], state)
+    model.is_calibrated.fill_(not model.normalizes)

@@ -1,14 +1,22 @@
-"""Variational scores of a singular value decomposition on held-out moments; the constant mode counts."""
+"""Variational scores of singular functions on held-out moments; the constant mode counts."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
+import xarray as xr
 
-from koopman_lora._linalg import RANK_TOLERANCE, WhitenedSVD, conjugate_transpose, whitened_svd
+from koopman_lora._labels import labelled, provenance
+from koopman_lora._linalg import RANK_TOLERANCE, WhitenedSVD, whitened_svd
+from koopman_lora.data.groups import block_numbers
 from koopman_lora.data.pairs import LaggedPairs
+from koopman_lora.losses import lora_terms
 from koopman_lora.moments import Moments
+
+# Blocks of the held-out pairs: their jackknife tells noise from difference.
+VALIDATION_BLOCKS = 32
 
 
 class Scores(NamedTuple):
@@ -19,20 +27,75 @@ class Scores(NamedTuple):
     vamp_e: float
 
 
-class Validation(NamedTuple):
-    """Singular functions fitted on training pairs alone, at held-out pairs: what honest scores are made of.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Validation:
+    """Singular functions fitted on training pairs alone, on held-out pairs: what honest scores are made of.
 
     Attributes
     ----------
     sigma : canonical singular values of the training pairs (n_modes,), upward biased
-    phi, psi : functions at the held-out pairs, phi(x) and psi(x'), (n_pairs, n_modes) each
-    pairs : the held-out pairs
+    moments : M_f, M_g, T_fg of the functions phi(x) and psi(x') over the held-out pairs, per block
+    phi, psi : the functions themselves at the held-out pairs, (n_pairs, n_modes) each, in the order of time; only the
+        test of `select_n_modes` that re-matches x and x' reads them
     """
 
     sigma: np.ndarray
+    moments: Moments
     phi: np.ndarray
     psi: np.ndarray
-    pairs: LaggedPairs
+
+    @classmethod
+    def of_functions(cls, sigma: np.ndarray, phi: np.ndarray, psi: np.ndarray, pairs: LaggedPairs) -> Validation:
+        """Validation from the values of the functions at the held-out pairs."""
+        cuts = np.flatnonzero(np.diff(block_numbers(pairs, VALIDATION_BLOCKS))) + 1
+        sides = {"M_f": (phi, phi), "M_g": (psi, psi), "T_fg": (phi, psi)}
+        sums = {
+            name: np.stack([np.conj(a.T) @ b for a, b in zip(*(np.split(v, cuts) for v in both), strict=True)])
+            for name, both in sides.items()
+        }
+        counts = np.diff([0, *cuts, len(phi)]).astype(float)
+        return cls(sigma, Moments(sums, counts, pairs.clock), phi, psi)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{value:.3f}" for value in self.sigma[:6]) + (", ..." if len(self.sigma) > 6 else "")
+        return f"Validation(sigma {shown} from training; {self.moments.n_pairs} held-out pairs)"
+
+    def scores(self) -> Scores:
+        """VAMP-1, VAMP-2 and VAMP-E of the held-out pairs."""
+        return _scores(self.sigma, self.moments)
+
+    def correlations(self) -> np.ndarray:
+        """Held-out correlation of each pair of singular functions, (n_modes,): free of the upward bias of fitting."""
+        return correlations(self.moments)
+
+
+def _scores(sigma: np.ndarray, there: Moments) -> Scores:
+    """Scores from held-out moments of singular functions."""
+    values = whitened_svd(there.M_f, there.T_fg, there.M_g).values
+    return Scores(float(values.sum()), float(np.sum(values**2)), float(vamp_e(sigma, there)))
+
+
+def vamp_e(sigma: np.ndarray, there: Moments) -> np.ndarray:
+    """VAMP-E of singular functions from their held-out moments: minus the LoRA loss at `sigma`, shape (...).
+
+    `2 Re tr(S C01) - tr(S C00 S C11)`: minus the held-out error of the operator, up to a constant.
+
+    References
+    ----------
+    MATH.md, section 6.
+
+    Examples
+    --------
+    >>> one = np.ones((1, 1, 1))
+    >>> float(vamp_e(np.array([0.5]), Moments({"M_f": one, "T_fg": one / 2, "M_g": one}, np.array([1]))))
+    0.25
+    """
+    return -lora_terms(there.M_f, there.T_fg, there.M_g).loss(sigma)
+
+
+def vamp_e_curve(sigma: np.ndarray, there: Moments) -> np.ndarray:
+    """VAMP-E of the leading 1, ..., n_modes singular functions, (..., n_modes)."""
+    return -lora_terms(there.M_f, there.T_fg, there.M_g).curve(sigma)
 
 
 def vamp_scores(train: Moments, test: Moments, n_modes: int | None = None, threshold: float = RANK_TOLERANCE) -> Scores:
@@ -50,43 +113,18 @@ def vamp_scores(train: Moments, test: Moments, n_modes: int | None = None, thres
 
     Examples
     --------
-    >>> import torch
-    >>> from koopman_lora.moments import estimate_moments
-    >>> x = torch.linspace(0, 1, 100)[:, None].double()
-    >>> m = estimate_moments(lambda s: s, lambda s: s, (x, x))
-    >>> [round(score, 6) for score in vamp_scores(m, m)]
-    [1.0, 1.0, 1.0]
+    >>> one = np.ones((1, 1, 1))
+    >>> m = Moments({"M_f": one, "T_fg": one, "M_g": one}, np.array([1]))
+    >>> vamp_scores(m, m)
+    Scores(vamp_1=1.0, vamp_2=1.0, vamp_e=1.0)
     """
-    left, sigma, right = whitened_svd(train.M_f, train.T_fg, train.M_g, threshold, n_modes)
-    there = test.transformed(left, right)
-    values = whitened_svd(there.M_f, there.T_fg, there.M_g).values
-    return Scores(float(values.sum()), float(np.sum(values**2)), vamp_e(sigma, there.M_f, there.T_fg, there.M_g))
+    triples = whitened_svd(train.M_f, train.T_fg, train.M_g, threshold, n_modes)
+    return _scores(triples.values, test.transformed(triples.left, triples.right))
 
 
-def triples_vamp_e(triples: WhitenedSVD, test: Moments) -> float:
-    """VAMP-E of singular triples, given as coefficients on features, at held-out moments of these features.
-
-    Examples
-    --------
-    >>> one = np.ones((1, 1))
-    >>> moments = Moments({"M_f": one[None], "T_fg": one[None] / 2, "M_g": one[None]}, np.array([1]))
-    >>> triples_vamp_e(WhitenedSVD(one, np.array([0.5]), one), moments)
-    0.25
-    """
-    there = test.transformed(triples.left, triples.right)
-    return vamp_e(triples.values, there.M_f, there.T_fg, there.M_g)
-
-
-def vamp_e_leaving_out(
-    train: Moments, test: Moments, n_modes: int | None = None, threshold: float = RANK_TOLERANCE
-) -> np.ndarray:
-    """Held-out VAMP-E with each block of `test` left out in turn, (n_blocks,): what a paired jackknife needs."""
-    left, sigma, right = whitened_svd(train.M_f, train.T_fg, train.M_g, threshold, n_modes)
-    rest = test.reweighted(1.0 - np.eye(test.n_blocks))
-    C00 = conjugate_transpose(left) @ rest["M_f"] @ left
-    C11 = conjugate_transpose(right) @ rest["M_g"] @ right
-    C01 = conjugate_transpose(left) @ rest["T_fg"] @ right
-    return np.array([vamp_e(sigma, *blocks) for blocks in zip(C00, C01, C11, strict=True)])
+def triples_vamp_e(triples: WhitenedSVD, test: Moments) -> np.ndarray:
+    """VAMP-E of singular triples, given as coefficients on features, at held-out moments of these features, (...)."""
+    return vamp_e(triples.values, test.transformed(triples.left, triples.right))
 
 
 def jackknife_error(leaving_out: np.ndarray) -> np.ndarray:
@@ -101,44 +139,14 @@ def jackknife_error(leaving_out: np.ndarray) -> np.ndarray:
     return np.sqrt((n - 1) / n * np.sum((leaving_out - leaving_out.mean(axis=0)) ** 2, axis=0))
 
 
-def vamp_e(sigma: np.ndarray, C00: np.ndarray, C01: np.ndarray, C11: np.ndarray) -> float:
-    """`2 Re tr(S C01) - tr(S C00 S C11)`: minus the held-out error of the operator, up to a constant.
-
-    C01 is E[phi^H psi]: its trace with S needs no transpose.
-
-    Examples
-    --------
-    >>> vamp_e(np.array([0.5]), np.eye(1), np.array([[0.5]]), np.eye(1))
-    0.25
-    """
-    linear = 2 * np.real(np.sum(sigma * np.diag(C01)))
-    return float(linear - np.real(np.sum(sigma[:, None] * C00 * sigma * C11.T)))
+def correlations(moments: Moments) -> np.ndarray:
+    """Real correlation E[conj(f_i) g_i] / (|f_i| |g_i|) of each pair of features, (..., n_modes)."""
+    T, M_f, M_g = (np.real(np.diagonal(M, 0, -2, -1)) for M in (moments.T_fg, moments.M_f, moments.M_g))
+    return T / np.sqrt(np.maximum(M_f * M_g, np.finfo(float).tiny))
 
 
-def validation_scores(validation: Validation) -> Scores:
-    """Score singular functions that were fitted on training pairs, at held-out pairs.
-
-    Examples
-    --------
-    >>> one = np.ones((4, 1))
-    >>> validation_scores(Validation(np.ones(1), one, one, None))
-    Scores(vamp_1=1.0, vamp_2=1.0, vamp_e=1.0)
-    """
-    sigma, phi, psi, _ = validation
-    C00, C01, C11 = (np.conj(a.T) @ b / len(a) for a, b in ((phi, phi), (phi, psi), (psi, psi)))
-    values = whitened_svd(C00, C01, C11).values
-    return Scores(float(values.sum()), float(np.sum(values**2)), vamp_e(sigma, C00, C01, C11))
-
-
-def validation_sigma(validation: Validation) -> np.ndarray:
-    """Held-out correlation of each pair of singular functions, (n_modes,): free of the upward bias of fitting.
-
-    Examples
-    --------
-    >>> one = np.ones((4, 1))
-    >>> validation_sigma(Validation(np.ones(1), one, -one, None))
-    array([-1.])
-    """
-    _, phi, psi, _ = validation
-    norms = np.mean(np.abs(phi) ** 2, axis=0) * np.mean(np.abs(psi) ** 2, axis=0)
-    return np.real(np.mean(np.conj(phi) * psi, axis=0)) / np.sqrt(np.maximum(norms, np.finfo(float).tiny))
+def held_out_scores(train: Moments, test: Moments) -> xr.Dataset:
+    """VAMP-1, VAMP-2 and VAMP-E of held-out pairs as a Dataset that records its conventions."""
+    scores = vamp_scores(train, test)
+    attrs = provenance(counts_constant_mode=True, n_pairs_train=train.n_pairs, n_pairs_held_out=test.n_pairs)
+    return labelled({name: ((), value) for name, value in scores._asdict().items()}, attrs)

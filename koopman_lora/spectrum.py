@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,31 +12,35 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from koopman_lora._labels import FEATURE_F, FEATURE_G, MODE, provenance
+from koopman_lora._labels import (
+    EDMD_MODE,
+    FEATURE_F,
+    FEATURE_F_COLUMN,
+    FEATURE_G,
+    FEATURE_G_COLUMN,
+    MODE,
+    labelled,
+    provenance,
+)
 from koopman_lora._linalg import (
     RANK_TOLERANCE,
     SIGMA_TOLERANCE,
+    WhitenedSVD,
     conjugate_transpose,
     effective_rank,
+    eigenvalue_order,
     hermitian_pinv,
     inverse_root,
-    phase_of,
     sorted_eig,
     whitened_svd,
 )
+from koopman_lora.accumulation import estimate_moments
 from koopman_lora.model import KoopmanLoRAModel
-from koopman_lora.moments import Moments, estimate_moments
+from koopman_lora.moments import Moments
+from koopman_lora.propagation import propagator
 
 
-def koopman_spectrum(
-    moments: Moments,
-    svals: Any = None,
-    *,
-    lag: int = 1,
-    dt: float = 1.0,
-    time_unit: str = "frame",
-    threshold: float = RANK_TOLERANCE,
-) -> xr.Dataset:
+def koopman_spectrum(moments: Moments, svals: Any = None, *, threshold: float = RANK_TOLERANCE) -> xr.Dataset:
     """Singular values, functions and eigenvalues of the Koopman operator from second moments of any features.
 
     Parameters
@@ -44,8 +49,6 @@ def koopman_spectrum(
         Of features *not* scaled by the learned singular values.
     svals : array of shape (k,), optional
         Learned singular values: K_matrix and the reported M_f, M_g, T_fg are of features scaled by their square roots.
-    lag, dt, time_unit
-        Lag in frames, physical time between two frames and its unit.
     threshold : float
         Relative whitening threshold.
 
@@ -54,16 +57,15 @@ def koopman_spectrum(
     Dataset
         With dimensions mode, feature_f, feature_g:
 
-        - `M_f`, `M_g`, `T_fg`, `K_matrix = pinv(M_f) T_fg` and its SVD `U`, `singular_values`, `Vh`: depend on the
-          basis of features;
         - `canonical_singular_values`: of `M_f^{-1/2} T_fg M_g^{-1/2}`, the singular values of the operator itself; with
-          `left_coefficients` and `right_coefficients`, phi(x) = f(x) @ left, psi(x') = g(x') @ right, of unit norm.
-          Phase: the mean of phi over the data far out along a fixed direction (the first coordinate, if there is one
-          only) is real positive;
-        - `eigenvalues` of the rank-n operator, `eigenvector_coefficients` (eigenfunction f(x) @ v, unit norm),
-          `eigenvalue_condition`, `timescales`, `frequencies`; `edmd_eigenvalues` of pinv(M_f) E[f(x)^H f(x')]: only
-          where the moments hold C_gf and T_ff;
-        - `svals`: the learned ones, where given.
+          `phi_coefficients` and `psi_coefficients`, phi(x) = f(x) @ phi_coefficients, psi(x') = g(x') @
+          psi_coefficients, of unit norm. Phase: see `Moments.phases`;
+        - `svals`: the learned ones, where given;
+        - `singular_values`, `U`, `Vh` of `K_matrix = pinv(M_f) T_fg`, and `M_f`, `M_g`, `T_fg`: depend on the basis of
+          features;
+        - `eigenvalues` of the rank-n operator, `right_eigenfunction_coefficients` (f(x) @ v, unit norm),
+          `eigenvalue_condition` (in L2), `timescales`, `frequencies`; `edmd_eigenvalues` of pinv(M_f) E[f(x)^H f(x')]:
+          only where the moments hold C_gf and T_ff.
 
     Raises
     ------
@@ -82,31 +84,19 @@ def koopman_spectrum(
     >>> s.eigenvalues.values.real.round(6), s.canonical_singular_values.values.round(6)
     (array([1. , 0.5]), array([1., 1.]))
     """
-    scaled = moments if svals is None else _scaled_by(moments, np.asarray(svals, dtype=float))
-    M_f, M_g, T_fg = scaled.M_f, scaled.M_g, scaled.T_fg
-    K_matrix = hermitian_pinv(M_f, threshold) @ T_fg
-    U, S, Vh = np.linalg.svd(K_matrix, full_matrices=False)
-    left, sigma, right = _canonical(moments, threshold)
-    variables: dict[str, Any] = {
-        "M_f": ((FEATURE_F, "feature_f_"), M_f),
-        "M_g": ((FEATURE_G, "feature_g_"), M_g),
-        "T_fg": ((FEATURE_F, FEATURE_G), T_fg),
-        "K_matrix": ((FEATURE_F, FEATURE_G), K_matrix),
-        "U": ((FEATURE_F, MODE), U),
-        "singular_values": (MODE, S),
-        "Vh": ((MODE, FEATURE_G), Vh),
-        "canonical_singular_values": (MODE, sigma),
-        "left_coefficients": ((FEATURE_F, MODE), left),
-        "right_coefficients": ((FEATURE_G, MODE), right),
-    }
+    svals = None if svals is None else np.asarray(svals, dtype=float)
+    triples = oriented_triples(moments, threshold)
+    variables: dict[str, Any] = {"canonical_singular_values": (MODE, triples.values)}
     if svals is not None:
-        variables["svals"] = (MODE, np.asarray(svals, dtype=float))
-    if "C_gf" in moments.names:
-        variables |= _eigen_variables(moments, left, sigma, right, lag * dt, time_unit)
+        variables["svals"] = (MODE, svals)
+    basis = _basis_variables(scaled_by(moments, svals), threshold)
+    variables["singular_values"] = basis["singular_values"]
+    if "C_gf" in moments and "T_ff" in moments:
+        variables |= _eigen_variables(moments, triples, threshold)
+    variables["phi_coefficients"] = ((FEATURE_F, MODE), triples.left)
+    variables["psi_coefficients"] = ((FEATURE_G, MODE), triples.right)
     attrs = provenance(
-        lag=lag,
-        dt=dt,
-        time_unit=time_unit,
+        **moments.clock.attrs(),
         n_pairs=moments.n_pairs,
         rank_f=int(inverse_root(moments.M_f, threshold).rank),
         rank_g=int(inverse_root(moments.M_g, threshold).rank),
@@ -114,82 +104,77 @@ def koopman_spectrum(
         effective_rank_g=effective_rank(moments.M_g),
         whitening_threshold=threshold,
         scaled_by_svals=svals is not None,
-        sigma_above_one=bool(sigma[0] > 1 + SIGMA_TOLERANCE),
+        sigma_above_one=bool(triples.values[0] > 1 + SIGMA_TOLERANCE),
     )
-    return xr.Dataset(variables, coords={MODE: np.arange(1, len(sigma) + 1)}, attrs=attrs)
+    return labelled(variables | basis, attrs)
 
 
-def _scaled_by(moments: Moments, svals: np.ndarray) -> Moments:
-    k = moments.M_f.shape[0]
+def scaled_by(moments: Moments, svals: np.ndarray | None) -> Moments:
+    """Moments of features scaled by the square roots of `svals` (k,); as they are without.
+
+    Raises
+    ------
+    ValueError
+        For svals of another length.
+    """
+    if svals is None:
+        return moments
+    k = moments.M_f.shape[-1]
     if svals.shape != (k,):
         raise ValueError(f"svals must have shape ({k},), one per feature; got {svals.shape}.")
-    return moments.transformed(np.diag(np.sqrt(svals)), np.diag(np.sqrt(svals)))
+    root = np.diag(np.sqrt(svals))
+    return moments.transformed(root, root)
 
 
-def _canonical(moments: Moments, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Canonical triples with the phase rule applied to both functions of a mode."""
-    left, sigma, right = whitened_svd(moments.M_f, moments.T_fg, moments.M_g, threshold)
-    if "phase_f" in moments.names and np.any(moments.phase_f):
-        turn = phase_of(moments.phase_f @ left)
-    else:
-        turn = phase_of(left[np.abs(left).argmax(axis=0), np.arange(left.shape[1])])
-    return left * turn, sigma, right * turn
-
-
-def rank_operator(C_gf: np.ndarray, left: np.ndarray, sigma: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """`Lambda = diag(sigma) E[psi(x')^H phi(x')]`: the rank-n operator on coordinates phi, (..., n_modes, n_modes)."""
-    return sigma[..., :, None] * (conjugate_transpose(right) @ C_gf @ left)
-
-
-def edmd_operator(moments: Moments, threshold: float = RANK_TOLERANCE) -> np.ndarray:
-    """`pinv(M_f) T_ff`: the EDMD matrix of the features f, (k, k)."""
-    return hermitian_pinv(moments.M_f, threshold) @ moments.T_ff
-
-
-def _eigen_variables(
-    moments: Moments, left: np.ndarray, sigma: np.ndarray, right: np.ndarray, lag_time: float, unit: str
-) -> dict[str, Any]:
-    eig = sorted_eig(rank_operator(moments.C_gf, left, sigma, right))
-    vectors = left @ eig.right
-    if "phase_f" in moments.names:
-        vectors = vectors * phase_of(moments.phase_f @ vectors)
-    edmd = sorted_eig(edmd_operator(moments))
+def _basis_variables(scaled: Moments, threshold: float) -> dict[str, Any]:
+    """What depends on the basis of features: the K_matrix, its SVD, and the moments that it is made of."""
+    M_f, M_g, T_fg = scaled.M_f, scaled.M_g, scaled.T_fg
+    K_matrix = hermitian_pinv(M_f, threshold) @ T_fg
+    U, S, Vh = np.linalg.svd(K_matrix, full_matrices=False)
     return {
-        "eigenvalues": (MODE, eig.values),
-        "eigenvector_coefficients": ((FEATURE_F, MODE), vectors),
-        "eigenvalue_condition": (MODE, eig.condition),
-        "timescales": (MODE, implied_timescales(eig.values, lag_time), {"units": unit}),
-        "frequencies": (MODE, implied_frequencies(eig.values, lag_time), {"units": f"1/{unit}"}),
-        "edmd_eigenvalues": (FEATURE_F, edmd.values),
+        "singular_values": (MODE, S),
+        "K_matrix": ((FEATURE_F, FEATURE_G), K_matrix),
+        "U": ((FEATURE_F, MODE), U),
+        "Vh": ((MODE, FEATURE_G), Vh),
+        "M_f": ((FEATURE_F, FEATURE_F_COLUMN), M_f),
+        "M_g": ((FEATURE_G, FEATURE_G_COLUMN), M_g),
+        "T_fg": ((FEATURE_F, FEATURE_G), T_fg),
     }
 
 
-def implied_timescales(eigenvalues: Any, lag_time: float) -> np.ndarray:
-    """`-lag_time / ln|lambda|` in the unit of `lag_time`; inf at |lambda| = 1, NaN above (no relaxation).
-
-    Examples
-    --------
-    >>> implied_timescales([1.0, np.exp(-0.5), 0.0, 1.2], lag_time=2.0)
-    array([inf, 4., 0., nan])
-    """
-    modulus = np.abs(np.asarray(eigenvalues))
-    result = np.full(modulus.shape, np.nan)
-    result[np.abs(modulus - 1) <= SIGMA_TOLERANCE] = np.inf
-    decays = modulus < 1 - SIGMA_TOLERANCE
-    with np.errstate(divide="ignore"):  # lambda = 0 relaxes at once
-        result[decays] = -lag_time / np.log(modulus[decays])
-    return result
+def oriented_triples(moments: Moments, threshold: float = RANK_TOLERANCE) -> WhitenedSVD:
+    """Canonical triples, with the phase rule applied to both functions of a mode."""
+    left, sigma, right = whitened_svd(moments.M_f, moments.T_fg, moments.M_g, threshold)
+    turn = moments.phases(left)
+    return WhitenedSVD(left * turn, sigma, right * turn)
 
 
-def implied_frequencies(eigenvalues: Any, lag_time: float) -> np.ndarray:
-    """`arg(lambda) / (2 pi lag_time)`, on the principal branch: frequencies above `1 / (2 lag_time)` are aliased.
+def _eigen_variables(moments: Moments, triples: WhitenedSVD, threshold: float) -> dict[str, Any]:
+    left, sigma, right = triples
+    back = right * sigma
+    eig = sorted_eig(conjugate_transpose(back) @ moments.C_gf @ left)  # diag(sigma) E[psi(x')^H phi(x')]
+    vectors = left @ eig.right
+    edmd = np.linalg.eigvals(propagator(moments, "edmd", threshold=threshold).K).astype(complex)
+    clock = moments.clock
+    return {
+        "eigenvalues": (MODE, eig.values),
+        "timescales": (MODE, clock.timescales(eig.values), {"units": clock.time_unit}),
+        "frequencies": (MODE, clock.frequencies(eig.values), {"units": f"1/{clock.time_unit}"}),
+        "eigenvalue_condition": (MODE, _condition_of_rank_operator(eig.values, sigma, eig.left, eig.right)),
+        "right_eigenfunction_coefficients": ((FEATURE_F, MODE), vectors * moments.phases(vectors)),
+        "edmd_eigenvalues": (EDMD_MODE, edmd[eigenvalue_order(edmd)]),
+    }
 
-    Examples
-    --------
-    >>> implied_frequencies([1j, 1.0], lag_time=0.5)
-    array([0.5, 0. ])
-    """
-    return np.angle(np.asarray(eigenvalues)) / (2 * np.pi * lag_time)
+
+def _condition_of_rank_operator(
+    values: np.ndarray, sigma: np.ndarray, left: np.ndarray, right: np.ndarray
+) -> np.ndarray:
+    """Condition numbers `|l| |r| / |<l, r>|` in L2, r = phi v and l = psi diag(sigma) w / conj(lambda)."""
+    overlap = np.abs(np.sum(np.conj(left) * right, axis=0))
+    norms = np.linalg.norm(sigma[:, None] * left, axis=0) * np.linalg.norm(right, axis=0)
+    product = np.abs(values) * overlap
+    # lambda = 0 has no left eigenfunction in the span of psi, and a defective one has none of finite size
+    return np.divide(norms, product, out=np.full(len(values), np.inf), where=product > 0)
 
 
 def compute_koopman_spectrum(
@@ -198,13 +183,19 @@ def compute_koopman_spectrum(
     """Spectrum of a trained model on the pairs of a DataLoader; see `koopman_spectrum` for what it holds.
 
     A model whose normalisation was not frozen by `calibrate` is normalised by the pairs of the loader; the model itself
-    is not changed.
+    is not changed. Times are in the unit of `model.clock`, or of the LaggedPairs that the loader reads; without either
+    they count in lags.
 
     Parameters
     ----------
     model : KoopmanLoRAModel
     loader : iterable of batches (x, x_next)
     device : where the model runs
+
+    Raises
+    ------
+    ValueError
+        If model and loader disagree about the clock.
 
     Examples
     --------
@@ -217,14 +208,21 @@ def compute_koopman_spectrum(
         loader = list(loader)
     if frozen.normalizes and not frozen.is_calibrated:
         frozen.calibrate_batches([loader] if isinstance(loader, tuple) else loader)
-    moments = estimate_moments(lambda x: frozen.f(x.to(device)), lambda x: frozen.g(x.to(device)), loader)
-    return model_spectrum(frozen, moments)
+    return model_spectrum(frozen, estimate_moments(frozen.f, frozen.g, loader))
 
 
 def model_spectrum(model: KoopmanLoRAModel, moments: Moments) -> xr.Dataset:
-    """`koopman_spectrum` with the learned singular values, the lag and the units that travel in the model."""
-    svals = None if model.svals is None else model.svals.detach().cpu().double().numpy()
-    return koopman_spectrum(moments, svals, lag=model.lag, dt=model.dt, time_unit=model.time_unit)
+    """`koopman_spectrum` with the learned singular values, and the clock of the model where the pairs know none."""
+    return koopman_spectrum(clocked(moments, model), model.svals_array())
+
+
+def clocked(moments: Moments, model: KoopmanLoRAModel) -> Moments:
+    """Moments with the model's clock where their pairs told none; two different clocks are an error."""
+    if moments.clock.lag is None:
+        return dataclasses.replace(moments, clock=model.clock)
+    if model.clock.lag is not None:
+        moments.clock.agreed(model.clock)
+    return moments
 
 
 def evaluate_functions(features: Any, coefficients: xr.DataArray) -> np.ndarray:

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from koopman_lora.baselines import DPNetLoss, VAMPLoss
 from koopman_lora.comparison import captured_share
 from koopman_lora.data.pairs import lagged_pairs, split_pairs
 from koopman_lora.encoders import CNN, MLP, PeriodicEmbedding
-from koopman_lora.baselines import DPNetLoss, VAMPLoss
 from koopman_lora.losses import NestedLoRALoss, NonFiniteLossError
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import Moments, estimate_moments

@@ -2,94 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from koopman_lora._labels import TIME, provenance
+from koopman_lora._labels import LAG, STATE, STATE_NEXT, TIME, interval, labelled, provenance
 from koopman_lora._linalg import conjugate_transpose, whitened_svd
-from koopman_lora.intervals import percentile_interval, resampled_moments
+from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.moments import Moments
 from koopman_lora.propagation import propagator
-from koopman_lora.states.coarse_graining import STATE, STATE_NEXT
-
-LAG = "lag"
-
-Arrays = Mapping[str, np.ndarray]
 
 
 def chapman_kolmogorov(
-    moments_by_lag: Mapping[int, Moments],
+    moments_by_lag: Sequence[Moments] | Mapping[int, Moments],
     memberships: np.ndarray | None = None,
     *,
     method: str = "edmd",
     n_states: int = 4,
-    dt: float = 1.0,
-    time_unit: str = "frame",
-    n_resamples: int = 200,
-    level: float = 0.95,
-    seed: int = 0,
+    bootstrap: Bootstrap | None = Bootstrap(),
 ) -> xr.Dataset:
     """Chapman-Kolmogorov test: K^n of the shortest lag against what is estimated directly at n times that lag.
 
     Parameters
     ----------
-    moments_by_lag : mapping from lag in frames to Moments
-        Of the same features, of any model or fixed map; all lags are multiples of the smallest, which is the model's.
+    moments_by_lag : Moments at several lags, as a list or a mapping from lags
+        Of the same features, of any model or fixed map; their clocks tell the lags, all multiples of the smallest,
+        which is the model's.
     memberships : array (n_features, n_states), optional
         States as combinations of features: `np.eye(n)` for one-hot features or a membership map. Compared are then the
         probabilities to be in state j after having been in i. Without, the correlations <phi_i, K^n phi_j> of the
         leading `n_states` singular functions phi at the smallest lag.
     method : 'edmd' or 'operator', see `propagator`
-    dt, time_unit : physical time between two frames and its unit
-    n_resamples, level, seed : of the bootstrap over blocks, bounds are percentiles; 0 for no intervals
+    bootstrap : over blocks, bounds are percentiles; None for no intervals
 
     Returns
     -------
     Dataset
-        `predicted`, `estimated` (time, state, state_next), with resamples also `<name>_lower`, `<name>_upper`;
-        `deviation`, the largest absolute difference at each time.
+        `predicted`, `estimated` (lag, state, state_next), with a bootstrap also `<name>_interval` (bound, ...);
+        `deviation`, the largest absolute difference at each lag.
 
     Raises
     ------
     ValueError
-        For fewer than 2 lags, lags that are no multiples of the smallest, or moments of different features.
+        For fewer than 2 lags, lags that are no multiples of the smallest, unknown lags, or moments of different features or frames.
 
     Examples
     --------
-    >>> from koopman_lora.moments import estimate_moments
+    >>> from koopman_lora.accumulation import estimate_moments
     >>> from koopman_lora.systems import FiniteMarkovChain
     >>> from koopman_lora.data.pairs import lagged_pairs
     >>> data = FiniteMarkovChain([[0.9, 0.1], [0.3, 0.7]]).simulate(n_steps=20_000)
-    >>> m = {lag: estimate_moments(lambda x: x, lambda x: x, lagged_pairs(data, lag)) for lag in (1, 2, 4)}
+    >>> m = [estimate_moments(lambda x: x, lambda x: x, lagged_pairs(data, lag)) for lag in (1, 2, 4)]
     >>> bool((chapman_kolmogorov(m, np.eye(2)).deviation < 0.03).all())
     True
     """
-    lags = _check_lags(moments_by_lag)
-    A = _state_coefficients(moments_by_lag[lags[0]], memberships, n_states)
-    stacks = [_stack(moments_by_lag[lag], n_resamples, seed) for lag in lags]
+    by_lag = _by_lag(moments_by_lag)
+    lags, first = list(by_lag), next(iter(by_lag.values()))
+    A = _state_coefficients(first, memberships, n_states)
+    stacks = [_stack(moments, bootstrap) for moments in by_lag.values()]
     predicted = _predicted(stacks[0], A, [lag // lags[0] for lag in lags], method)
-    estimated = np.stack([conjugate_transpose(A) @ stack["T_ff"] @ A for stack in stacks], axis=1)
+    estimated = np.stack([conjugate_transpose(A) @ stack.T_ff @ A for stack in stacks], axis=1)
     if memberships is not None:  # P(j after n lags | i) = E[chi_i chi_j(n)] / E[chi_i]
         predicted = predicted / _populations(stacks[0], A)[:, None]
         estimated = estimated / np.stack([_populations(stack, A) for stack in stacks], axis=1)
     dims = (LAG, STATE, STATE_NEXT)
     variables: dict[str, Any] = {"predicted": (dims, predicted[0]), "estimated": (dims, estimated[0])}
-    if n_resamples:
-        for name, values in (("predicted", predicted), ("estimated", estimated)):
-            lower, upper = percentile_interval(values[1:], level)
-            variables |= {f"{name}_lower": (dims, lower), f"{name}_upper": (dims, upper)}
+    if bootstrap is not None:
+        variables |= interval("predicted", dims, bootstrap.percentiles(predicted[1:]))
+        variables |= interval("estimated", dims, bootstrap.percentiles(estimated[1:]))
     variables["deviation"] = (LAG, np.abs(predicted[0] - estimated[0]).max(axis=(1, 2)))
-    coords = {
-        LAG: (LAG, lags, {"units": "frame"}),
-        TIME: (LAG, dt * np.asarray(lags), {"units": time_unit}),
-        STATE: np.arange(A.shape[1]),
-        STATE_NEXT: np.arange(A.shape[1]),
-    }
-    attrs = provenance(method=method, lag=lags[0], dt=dt, time_unit=time_unit, n_resamples=n_resamples, level=level)
-    return xr.Dataset(variables, coords=coords, attrs=attrs)
+    times = first.clock.dt * np.asarray(lags)
+    coords = {LAG: (LAG, lags, {"units": "frame"}), TIME: (LAG, times, {"units": first.clock.time_unit})}
+    attrs = provenance(method=method, **first.clock.attrs(), **({} if bootstrap is None else bootstrap.attrs()))
+    return labelled(variables, attrs, coords)
 
 
 def _state_coefficients(base: Moments, memberships: np.ndarray | None, n_states: int) -> np.ndarray:
@@ -104,30 +92,38 @@ def _state_coefficients(base: Moments, memberships: np.ndarray | None, n_states:
     return np.asarray(memberships)
 
 
-def _stack(moments: Moments, n_resamples: int, seed: int) -> Arrays:
-    if n_resamples == 0:
+def _stack(moments: Moments, bootstrap: Bootstrap | None) -> Moments:
+    if bootstrap is None:
         return moments.reweighted(np.ones((1, moments.n_blocks)))
-    return resampled_moments(moments, n_resamples, seed)
+    return bootstrap.resampled(moments)
 
 
-def _predicted(first: Arrays, A: np.ndarray, n_lags: list[int], method: str) -> np.ndarray:
+def _predicted(first: Moments, A: np.ndarray, n_lags: list[int], method: str) -> np.ndarray:
     """`E[(f A)^H K^n (f A)]` for every number of lags n, (n_resamples, len(n_lags), n_states, n_states)."""
     # the features themselves are the observables whose expectations are carried forward
-    step = propagator({**first, "H_f": first["M_f"], "H_g": first["C_gf"]}, method)
-    left, right = conjugate_transpose(A) @ first["M_f"] @ step.start, step.readout @ A
+    sums = {**first.block_sums, "H_f": first.block_sums["M_f"], "H_g": first.block_sums["C_gf"]}
+    step = propagator(dataclasses.replace(first, block_sums=sums), method)
+    left, right = conjugate_transpose(A) @ first.M_f @ step.start, step.readout @ A
     return np.stack([left @ np.linalg.matrix_power(step.K, n - 1) @ right for n in n_lags], axis=1)
 
 
-def _populations(stack: Arrays, A: np.ndarray) -> np.ndarray:
+def _populations(stack: Moments, A: np.ndarray) -> np.ndarray:
     """Mean memberships as a column, (n_resamples, n_states, 1)."""
-    return (conjugate_transpose(A) @ stack["M_f"] @ A).sum(axis=-1, keepdims=True)
+    return (conjugate_transpose(A) @ stack.M_f @ A).sum(axis=-1, keepdims=True)
 
 
-def _check_lags(moments_by_lag: Mapping[int, Moments]) -> list[int]:
-    lags = sorted(moments_by_lag)
+def _by_lag(moments: Sequence[Moments] | Mapping[int, Moments]) -> dict[int, Moments]:
+    """Moments by the lag of their clock, the smallest first."""
+    given = list(moments.values()) if isinstance(moments, Mapping) else list(moments)
+    by_lag = {m.clock.known_lag("to compare lags"): m for m in given}
+    lags = sorted(by_lag)
+    if isinstance(moments, Mapping) and list(by_lag) != list(moments):
+        raise ValueError(f"moments_by_lag says lags {list(moments)}; the clocks of its moments say {list(by_lag)}.")
     if len(lags) < 2 or any(lag % lags[0] for lag in lags):
         raise ValueError(f"moments_by_lag needs at least 2 lags, all multiples of the smallest; got {lags}.")
-    sizes = {lag: moments_by_lag[lag].M_f.shape[0] for lag in lags}
+    for lag in lags:
+        by_lag[lags[0]].clock.at(lag).agreed(by_lag[lag].clock)
+    sizes = {lag: by_lag[lag].M_f.shape[0] for lag in lags}
     if len(set(sizes.values())) > 1:
         raise ValueError(f"moments_by_lag must be of the same features; got numbers of features {sizes}.")
-    return lags
+    return {lag: by_lag[lag] for lag in lags}

@@ -11,9 +11,9 @@ import xarray as xr
 from scipy.optimize import minimize
 from torch import Tensor
 
-from koopman_lora._labels import provenance
+from koopman_lora._labels import N_STATES, interval, labelled, provenance
 from koopman_lora._linalg import whitened_svd
-from koopman_lora.intervals import percentile_interval, resampled_moments
+from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.moments import Moments
 from koopman_lora.propagation import propagator
 from koopman_lora.spectrum import evaluate_functions
@@ -27,9 +27,7 @@ def number_of_states(
     *,
     quantity: str = "singular_values",
     most: int = 10,
-    n_resamples: int = 200,
-    level: float = 0.95,
-    seed: int = 0,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> xr.Dataset:
     """Number of metastable states, suggested by the largest gap between successive relaxation times.
 
@@ -39,14 +37,14 @@ def number_of_states(
         With several blocks for intervals.
     quantity : 'singular_values', or 'eigenvalues' (of the rank-n operator)
     most : largest number of states to consider
-    n_resamples, level, seed : of the bootstrap over the blocks; bounds are percentiles
+    bootstrap : over the blocks; bounds are percentiles
 
     Returns
     -------
     Dataset
         Over n_states: `gap`, ln(value n + 1) / ln(value n), the ratio of the last time kept to the next one; its
-        `lower` and `upper` bound and `votes`, the share of resamples with their largest gap there (NaN for moments of
-        one block). Attribute `suggested`.
+        `gap_interval` (bound, n_states) and `votes`, the share of resamples with their largest gap there (NaN for
+        moments of one block). Attribute `suggested`.
 
     Raises
     ------
@@ -55,7 +53,7 @@ def number_of_states(
 
     Examples
     --------
-    >>> from koopman_lora.moments import estimate_moments
+    >>> from koopman_lora.accumulation import estimate_moments
     >>> from koopman_lora.systems import FiniteMarkovChain
     >>> from koopman_lora.data.pairs import lagged_pairs
     >>> pairs = lagged_pairs(FiniteMarkovChain.with_blocks(n_blocks=3).simulate(n_steps=5000))
@@ -66,27 +64,23 @@ def number_of_states(
     most = min(most, n_features - 1)
     if most < 2:
         raise ValueError(f"moments must be of at least 3 features to compare gaps; got {n_features}.")
-    n_resamples = n_resamples if moments.n_blocks > 1 else 0
-    if n_resamples:
-        gaps = _gaps(resampled_moments(moments, n_resamples, seed), quantity, most)
-        lower, upper = percentile_interval(gaps[1:], level)
-        votes = np.bincount(gaps[1:].argmax(axis=1), minlength=most - 1) / n_resamples
+    if moments.n_blocks > 1:
+        gaps = _gaps(bootstrap.resampled(moments), quantity, most)
+        bounds = bootstrap.percentiles(gaps[1:])
+        votes = np.bincount(gaps[1:].argmax(axis=1), minlength=most - 1) / bootstrap.n_resamples
     else:
-        gaps = _gaps(moments.reweighted(np.ones((1, moments.n_blocks))), quantity, most)
-        lower = upper = votes = np.full(most - 1, np.nan)
+        gaps = _gaps(moments.reweighted(np.ones((1, 1))), quantity, most)
+        bounds, votes = np.full((2, most - 1), np.nan), np.full(most - 1, np.nan)
     n_states = np.arange(2, most + 1)
-    dims = "n_states"
-    return xr.Dataset(
-        {"gap": (dims, gaps[0]), "lower": (dims, lower), "upper": (dims, upper), "votes": (dims, votes)},
-        coords={dims: n_states},
-        attrs=provenance(quantity=quantity, suggested=int(n_states[gaps[0].argmax()]), n_resamples=n_resamples),
-    )
+    variables = {"gap": (N_STATES, gaps[0]), **interval("gap", [N_STATES], bounds), "votes": (N_STATES, votes)}
+    attrs = provenance(quantity=quantity, suggested=int(n_states[gaps[0].argmax()]), **bootstrap.attrs())
+    return labelled(variables, attrs, {N_STATES: n_states})
 
 
-def _gaps(stack: dict[str, np.ndarray], quantity: str, most: int) -> np.ndarray:
+def _gaps(stack: Moments, quantity: str, most: int) -> np.ndarray:
     """Ratios of successive rates, (n_resamples, most - 1)."""
     if quantity == "singular_values":
-        values = whitened_svd(stack["M_f"], stack["T_fg"], stack["M_g"]).values
+        values = whitened_svd(stack.M_f, stack.T_fg, stack.M_g).values
     elif quantity == "eigenvalues":
         values = -np.sort(-np.abs(np.linalg.eigvals(propagator(stack).K)), axis=1)
     else:
@@ -220,7 +214,7 @@ def membership_map(
     Parameters
     ----------
     f : feature map, such as a model's `f`
-    functions : (n_features, n_modes), such as `left_coefficients` of a spectrum: slow functions are f(x) @ functions
+    functions : (n_features, n_modes), such as `phi_coefficients` of a spectrum: slow functions are f(x) @ functions
     coefficients : of `membership_coefficients`
 
     Examples

@@ -1,0 +1,244 @@
+"""Moments of feature maps over pairs of data: float64 sums per block, one batch of features in memory at a time."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from koopman_lora.clock import Clock
+from koopman_lora.data.groups import block_numbers
+from koopman_lora.data.pairs import BATCH, LaggedPairs
+from koopman_lora.moments import CROSS, DEFINITIONS, OBSERVABLES, SAME_MAP, Moments, check_observable_names
+
+FeatureMap = Callable[[Tensor], Any]
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+def flat_state(x: Tensor) -> Tensor:
+    """The state itself as observables: (batch, *state) -> (batch, n_entries)."""
+    return x.flatten(1)
+
+
+def estimate_moments(
+    f: FeatureMap,
+    g: FeatureMap,
+    pairs: LaggedPairs | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]],
+    *,
+    observables: FeatureMap | None = None,
+    observable_names: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
+    n_blocks: int = 64,
+    batch_size: int = BATCH,
+) -> Moments:
+    """Accumulate the moments of two feature maps over lagged pairs in float64.
+
+    Parameters
+    ----------
+    f, g : callables (batch, *state) -> (batch, n_features)
+        Any feature maps: a model's `f` and `g`, a fixed dictionary (classical EDMD), a one-hot map (Markov model). They
+        receive torch tensors and may return tensors or arrays, real or complex.
+    pairs : LaggedPairs, tuple (x, x_next), or an iterable of batches (x, x_next) such as a DataLoader
+        LaggedPairs, and a DataLoader of them, give the moments their clock; other pairs count in lags.
+    observables : callable, optional
+        h, (batch, *state) -> (batch, n_observables): adds H_f = E[f(x)^H h(x)] and H_g = E[g(x')^H h(x')].
+    observable_names : sequence of str, optional
+        For `flat_state` those of the coordinates, where the pairs have names.
+    names : sequence of str, optional
+        Moments to estimate, see `moments.DEFINITIONS`; all by default. `moments.CROSS` is enough for singular values,
+        at half the cost.
+    n_blocks : int
+        Contiguous blocks to keep apart, none across two trajectories; of an iterable, its batches.
+    batch_size : int
+        Pairs per forward pass for data in memory.
+
+    Raises
+    ------
+    ValueError
+        For empty data, features that are not (batch, n_features) or not finite, or an unknown moment.
+
+    References
+    ----------
+    MATH.md, section 2.
+
+    Examples
+    --------
+    >>> pairs = (torch.zeros(4, 1), torch.ones(4, 1))
+    >>> estimate_moments(lambda x: x + 1, lambda x: x, pairs, names=CROSS)
+    Moments(M_f 1x1, M_g 1x1, T_fg 1x1; 4 pairs in 4 blocks; Clock(lag=None, dt=1.0, time_unit='lag'))
+    """
+    if isinstance(pairs, LaggedPairs):
+        if observables is flat_state and observable_names is None:
+            observable_names = pairs.coordinate_names
+        total = _Accumulator(f, g, observables, names)
+        return total.over_blocks(pairs, block_numbers(pairs, n_blocks), batch_size, observable_names)
+    total = _Accumulator(f, g, observables, names)
+    if _is_pair_of_tensors(pairs):
+        x, x_next = (torch.as_tensor(side) for side in pairs)
+        _check_equal_length(x, x_next)
+        total.fix_direction(x)
+        bounds = np.linspace(0, len(x), min(n_blocks, max(len(x), 1)) + 1).astype(int)
+        for start, stop in itertools.pairwise(bounds):
+            total.add_block(zip(x[start:stop].split(batch_size), x_next[start:stop].split(batch_size), strict=True))
+        return total.result(Clock(), observable_names)
+    for batch in pairs:
+        total.add_block([(batch[0], batch[1])])
+        total.limit_blocks(n_blocks)
+    return total.result(getattr(getattr(pairs, "dataset", None), "clock", Clock()), observable_names)
+
+
+def moments_by_block(
+    f: FeatureMap,
+    g: FeatureMap,
+    pairs: LaggedPairs,
+    block: np.ndarray,
+    names: Sequence[str] | None = None,
+    observables: FeatureMap | None = None,
+) -> Moments:
+    """Moments with one block for every number that occurs in `block` (n_pairs,), in increasing order.
+
+    Parameters
+    ----------
+    f, g, observables, names : see `estimate_moments`
+
+    Examples
+    --------
+    >>> from koopman_lora.data.pairs import lagged_pairs
+    >>> pairs = lagged_pairs(np.arange(5.0))
+    >>> moments_by_block(lambda x: x, lambda x: x, pairs, np.array([0, 7, 0, 0])).block_counts
+    array([3., 1.])
+    """
+    labels = pairs.coordinate_names if observables is flat_state else None
+    return _Accumulator(f, g, observables, names).over_blocks(pairs, block, BATCH, labels)
+
+
+def _is_pair_of_tensors(pairs: Any) -> bool:
+    return isinstance(pairs, tuple) and len(pairs) == 2 and all(hasattr(side, "shape") for side in pairs)
+
+
+def _check_equal_length(x: Any, x_next: Any) -> None:
+    if len(x) != len(x_next):
+        raise ValueError(f"x and x_next must hold equally many states; got {len(x)} and {len(x_next)}.")
+
+
+def _rows_of_blocks(block: np.ndarray) -> Iterator[slice | np.ndarray]:
+    """Rows of every block in turn; a slice where they are contiguous, which copies nothing."""
+    order = np.argsort(block, kind="stable")
+    cuts = np.flatnonzero(np.diff(block[order])) + 1
+    for rows in np.split(order, cuts):
+        yield slice(rows[0], rows[-1] + 1) if rows[-1] - rows[0] == len(rows) - 1 else rows
+
+
+class _Accumulator:
+    """Collects block sums; holds no features longer than one batch."""
+
+    def __init__(self, f: FeatureMap, g: FeatureMap, h: FeatureMap | None, names: Sequence[str] | None) -> None:
+        self.maps = {"f": f, "g": g} | ({"h": h} if h is not None else {})
+        wanted = CROSS + SAME_MAP if names is None else tuple(names)
+        self.names = wanted + (OBSERVABLES if h is not None else ())
+        unknown = [name for name in self.names if name not in DEFINITIONS]
+        if unknown or not wanted:
+            raise ValueError(f"names must be among {', '.join(DEFINITIONS)}; got {list(wanted)}.")
+        self.needed = sorted({part for name in self.names for part in DEFINITIONS[name]})
+        self.sums: dict[str, list[np.ndarray]] = {name: [] for name in self.names}
+        self.orientation: list[np.ndarray] = []
+        self.counts: list[int] = []
+        self.direction: tuple[np.ndarray, float] | None = None
+
+    def over_blocks(
+        self, pairs: LaggedPairs, block: np.ndarray, batch_size: int, observable_names: Sequence[str] | None
+    ) -> Moments:
+        self.fix_direction(pairs.x)
+        for rows in _rows_of_blocks(block):
+            sides = (side[rows].split(batch_size) for side in (pairs.x, pairs.x_next))
+            self.add_block(zip(*sides, strict=True))
+        return self.result(pairs.clock, observable_names)
+
+    @torch.no_grad()
+    def add_block(self, batches: Batches) -> None:
+        sums: dict[str, Any] = dict.fromkeys(self.names, 0.0)
+        orientation: Any = 0.0
+        count = 0
+        for x, x_next in batches:
+            _check_equal_length(x, x_next)
+            if len(x) == 0:
+                continue
+            features = {part: _as_features(self.maps[part[0]], (x, x_next)[part[1]], part[0]) for part in self.needed}
+            for name in self.names:
+                left, right = DEFINITIONS[name]
+                sums[name] = sums[name] + np.conj(features[left].T) @ features[right]
+            if ("f", 0) in features:
+                orientation = orientation + self._is_far_out(x) @ features["f", 0]
+            count += len(x)
+        if count:
+            for name, value in sums.items():
+                self.sums[name].append(value)
+            self.orientation.append(orientation)
+            self.counts.append(count)
+
+    def fix_direction(self, x: Tensor) -> None:
+        """Choose the direction and the threshold of `_is_far_out` from states (n, *state)."""
+        if len(x) == 0:
+            return
+        flat = _flat(x)
+        spread = flat.std(axis=0)
+        moving = spread > 1e-12 * np.abs(flat).max(axis=0)
+        # incommensurate weights, so that no symmetry of the coordinates makes the functional vanish
+        weights = np.cos(np.arange(flat.shape[1]) * np.sqrt(2.0))
+        direction = np.divide(weights, spread, out=np.zeros_like(spread), where=moving)
+        along = flat @ direction
+        self.direction = direction, float(along.mean() + 0.7 * along.std())
+
+    def _is_far_out(self, x: Tensor) -> np.ndarray:
+        """1 where the state lies far out along a fixed direction, else 0: sums of functions there fix their phases."""
+        if self.direction is None:  # a stream: its first batch decides
+            self.fix_direction(x)
+        direction, threshold = self.direction
+        return (_flat(x) @ direction > threshold).astype(float)
+
+    def limit_blocks(self, n_blocks: int) -> None:
+        """Merge neighbouring blocks once there are twice as many as wanted, so that a long stream stays small."""
+        if len(self.counts) < 2 * n_blocks:
+            return
+        for name, values in self.sums.items():
+            self.sums[name] = _pairwise_sums(values)
+        self.orientation, self.counts = _pairwise_sums(self.orientation), _pairwise_sums(self.counts)
+
+    def result(self, clock: Clock, observable_names: Sequence[str] | None) -> Moments:
+        if not self.counts:
+            raise ValueError("pairs are empty; give at least one pair (x, x_next).")
+        labels = None
+        if "H_f" in self.sums:
+            labels = check_observable_names(observable_names, self.sums["H_f"][0].shape[1])
+        return Moments(
+            {name: np.stack(values) for name, values in self.sums.items()},
+            np.asarray(self.counts, dtype=float),
+            clock,
+            np.stack(self.orientation) if np.ndim(self.orientation[0]) else None,
+            labels,
+        )
+
+
+def _flat(x: Tensor) -> np.ndarray:
+    """States as real numbers (n, n_entries); of complex ones the real part."""
+    return x.detach().cpu().flatten(1).numpy().real.astype(float)
+
+
+def _pairwise_sums(values: list[Any]) -> list[Any]:
+    return [a + b for a, b in itertools.zip_longest(values[::2], values[1::2], fillvalue=0)]
+
+
+def _as_features(feature_map: FeatureMap, states: Tensor, name: str) -> np.ndarray:
+    values = feature_map(states)
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().numpy()
+    values = np.asarray(values)
+    if values.ndim != 2 or len(values) != len(states):
+        raise ValueError(f"{name} must map {len(states)} states to ({len(states)}, n_features); got {values.shape}.")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} gave NaN or inf features; check the model or the feature map.")
+    return values.astype(np.complex128 if np.iscomplexobj(values) else np.float64)

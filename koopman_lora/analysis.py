@@ -1,0 +1,366 @@
+"""`KoopmanAnalysis`: what can be asked of a fitted model, fresh from `fit` or opened from a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import nn
+
+from koopman_lora.accumulation import FeatureMap, estimate_moments, flat_state
+from koopman_lora.analysis_files import read_fitted, write_fitted
+from koopman_lora.bootstrap import Bootstrap
+from koopman_lora.clock import Clock
+from koopman_lora.comparison import compare_singular_values
+from koopman_lora.data.arrays import as_states
+from koopman_lora.data.pairs import BATCH, LaggedPairs, lagged_pairs
+from koopman_lora.data.splits import Split, split_pairs
+from koopman_lora.eigenanalysis import eigen_analysis, koopman_modes
+from koopman_lora.fitted import MOMENT_BLOCKS, Fitted, FittedMoments
+from koopman_lora.intervals import bootstrap_intervals
+from koopman_lora.lag_scan import scan_lags
+from koopman_lora.model import KoopmanLoRAModel
+from koopman_lora.moments import EDMD, Moments
+from koopman_lora.prediction import forecast_band
+from koopman_lora.residuals import eigenpair_residuals
+from koopman_lora.scores import Scores, Validation
+from koopman_lora.selection import select_n_modes
+from koopman_lora.spectrum import clocked, evaluate_functions, model_spectrum
+from koopman_lora.states.coarse_coordinates import coarse_coordinates
+from koopman_lora.states.coarse_graining import macroscopic_model
+from koopman_lora.states.metastable_sets import membership_coefficients, membership_map
+
+
+class DataNeededError(ValueError):
+    """An answer needs the frames of the fit, and the analysis was opened without them."""
+
+
+class KoopmanAnalysis:
+    """Answers about a fitted model; the same whether it was fitted now or opened from a folder.
+
+    Parameters
+    ----------
+    fitted : everything that the fit left behind
+
+    Attributes
+    ----------
+    model : KoopmanLoRAModel
+    moments : Moments of all pairs, per block
+    clock : lag, time between two frames and its unit
+    fitted : Fitted; `history`, `findings`, `refinement` and `validation` are there
+
+    See Also
+    --------
+    koopman_lora.KoopmanLoRA : settings and `fit`; hands these questions on
+    koopman_lora.open_analysis : from a folder that `save` wrote
+    """
+
+    def __init__(self, fitted: Fitted) -> None:
+        self.fitted = fitted
+
+    @property
+    def model(self) -> KoopmanLoRAModel:
+        """The fitted model."""
+        return self.fitted.model
+
+    @property
+    def clock(self) -> Clock:
+        """Lag, time between two frames and its unit."""
+        return self.model.clock
+
+    @property
+    def moments(self) -> Moments:
+        """Moments of the fitted features over all pairs, per block."""
+        return self.fitted.moments.everywhere
+
+    @functools.cached_property
+    def spectrum(self) -> xr.Dataset:
+        """Singular values of all kinds, eigenvalues and timescales, see `koopman_spectrum`."""
+        return model_spectrum(self.model, self.moments)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{value:.3f}" for value in self.spectrum["canonical_singular_values"].values[:6])
+        frames = "with its data" if self.fitted.split is not None else "without its data"
+        return f"KoopmanAnalysis(sigma {shown}; {self.moments.n_pairs} pairs, {frames}; {self.clock})"
+
+    def save(self, folder: str | os.PathLike) -> pathlib.Path:
+        """Write everything but the frames into a folder; `kl.open_analysis` reads it.
+
+        Raises
+        ------
+        OSError
+            If the folder cannot be written.
+        """
+        return write_fitted(self.fitted, self.spectrum, folder)
+
+    # ------------------------------------------------------------------------------------------- features and pairs
+
+    def features(self, x: Any, side: str = "left") -> np.ndarray:
+        """Features f(x) (`side="left"`) or g(x) (`side="right"`) at any states, (n, n_modes)."""
+        if side not in ("left", "right"):
+            raise ValueError(f"side must be 'left' or 'right'; got {side!r}.")
+        states = as_states(x, self.model.state_shape)
+        encode = self.model.f if side == "left" else self.model.g
+        with torch.no_grad():
+            return torch.cat([encode(batch) for batch in states.split(BATCH)]).cpu().double().numpy()
+
+    def singular_functions(self, x: Any, side: str = "left") -> np.ndarray:
+        """Singular functions at any states: phi (`side="left"`) or psi (`side="right"`), unit L2 norm.
+
+        Parameters
+        ----------
+        x : states (n, *state), numpy, torch or labelled
+        side : 'left' or 'right'
+
+        Returns
+        -------
+        array of shape (n, n_modes)
+
+        Raises
+        ------
+        ValueError
+            For another side, or states of another shape.
+        """
+        name = "psi_coefficients" if side == "right" else "phi_coefficients"
+        return evaluate_functions(self.features(x, side), self.spectrum[name])
+
+    def eigenfunctions(self, x: Any) -> np.ndarray:
+        """Eigenfunctions of the rank-n operator at any states, complex (n, n_modes), unit L2 norm."""
+        return evaluate_functions(self.features(x), self.spectrum["right_eigenfunction_coefficients"])
+
+    def feature_moments(self, pairs: LaggedPairs, observables: FeatureMap | None = None) -> Moments:
+        """Moments of the fitted features over pairs at any lag, per block."""
+        return estimate_moments(self.model.f, self.model.g, pairs, observables=observables, n_blocks=MOMENT_BLOCKS)
+
+    def estimate_moments(self, X: Any, observables: FeatureMap | None = None) -> Moments:
+        """Moments of the fitted features on other trajectories or pairs at the lag of the fit."""
+        return clocked(self.feature_moments(self._pairs_of(X), observables), self.model)
+
+    def compute_spectrum(self, X: Any) -> xr.Dataset:
+        """Spectrum of the fitted features on other trajectories, `koopman_spectrum` of their moments."""
+        return model_spectrum(self.model, self.estimate_moments(X))
+
+    def applied_to(self, X: Any) -> KoopmanAnalysis:
+        """The same model asked about other trajectories, none of which it was fitted to; there is no held-out part."""
+        pairs = self._pairs_of(X)
+        moments = clocked(self.feature_moments(pairs, flat_state), self.model)
+        split = Split.given(pairs)
+        return KoopmanAnalysis(
+            dataclasses.replace(
+                self.fitted,
+                moments=FittedMoments(moments, moments.merged(np.zeros(moments.n_blocks)), None),
+                validation=None,
+                recipe=split.recipe,
+                fingerprint=pairs.fingerprint(),
+                split=split,
+            )
+        )
+
+    def _pairs_of(self, X: Any) -> LaggedPairs:
+        clock = self.clock
+        if isinstance(X, LaggedPairs):
+            return X
+        if clock.lag is None:
+            return lagged_pairs(X, check_constant=False)
+        return lagged_pairs(X, clock.lag, clock.dt, clock.time_unit, check_constant=False)
+
+    def _split(self, purpose: str) -> Split:
+        if self.fitted.split is None:
+            raise DataNeededError(
+                f"the frames of the fit are needed {purpose}; open the analysis with them: open_analysis(folder, data)."
+            )
+        return self.fitted.split
+
+    def _bootstrap(self, bootstrap: Bootstrap | None) -> Bootstrap:
+        return Bootstrap(seed=self.fitted.seed) if bootstrap is None else bootstrap
+
+    # ------------------------------------------------------------------------------------------------ how far to trust
+
+    def validation(self) -> Validation:
+        """Singular functions fitted on the training pairs alone, on the held-out pairs.
+
+        Raises
+        ------
+        ValueError
+            If nothing was held out.
+        """
+        if self.fitted.validation is None:
+            raise ValueError("no pairs were held out to validate on; fit with held_out=0.1.")
+        return self.fitted.validation
+
+    def intervals(self, bootstrap: Bootstrap | None = None) -> xr.Dataset:
+        """Block-bootstrap intervals of singular values, eigenvalues and timescales, see `bootstrap_intervals`."""
+        return bootstrap_intervals(self.moments, self.model.svals_array(), self._bootstrap(bootstrap))
+
+    def diagnose(self, bootstrap: Bootstrap | None = None) -> xr.Dataset:
+        """Learned against empirical singular values, with causes, verdict and remedy; see `compare_singular_values`.
+
+        Print `kl.comparison_text(analysis.diagnose())` to read it.
+        """
+        return compare_singular_values(
+            self.moments, self.model.svals_array(), self.fitted.validation, self._bootstrap(bootstrap)
+        )
+
+    def scores(self) -> Scores:
+        """VAMP-1, VAMP-2 and VAMP-E of the held-out pairs, by functions fitted on the training pairs alone."""
+        return self.validation().scores()
+
+    def select_n_modes(self, energy: float = 0.9, level: float = 0.95) -> xr.Dataset:
+        """Number of modes by four rules and a recommendation, see `kl.select_n_modes`."""
+        return select_n_modes(self.validation(), energy=energy, level=level, seed=self.fitted.seed)
+
+    def scan_lags(self, X: Any, lags: Sequence[int], bootstrap: Bootstrap | None = None) -> xr.Dataset:
+        """Timescales of the fitted features against the lag, and the shortest lag on the plateau, see `kl.scan_lags`."""
+        return scan_lags(self, X, lags, bootstrap=self._bootstrap(bootstrap))
+
+    def residuals(self, tolerance: float = 0.1) -> xr.Dataset:
+        """Residuals and condition numbers of the EDMD eigenpairs, on held-out pairs; see `eigenpair_residuals`."""
+        moments = self.fitted.moments
+        return eigenpair_residuals(moments.training, moments.held_out, tolerance)
+
+    # --------------------------------------------------------------------------------------- what the modes are for
+
+    def eigen_analysis(self, method: str = "operator", bootstrap: Bootstrap | None = None) -> xr.Dataset:
+        """Eigenvalues, left and right eigenfunctions, timescales and frequencies, with intervals where a bootstrap is given.
+
+        See `kl.eigen_analysis`.
+        """
+        return eigen_analysis(self.moments, method, bootstrap=bootstrap)
+
+    def _observed(self, observables: FeatureMap) -> Moments:
+        """Moments with the projections of observables; those of the states are kept, others need the frames."""
+        if observables is flat_state and "H_f" in self.moments:
+            return self.moments
+        return self.feature_moments(self._split("to project observables on").pairs, observables)
+
+    def koopman_modes(self, observables: FeatureMap = flat_state, method: str = "operator") -> xr.Dataset:
+        """Eigen-analysis with the Koopman modes of the states or of any observables; see `kl.koopman_modes`."""
+        return koopman_modes(self._observed(observables), method)
+
+    def forecast(
+        self,
+        x: Any,
+        steps: int | Sequence[int],
+        observables: FeatureMap = flat_state,
+        method: str = "operator",
+        direction: str = "forward",
+        bootstrap: Bootstrap | None = None,
+    ) -> xr.Dataset:
+        """Expected states (or observables) some lags after, or before, the states x, with a bootstrap band.
+
+        Parameters
+        ----------
+        x : states (n, *state)
+        steps : lags ahead, 1 ... steps, or those listed
+        observables : callable (batch, *state) -> (batch, n_observables), the state itself by default
+        method, direction, bootstrap : see `kl.forecast_band`
+
+        Returns
+        -------
+        Dataset with `forecast` (step, sample, observable) and `forecast_interval` (bound, step, sample, observable)
+
+        Raises
+        ------
+        DataNeededError
+            For observables other than the state, in an analysis that was opened without data.
+        """
+        features = self.features(x, "right" if direction == "backward" else "left")
+        return forecast_band(
+            self._observed(observables),
+            features,
+            steps,
+            method=method,
+            direction=direction,
+            bootstrap=self._bootstrap(bootstrap),
+        )
+
+    def coarse_coordinates(self, x: Any, method: str = "K_matrix") -> xr.DataArray:
+        """Slow coordinates of any states, see `kl.coarse_coordinates`."""
+        return coarse_coordinates(self.model, self.spectrum, x, method)
+
+    def membership_map(self, n_states: int) -> FeatureMap:
+        """Fuzzy memberships of states in `n_states` metastable sets, as a feature map (n, *state) -> (n, n_states).
+
+        PCCA+ on the leading left singular functions at the fitted pairs.
+
+        Raises
+        ------
+        DataNeededError
+            In an analysis that was opened without data.
+        """
+        functions = self.singular_functions(self._split("to find metastable sets in").pairs.x)
+        coefficients = membership_coefficients(functions, n_states)
+        return membership_map(self.model.f, self.spectrum["phi_coefficients"], coefficients)
+
+    def coarse_grain(self, n_states: int, reversible: bool = False, bootstrap: Bootstrap | None = None) -> xr.Dataset:
+        """The macroscopic model on `n_states` metastable sets, with intervals; see `kl.macroscopic_model`.
+
+        Raises
+        ------
+        DataNeededError
+            In an analysis that was opened without data.
+        """
+        chi = self.membership_map(n_states)
+        moments = estimate_moments(chi, chi, self._split("to count transitions in").pairs, names=EDMD)
+        return macroscopic_model(moments, reversible=reversible, bootstrap=self._bootstrap(bootstrap))
+
+
+def open_analysis(
+    folder: str | os.PathLike,
+    data: Any = None,
+    encoder_f: nn.Module | None = None,
+    encoder_g: nn.Module | None = None,
+) -> KoopmanAnalysis:
+    """Open an analysis that `save` wrote; it answers as it did before.
+
+    Parameters
+    ----------
+    folder : of `KoopmanLoRA.save` or `koopman-lora fit`
+    data : the trajectories of the fit, in any form that `lagged_pairs` takes; without them all is answered that needs
+        no frames
+    encoder_f, encoder_g : freshly built, for a model with encoders of your own: a folder holds weights, never code
+
+    Raises
+    ------
+    FileNotFoundError
+        If nothing is there.
+    ValueError
+        If the folder is none of ours or its files do not belong together, or `data` are not those of the fit; for
+        others use `open_analysis(folder).applied_to(data)`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from koopman_lora.estimator import KoopmanLoRA
+    >>> from koopman_lora.systems import NoisyRotation
+    >>> data = NoisyRotation().simulate(n_trajectories=2, n_steps=500)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     fitted = KoopmanLoRA(n_modes=3, hidden_dims=(8,), n_epochs=2).fit(data)
+    ...     open_analysis(fitted.save(folder)).scores() == fitted.scores()
+    True
+    """
+    analysis = KoopmanAnalysis(read_fitted(folder, encoder_f, encoder_g))
+    return analysis if data is None else _with_data(analysis, data)
+
+
+def _with_data(analysis: KoopmanAnalysis, data: Any) -> KoopmanAnalysis:
+    fitted = analysis.fitted
+    pairs = analysis._pairs_of(data)
+    if pairs.fingerprint() != fitted.fingerprint:
+        raise ValueError(
+            f"data are not those of the fit, which had {analysis.moments.n_pairs} pairs; these give {len(pairs)}. Open "
+            "the analysis without data, and ask .applied_to(data) about others."
+        )
+    recipe = fitted.recipe
+    if recipe.by in ("none", "given"):  # held-out pairs of the user's own are not in `data`
+        split = dataclasses.replace(Split.given(pairs), recipe=recipe)
+    else:
+        split = split_pairs(pairs, recipe.held_out, recipe.by, recipe.n_blocks, recipe.seed)
+    return KoopmanAnalysis(dataclasses.replace(fitted, split=split))

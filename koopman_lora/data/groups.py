@@ -1,0 +1,109 @@
+"""Which pairs belong together: trajectories, contiguous blocks, folds; and which share a frame."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from koopman_lora.data.pairs import LaggedPairs
+
+# Blocks that splits are drawn from: fewer would hold out whole regions of a trajectory, more would waste gaps.
+SPLIT_BLOCKS = 20
+
+
+def split_groups(pairs: LaggedPairs, by: str = "auto", n_blocks: int = SPLIT_BLOCKS) -> np.ndarray:
+    """Group number (n_pairs,) of every pair, its trajectory or its contiguous block: the unit of splits.
+
+    Parameters
+    ----------
+    by : 'trajectory', 'blocks' or 'auto', which takes trajectories when there are at least `n_blocks`
+
+    Raises
+    ------
+    ValueError
+        For another word, or 'trajectory' with one trajectory.
+    """
+    if by not in ("auto", "trajectory", "blocks"):
+        raise ValueError(f"by must be one of 'auto', 'trajectory', 'blocks'; got {by!r}.")
+    names, trajectory = np.unique(pairs.trajectory, return_inverse=True)
+    if by == "auto":
+        by = "trajectory" if len(names) >= n_blocks else "blocks"
+    if by == "trajectory":
+        if len(names) < 2:
+            raise ValueError("by='trajectory' needs at least 2 trajectories; got 1. Use by='blocks'.")
+        return trajectory
+    return block_numbers(pairs, n_blocks)
+
+
+def block_numbers(pairs: LaggedPairs, n_blocks: int) -> np.ndarray:
+    """Contiguous blocks (n_pairs,) of nearly equal size, about `n_blocks` in all, none across two trajectories.
+
+    Examples
+    --------
+    >>> from koopman_lora.data.pairs import lagged_pairs
+    >>> block_numbers(lagged_pairs([np.arange(5.0), np.arange(3.0)]), 3).tolist()
+    [0, 0, 1, 1, 2, 2]
+    """
+    size = max(1, -(-len(pairs) // n_blocks))
+    _, trajectory, n_pairs = np.unique(pairs.trajectory, return_inverse=True, return_counts=True)
+    n_here = np.maximum(1, np.round(n_pairs / size).astype(int))  # blocks in each trajectory
+    order = np.argsort(trajectory, kind="stable")
+    position = np.empty(len(pairs), dtype=int)  # of a pair within its trajectory
+    position[order] = np.arange(len(pairs)) - (np.cumsum(n_pairs) - n_pairs)[trajectory[order]]
+    return (np.cumsum(n_here) - n_here)[trajectory] + position * n_here[trajectory] // n_pairs[trajectory]
+
+
+def without_overlap(pairs: LaggedPairs, held: np.ndarray) -> np.ndarray:
+    """Mask (n_pairs,) of the pairs outside `held` that share no frame with any pair in `held`.
+
+    Raises
+    ------
+    ValueError
+        If the lag of the pairs is unknown.
+
+    Examples
+    --------
+    >>> from koopman_lora.data.pairs import lagged_pairs
+    >>> pairs = lagged_pairs(np.arange(8.0), lag=2)       # frames (0,2) (1,3) (2,4) (3,5) (4,6) (5,7)
+    >>> without_overlap(pairs, np.array([1, 0, 0, 0, 0, 0], bool))
+    array([False, True, False, True, True, True])
+    """
+    first, lag = _frame_numbers(pairs)
+    used = np.union1d(first[held], first[held] + lag)
+    return ~held & ~np.isin(first, used) & ~np.isin(first + lag, used)
+
+
+def _frame_numbers(pairs: LaggedPairs) -> tuple[np.ndarray, int]:
+    """One number per frame over all trajectories, (n_pairs,), that of x; x' has it plus the lag."""
+    lag = pairs.clock.known_lag("for training and held-out pairs to share no frame")
+    return pairs.trajectory * (int(pairs.frame.max()) + lag + 1) + pairs.frame, lag
+
+
+def fold_numbers(pairs: LaggedPairs, n_folds: int = 5) -> np.ndarray:
+    """Fold of every pair (n_pairs,) for cross-validation, contiguous in time; -1 for pairs between two folds.
+
+    No two folds share a frame: a pair whose x' is an x of the next fold belongs to none. There are fewer folds than
+    asked where the lag is long against the data.
+
+    Raises
+    ------
+    ValueError
+        If the data are too short for two folds, or the lag is unknown.
+
+    Examples
+    --------
+    >>> from koopman_lora.data.pairs import lagged_pairs
+    >>> fold_numbers(lagged_pairs(np.arange(9.0)), n_folds=2).tolist()
+    [0, 0, 0, -1, 1, 1, 1, 1]
+    """
+    group = split_groups(pairs, n_blocks=4 * n_folds)
+    n_groups = int(group.max()) + 1
+    first, lag = _frame_numbers(pairs)
+    order = np.argsort(first)
+    following = order[np.searchsorted(first[order], first + lag).clip(max=len(first) - 1)]
+    has_following = first[following] == first + lag
+    for n in range(min(n_folds, n_groups), 1, -1):
+        fold = group * n // n_groups
+        fold = np.where(has_following & (fold[following] != fold), -1, fold)
+        if len(np.unique(fold[fold >= 0])) == n:
+            return fold
+    raise ValueError(f"{len(pairs)} pairs at lag {lag} are too few for two folds that share no frame; give more data.")

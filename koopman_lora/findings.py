@@ -1,0 +1,64 @@
+"""What is wrong with the features of a trained model, in words, and what to do about it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from koopman_lora._linalg import effective_rank, to_correlation
+from koopman_lora.moments import Moments
+
+
+class Finding(NamedTuple):
+    """Something about a training run that a user should know, and what to do."""
+
+    name: str
+    message: str
+
+
+def training_findings(moments: Moments, svals: Any = None, batch_size: int | None = None) -> list[Finding]:
+    """What is wrong with the features of a trained model: low rank, saturated svals, duplicate modes, a small batch.
+
+    Parameters
+    ----------
+    moments : Moments of unscaled features
+    svals : learned singular values (n_modes,), optional
+    batch_size : of the training, optional
+
+    Returns
+    -------
+    list of Finding
+        Empty where there is nothing to say.
+
+    Examples
+    --------
+    >>> ones = np.ones((1, 2, 2))
+    >>> [f.name for f in training_findings(Moments({"M_f": ones, "M_g": ones, "T_fg": ones}, np.array([1.0])))]
+    ['low rank', 'duplicate modes']
+    """
+    k = len(moments.M_f)
+    findings = []
+    # modes without a share in the operator are arbitrary functions; only the others must differ
+    matters = np.ones(k, bool) if svals is None else np.asarray(svals) > 0.1
+    M_f, M_g = (M[np.ix_(matters, matters)] for M in (moments.M_f, moments.M_g))
+    rank = min(effective_rank(M_f), effective_rank(M_g))
+    if len(M_f) > 1 and rank < 0.6 * len(M_f):
+        text = f"{len(M_f)} modes span only {rank:.1f} dimensions; train longer, set reg_weight=0.1, or refine."
+        findings.append(Finding("low rank", text))
+    overlap = np.abs(np.triu(to_correlation(M_f), 1))
+    if overlap.size and overlap.max() > 0.99:
+        i, j = (np.flatnonzero(matters)[n] for n in np.unravel_index(overlap.argmax(), overlap.shape))
+        text = f"modes {i + 1} and {j + 1} are the same function; use nesting='jnt' or 'seq', or reg_weight=0.1."
+        findings.append(Finding("duplicate modes", text))
+    if svals is not None:
+        s = np.asarray(svals)
+        saturated = np.flatnonzero((s < 1e-3) | ((s > 0.9999) & (np.arange(k) > 0)))
+        if len(saturated):
+            modes = ", ".join(str(i + 1) for i in saturated)
+            text = f"svals of modes {modes} are saturated and no longer learn; lower n_modes or the learning_rate."
+            findings.append(Finding("saturated svals", text))
+    if batch_size is not None and batch_size < 2 * k:
+        text = f"batch_size={batch_size} is small for {k} modes; use at least {4 * k}."
+        findings.append(Finding("small batch", text))
+    return findings

@@ -1,0 +1,53 @@
+"""The macroscopic model handed over to deeptime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from koopman_lora.clock import Clock
+
+
+def to_deeptime(model: xr.Dataset, memberships: np.ndarray | None = None, weights: np.ndarray | None = None) -> Any:
+    """Hand the macroscopic model over to deeptime's Markov-model tools.
+
+    Parameters
+    ----------
+    model : Dataset of `macroscopic_model`
+    memberships : array (n_microstates, n_states), optional
+        Of microstates, such as cluster centres or frames.
+    weights : array (n_microstates,), optional
+        Stationary probabilities of the microstates, equal by default.
+
+    Returns
+    -------
+    deeptime.markov.msm.MarkovStateModel with its TransitionCountModel of (soft) counts; with memberships a
+    deeptime.markov.PCCAModel
+
+    Raises
+    ------
+    ImportError
+        Without deeptime; it comes with the extra `deeptime`.
+    ValueError
+        For memberships in another number of states.
+    """
+    try:
+        from deeptime.markov import PCCAModel, TransitionCountModel
+        from deeptime.markov.msm import MarkovStateModel
+    except ImportError as error:
+        raise ImportError(
+            "to_deeptime needs deeptime; install it with pip install 'koopman-lora[deeptime]'."
+        ) from error
+    P, pi = model["transition_matrix"].values, model["stationary_distribution"].values
+    lag = Clock.from_attrs(model.attrs).known_lag("for deeptime's models")
+    if memberships is None:
+        counts = TransitionCountModel(model["counts"].values, counting_mode="effective", lagtime=lag)
+        return MarkovStateModel(P, stationary_distribution=pi, count_model=counts, lagtime=lag)
+    chi = np.asarray(memberships, dtype=float)
+    if chi.ndim != 2 or chi.shape[1] != len(P):
+        raise ValueError(f"memberships must have shape (n_microstates, {len(P)}); got {chi.shape}.")
+    weights = np.full(len(chi), 1 / len(chi)) if weights is None else np.asarray(weights, dtype=float)
+    joint = chi * weights[:, None]
+    return PCCAModel(P, pi, chi, (joint / joint.sum(axis=0)).T)

@@ -1,0 +1,265 @@
+"""The training loop on Lightning Fabric, its options and its result; data in memory, best state restored."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import logging
+import math
+import time
+import warnings
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import xarray as xr
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from koopman_lora._labels import EPOCH, MODE, labelled, provenance
+from koopman_lora._linalg import whitened_svd
+from koopman_lora.accumulation import estimate_moments
+from koopman_lora.data.pairs import BATCH, LaggedPairs
+from koopman_lora.data.splits import Split
+from koopman_lora.losses import NonFiniteLossError
+from koopman_lora.model import KoopmanLoRAModel
+from koopman_lora.moments import CROSS, Moments
+from koopman_lora.scores import jackknife_error, triples_vamp_e
+
+# Optimisation steps below which small data sets get more epochs; measured on the systems of `benchmarks/`.
+MIN_STEPS = 950
+# The singular values learn slower than the encoders: a sval that falls before its functions are found takes their
+# gradient away. Measured on the logistic map, 20 modes: a factor of 1 loses the modes below 0.1.
+SVALS_LEARNING_RATE = 0.3
+# Pairs that whiten the held-out score of each epoch; more cost time and change little.
+SCORE_PAIRS = 5_000
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingOptions:
+    """How `fit` optimises, and where.
+
+    Parameters
+    ----------
+    learning_rate, weight_decay : of Adam; the learning rate is the peak of a one-cycle schedule
+    gradient_clip : largest norm of the gradient, if any
+    patience : stop after so many epochs without a better held-out score, if any
+    standardize : set the model's standardisation from the training pairs
+    accelerator, precision : for Lightning Fabric: 'cpu', 'gpu', 'auto'; '32-true', '64-true', 'bf16-mixed', ...
+
+    Raises
+    ------
+    ValueError
+        For values out of range.
+
+    Examples
+    --------
+    >>> TrainingOptions(learning_rate=0)
+    Traceback (most recent call last):
+    ValueError: learning_rate must be positive; got 0.
+    """
+
+    learning_rate: float = 1e-2
+    weight_decay: float = 0.0
+    gradient_clip: float | None = None
+    patience: int | None = None
+    standardize: bool = True
+    accelerator: str = "cpu"
+    precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "gradient_clip", "patience"):
+            check_positive(name, getattr(self, name))
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay must not be negative; got {self.weight_decay}.")
+
+
+def check_positive(name: str, value: float | None) -> None:
+    """Raise a ValueError unless `value` is positive or None."""
+    if value is not None and not value > 0:
+        raise ValueError(f"{name} must be positive; got {value}.")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainingResult:
+    """What `fit` did; the trained weights are in the model that was passed.
+
+    Attributes
+    ----------
+    history : Dataset over epochs: loss, held_out_vamp_e, learning_rate, svals (where learned)
+    best_epoch : epoch whose state the model has now, counted from 1
+    stop_reason : 'finished' or 'early stopping'
+    split : the training and held-out pairs used; hand it to `kl.refine`
+    seconds : time in the loop
+    """
+
+    history: xr.Dataset
+    best_epoch: int
+    stop_reason: str
+    split: Split
+    seconds: float
+
+
+@contextlib.contextmanager
+def fork_seed(seed: int) -> Iterator[None]:
+    """Torch's global random numbers from `seed`; the state before comes back at the end."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def quiet_fabric() -> Iterator[None]:
+    """Fabric announces devices and seeds through logging; a library that is called in a loop should not."""
+    logger = logging.getLogger("lightning_fabric")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+class _Score(NamedTuple):
+    """Held-out score after an epoch, and its values with one block of the held-out pairs left out."""
+
+    epoch: int
+    value: float
+    leaving_out: np.ndarray
+
+    def is_worse_than(self, best: _Score) -> bool:
+        """Whether the distance to `best` is more than one standard error, paired over blocks.
+
+        Scores of neighbouring epochs differ by noise; of states that cannot be told apart the later one has the smaller
+        learning rate behind it, and less noise in its weights.
+        """
+        paired = jackknife_error(best.leaving_out - self.leaving_out)
+        # a state that fails on a few outliers has a huge paired error: that must not excuse it
+        return best.value - self.value > float(min(paired, jackknife_error(best.leaving_out)))
+
+
+class TrainingLoop:
+    """State of one training run: what `run` needs, set up once."""
+
+    def __init__(
+        self,
+        model: KoopmanLoRAModel,
+        train: LaggedPairs,
+        test: LaggedPairs | None,
+        loss: nn.Module,
+        options: TrainingOptions,
+    ) -> None:
+        self.fabric = Fabric(accelerator=options.accelerator, devices=1, precision=options.precision)
+        self.model, self.train, self.test, self.loss, self.options = model, train, test, loss, options
+        self.records: list[dict[str, Any]] = []
+
+    def configure(self, n_epochs: int | None, batch_size: int) -> None:
+        # no batch smaller than n_modes, also where few pairs are cut into parts of equal size
+        self.steps_per_epoch = max(1, min(round(len(self.train) / batch_size), len(self.train) // self.model.n_modes))
+        self.n_epochs = n_epochs or max(5, math.ceil(MIN_STEPS / self.steps_per_epoch))
+        encoders = [p for p in self.model.parameters() if p is not self.model.svals_params]
+        learning_rate = self.options.learning_rate
+        groups = [{"params": encoders, "lr": learning_rate}]
+        if self.model.svals_params is not None:
+            groups.append({"params": [self.model.svals_params], "lr": SVALS_LEARNING_RATE * learning_rate})
+        peaks = [group["lr"] for group in groups]
+        optimizer = torch.optim.AdamW(groups, weight_decay=self.options.weight_decay, fused=True)
+        # at least 4 steps, so that the warm-up of the schedule is never empty
+        total = max(self.steps_per_epoch * self.n_epochs, 4)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peaks, total_steps=total)
+        # the wrapped module only walks over inputs and outputs, which are where and what they should be already
+        _, self.optimizer = self.fabric.setup(self.model, optimizer)
+        self.settings = {"batch_size": batch_size, "learning_rate": learning_rate}
+        self.settings["weight_decay"] = self.options.weight_decay
+        with torch.no_grad():  # standardised once, in the data's own precision
+            self.x, self.x_next = self.model.prepare(self.train.x), self.model.prepare(self.train.x_next)
+
+    def run(self, split: Split, progress: bool) -> TrainingResult:
+        best, chosen, state, stop_reason = None, None, None, "finished"
+        start = time.perf_counter()
+        bar = tqdm(range(1, self.n_epochs + 1), desc="training", unit="epoch", disable=not progress)
+        for epoch in bar:
+            try:
+                mean_loss = self._epoch(epoch)
+            except NonFiniteLossError:
+                if state is not None:  # leave the model as good as it was, not broken
+                    self.model.load_state_dict(state)
+                raise
+            score = self._held_out_score(epoch) if self.test is not None else _Score(epoch, -mean_loss, np.zeros(2))
+            self._record(mean_loss, score.value)
+            bar.set_postfix(loss=f"{mean_loss:.4f}", score=f"{score.value:.4f}")
+            if best is None or score.value > best.value:
+                best = score
+            if not score.is_worse_than(best):
+                chosen, state = score, copy.deepcopy(self.model.state_dict())
+            if self.options.patience and epoch - best.epoch >= self.options.patience:
+                stop_reason = "early stopping"
+                break
+        self.model.load_state_dict(state)
+        seconds = time.perf_counter() - start
+        self.model.eval()
+        return TrainingResult(self._history(chosen.epoch), chosen.epoch, stop_reason, split, seconds)
+
+    def _epoch(self, epoch: int) -> float:
+        self.model.train()
+        total = torch.zeros((), device=self.fabric.device)
+        order = torch.randperm(len(self.train)).to(self.fabric.device)
+        for rows in order.tensor_split(self.steps_per_epoch):  # sizes differ by one pair at most; none is dropped
+            with self.fabric.autocast():
+                f, g = self.model.encode(self.x[rows], self.x_next[rows])
+                loss = self.loss(f, g, self.model.svals)
+            self.optimizer.zero_grad()
+            self.fabric.backward(loss)
+            if self.options.gradient_clip is not None:
+                # a gradient that is not finite reaches the loss, and stops there with advice
+                self.fabric.clip_gradients(
+                    self.model, self.optimizer, max_norm=self.options.gradient_clip, error_if_nonfinite=False
+                )
+            self.optimizer.step()
+            self.schedule.step()
+            total += loss.detach()
+        mean_loss = total.item() / self.steps_per_epoch
+        if not math.isfinite(mean_loss):
+            raise NonFiniteLossError(
+                f"the loss became {mean_loss} in epoch {epoch}; try a smaller learning_rate or gradient_clip=1.0, or "
+                "look for outliers in the data."
+            )
+        return mean_loss
+
+    def _held_out_score(self, epoch: int) -> _Score:
+        """VAMP-E of the held-out pairs from summed moments, at the singular triples of (part of) the training pairs."""
+        self.model.eval()
+        step = -(-len(self.x) // SCORE_PAIRS)
+        train = self._moments(self.x[::step], self.x_next[::step], n_blocks=1)
+        test = self._moments(self.model.prepare(self.test.x), self.model.prepare(self.test.x_next), n_blocks=16)
+        triples = whitened_svd(train.M_f, train.T_fg, train.M_g)
+        return _Score(epoch, float(triples_vamp_e(triples, test)), triples_vamp_e(triples, test.leaving_out()))
+
+    def _moments(self, z: Tensor, z_next: Tensor, n_blocks: int) -> Moments:
+        # whitening makes the score independent of the normalisation, which is frozen only at the end
+        with torch.no_grad():
+            batches = zip(z.split(BATCH), z_next.split(BATCH), strict=True)
+            f, g = zip(*(self.model.encoders(*batch) for batch in batches), strict=True)
+            features = tuple(self.model.with_constant(torch.cat)(side) for side in (f, g))
+        return estimate_moments(lambda f: f, lambda g: g, features, n_blocks=n_blocks, names=CROSS)
+
+    def _record(self, mean_loss: float, score: float) -> None:
+        record = {"loss": mean_loss, "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        if self.test is not None:
+            record["held_out_vamp_e"] = score
+        if self.model.svals is not None:
+            record["svals"] = self.model.svals.detach().cpu().numpy()
+        self.records.append(record)
+
+    def _history(self, best_epoch: int) -> xr.Dataset:
+        variables = {}
+        for name in self.records[0]:
+            values = np.stack([record[name] for record in self.records])
+            variables[name] = ((EPOCH, MODE) if values.ndim == 2 else (EPOCH,), values)
+        attrs = provenance(best_epoch=best_epoch, n_pairs_train=len(self.train), **self.settings)
+        return labelled(variables, attrs)
