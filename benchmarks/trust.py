@@ -20,7 +20,7 @@ from koopman_lora.data.pairs import LaggedPairs, lagged_pairs
 from koopman_lora.intervals import bootstrap_intervals, match_eigenvalues
 from koopman_lora.moments import Moments, estimate_moments
 from koopman_lora.scores import validation_sigma, vamp_scores
-from koopman_lora.spectrum import implied_timescales, koopman_spectrum
+from koopman_lora.spectrum import koopman_spectrum
 from koopman_lora.systems import (
     FiniteMarkovChain,
     FourWellLandscape2D,
@@ -214,7 +214,7 @@ def trained(n_repetitions: int) -> None:
 
 
 def _collect(covered: dict[str, list], reference: ReferenceSpectrum, moments: Moments, seed: int) -> None:
-    intervals = bootstrap_intervals(moments, dt=reference.dt, n_resamples=300, seed=seed)
+    intervals = bootstrap_intervals(moments, dt=reference.clock.dt, n_resamples=300, seed=seed)
     estimate = koopman_spectrum(moments).eigenvalues.values
     eigenvalues = match_eigenvalues(estimate, _rank_eigenvalues(reference)[None])[0]
     truth = {
@@ -222,7 +222,7 @@ def _collect(covered: dict[str, list], reference: ReferenceSpectrum, moments: Mo
         "eigenvalue_real": eigenvalues.real,
         "eigenvalue_imag": eigenvalues.imag,
         "eigenvalue_modulus": np.abs(eigenvalues),
-        "timescales": implied_timescales(np.minimum(np.abs(eigenvalues), 1), reference.dt),
+        "timescales": reference.clock.timescales(np.minimum(np.abs(eigenvalues), 1)),
     }
     for name, value in truth.items():
         lower, upper = intervals[name].values.T

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from koopman_lora.clock import Clock
+
 ROOT = Path(__file__).parents[1] / "datasets"
 NAMES = [
     "four_well_1d",
@@ -55,6 +57,19 @@ def test_stored_reference_is_what_the_script_computes(name, made):
     stored, fresh = load(ROOT / name / "reference.nc"), load(made / "reference.nc")
     assert stored.attrs == fresh.attrs
     xr.testing.assert_allclose(stored, fresh, rtol=1e-6, atol=1e-9)
+
+
+def test_stored_reference_counts_modes_from_one_and_agrees_with_the_system(name, recipe):
+    stored = load(ROOT / name / "reference.nc")
+    spectrum = recipe.system.spectrum(lag=recipe.lag, n_modes=recipe.n_modes)
+    assert stored.mode.values.tolist() == list(range(1, recipe.n_modes + 1))
+    assert Clock.from_attrs(stored.attrs) == spectrum.clock
+    tolerance = {"rtol": 1e-6, "atol": 1e-9}
+    np.testing.assert_allclose(stored.singular_values, spectrum.singular_values, **tolerance)
+    np.testing.assert_allclose(
+        stored.eigenvalues_real + 1j * stored.eigenvalues_imag, spectrum.eigenvalues, **tolerance
+    )
+    np.testing.assert_allclose(stored.timescales, spectrum.clock.timescales(spectrum.eigenvalues), **tolerance)
 
 
 def test_writing_twice_gives_the_same_values(recipe, made, tmp_path):

@@ -155,8 +155,40 @@ def test_defective_eigenvalue_has_a_huge_condition():
     assert np.all(sorted_eig(np.array([[0.5, 1.0], [0.0, 0.5]])).condition > 1e8)
 
 
-@given(st.permutations([1.0, 0.5 + 0.5j, 0.5 - 0.5j, -0.3, 0.1 + 0.2j, 0.1 - 0.2j]))
-def test_order_does_not_depend_on_how_values_came(values):
-    values = np.array(values)
-    wanted = np.array([1.0, 0.5 + 0.5j, 0.5 - 0.5j, -0.3, 0.1 + 0.2j, 0.1 - 0.2j])
-    assert np.array_equal(values[eigenvalue_order(values)], wanted)
+ORDERED = {
+    "pairs": [1.0, 0.5 + 0.5j, 0.5 - 0.5j, -0.3, 0.1 + 0.2j, 0.1 - 0.2j],
+    "one modulus": 0.9 * np.exp([0, 0.5j, -0.5j, 2j, -2j, 1j * np.pi]),
+    # of complex features: a partner of equal modulus, but no conjugate one
+    "complex features": [1j, 0.8 * np.exp(0.3j), 0.8 * np.exp(2j), 0.8 * np.exp(-2.5j), 0.1 - 0.1j],
+    "small beside large": [1e6, 2.0 + 1j, 2.0 - 1j, -1.0],
+    "empty": [],
+}
+
+
+@pytest.mark.parametrize("name", ORDERED)
+@given(data=st.data(), seed=st.integers(0, 10_000))
+def test_order_depends_neither_on_how_values_came_nor_on_round_off(name, data, seed):
+    wanted = np.array(ORDERED[name], dtype=complex)
+    shuffled = data.draw(st.permutations(range(len(wanted))))
+    largest = np.abs(wanted).max(initial=0.0)
+    round_off = 1e-14 * largest * (np.random.default_rng(seed).normal(size=(len(wanted), 2)) @ [1, 1j])
+    values = (wanted + round_off)[shuffled]
+    assert np.allclose(values[eigenvalue_order(values)], wanted, rtol=0, atol=1e-12 * largest)
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 30)), min_size=1, max_size=5), st.integers(0, 10_000))
+def test_two_sorts_of_the_same_values_agree(polar, seed):
+    rng = np.random.default_rng(seed)
+    values = np.array([r / 50 * np.exp(sign * 1j * angle / 10) for r, angle in polar for sign in (1, -1)])
+    one, two = (rng.permutation(values + 1e-14 * rng.normal(size=len(values))) for _ in range(2))
+    one, two = one[eigenvalue_order(one)], two[eigenvalue_order(two)]
+    assert np.allclose(one, two, rtol=0, atol=1e-12)
+    assert np.all(np.diff(np.abs(one)) <= 1e-12)
+
+
+@given(st.permutations(range(6)), st.integers(1, 31))
+def test_conjugate_pairs_stay_together_with_the_positive_imaginary_part_first(shuffled, angle):
+    values = np.array([r * np.exp(sign * 1j * angle / 10) for r in (0.9, 0.6, 0.3) for sign in (1, -1)])[shuffled]
+    ordered = values[eigenvalue_order(values)]
+    assert np.allclose(ordered[::2], ordered[1::2].conj())
+    assert np.all(ordered[::2].imag > 0)

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 import xarray as xr
 
-from koopman_lora._labels import MODE, provenance, trajectory_array
+from koopman_lora._labels import MODE, labelled, provenance, trajectory_array
+from koopman_lora.clock import Clock, check_dt, check_lag
 
 Function = Callable[[np.ndarray], np.ndarray]
 
@@ -29,14 +30,15 @@ class ReferenceSpectrum:
     Attributes
     ----------
     singular_values : array of shape (n_modes,), decreasing
-    eigenvalues : complex array of shape (n_modes,), by decreasing modulus; of a conjugate pair the one with positive
-        imaginary part comes first
+    eigenvalues : complex array of shape (n_modes,), in the order of every spectrum (docs/mathematics.md, section 4): by
+        decreasing modulus, among equal moduli by decreasing real part, of a conjugate pair the positive imaginary part
+        first; moduli that no gap of 1e-9 separates count as equal
     left, right : functions from states (n, n_coordinates) to the singular functions phi and psi, (n, n_modes), real,
         orthonormal, paired so that sigma is real and not negative
-    eigenfunctions : function from states (n, n_coordinates) to complex eigenfunctions (n, n_modes) of unit L2 norm
+    eigenfunctions : function from states (n, n_coordinates) to complex eigenfunctions (n, n_modes) of unit L2 norm, in
+        the order of `eigenvalues`
     points, weights : quadrature of the stationary law, (n_points, n_coordinates) and (n_points,); weights sum to 1
-    lag : int, in frames
-    dt : physical time between two frames, in `time_unit`
+    clock : lag in frames, and the physical time of a frame
     kind : "exact" (closed form, or converged to round-off) or "numerical"
     resolution : how it was computed, and for numerical spectra how much half the resolution changes it
 
@@ -58,32 +60,28 @@ class ReferenceSpectrum:
     eigenfunctions: Function
     points: np.ndarray
     weights: np.ndarray
-    lag: int
-    dt: float
-    time_unit: str
+    clock: Clock
     kind: str
     resolution: str
 
     def to_dataset(self) -> xr.Dataset:
-        """Singular values, eigenvalues and implied timescales with their units, as a Dataset over `mode`.
+        """Singular values, eigenvalues and implied timescales with their units, as a Dataset over `mode`, from 1.
 
         Examples
         --------
         >>> from koopman_lora.systems import NoisyRotation
-        >>> NoisyRotation(noise=0.5).spectrum(lag=2, n_modes=3).to_dataset().timescales.values
-        array([inf, 8., 8.])
+        >>> reference = NoisyRotation(noise=0.5).spectrum(lag=2, n_modes=3).to_dataset()
+        >>> reference.mode.values, reference.timescales.values
+        (array([1, 2, 3]), array([inf, 8., 8.]))
         """
-        timescales = implied_timescales(self.eigenvalues, self.lag * self.dt)
-        return xr.Dataset(
+        timescales = self.clock.timescales(self.eigenvalues)
+        return labelled(
             {
                 "singular_values": (MODE, self.singular_values, {"units": "1"}),
                 "eigenvalues": (MODE, self.eigenvalues, {"units": "1"}),
-                "timescales": (MODE, timescales, {"units": self.time_unit}),
+                "timescales": (MODE, timescales, {"units": self.clock.time_unit}),
             },
-            coords={MODE: np.arange(len(self.singular_values))},
-            attrs=provenance(
-                lag=self.lag, dt=self.dt, time_unit=self.time_unit, kind=self.kind, resolution=self.resolution
-            ),
+            attrs=provenance(**self.clock.attrs(), kind=self.kind, resolution=self.resolution),
         )
 
 
@@ -99,7 +97,7 @@ class System:
     coordinate_unit: ClassVar[str] = "1"
 
     def __post_init__(self) -> None:
-        check_number("dt", self.dt)
+        check_dt(self.dt)
 
     @property
     def coordinate_names(self) -> tuple[str, ...]:
@@ -145,7 +143,10 @@ class System:
         NoReferenceSpectrumError
             If the system is deterministic.
         """
-        return self._reference(check_count("lag", lag), check_count("n_modes", n_modes))
+        return self._reference(check_lag(lag), check_count("n_modes", n_modes))
+
+    def _clock(self, lag: int) -> Clock:
+        return Clock(lag, self.dt, self.time_unit)
 
     def _draw(self, rng: np.random.Generator, n_trajectories: int, n_steps: int) -> np.ndarray:
         """States of shape (n_trajectories, n_steps, n_coordinates)."""
@@ -195,32 +196,6 @@ def check_states(x: np.ndarray, n_coordinates: int) -> np.ndarray:
     if states.ndim != 2 or states.shape[1] != n_coordinates:
         raise ValueError(f"x must have shape (n, {n_coordinates}), got {states.shape}.")
     return states
-
-
-def implied_timescales(eigenvalues: np.ndarray, lag_time: float) -> np.ndarray:
-    """Return -lag_time / ln|eigenvalue|: inf on the unit circle, 0 for an eigenvalue of 0."""
-    modulus = np.abs(eigenvalues)
-    modulus = np.where(modulus > 1 - 1e-12, 1.0, modulus)  # 1 up to round-off must not become a negative time
-    with np.errstate(divide="ignore"):
-        return lag_time / np.abs(np.log(modulus))
-
-
-def eigenvalue_order(eigenvalues: np.ndarray) -> np.ndarray:
-    """Sort by decreasing modulus: indices; conjugate pairs stay together, positive imaginary part first.
-
-    The moduli of a pair may differ by round-off, so moduli within 1e-9 are ties, ordered by their angle.
-
-    Examples
-    --------
-    >>> values = np.array([0.2, 0.5 - 0.5j, 1.0, 0.5 + 0.5j])
-    >>> values[eigenvalue_order(values)]
-    array([1. +0.j , 0.5+0.5j, 0.5-0.5j, 0.2+0.j ])
-    """
-    eigenvalues = np.asarray(eigenvalues)
-    order = np.argsort(-np.abs(eigenvalues), kind="stable")
-    modulus, angle = np.abs(eigenvalues[order]), np.angle(eigenvalues[order])
-    tie = np.concatenate([[0], np.cumsum(-np.diff(modulus) > 1e-9 * modulus[:-1])])
-    return order[np.lexsort((angle < 0, np.abs(angle).round(8), tie))]
 
 
 def svd_constant_first(

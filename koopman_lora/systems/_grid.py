@@ -9,6 +9,8 @@ from scipy.interpolate import RegularGridInterpolator
 from scipy.sparse import csc_matrix, diags_array
 from scipy.sparse.linalg import eigsh
 
+from koopman_lora.clock import Clock
+
 from ._base import Function, ReferenceSpectrum, check_states
 
 MAX_MODES = 200  # beyond, modes oscillate too fast for the grids used here
@@ -95,12 +97,9 @@ def reversible_spectrum(
     decay: np.ndarray,
     functions: np.ndarray,
     coarse_decay: np.ndarray,
-    *,
-    lag: int,
-    dt: float,
-    time_unit: str,
+    clock: Clock,
 ) -> ReferenceSpectrum:
-    """Build the spectrum of a reversible process: sigma = eigenvalue = exp(-lag dt decay), phi = psi = eigenfunction.
+    """Build the spectrum of a reversible process: sigma = lambda = exp(-decay * lag_time), phi = psi = eigenfunction.
 
     Parameters
     ----------
@@ -108,9 +107,10 @@ def reversible_spectrum(
     weights : stationary probability of each cell, (*grid)
     decay, functions : rates (n_modes,) and functions (*grid, n_modes)
     coarse_decay : rates on a grid with half as many cells per dimension: says how far to trust the others
+    clock : lag and physical time
     """
-    singular_values = np.exp(-lag * dt * decay)
-    change = np.abs(singular_values - np.exp(-lag * dt * coarse_decay)).max()
+    singular_values = np.exp(-decay * clock.lag_time)
+    change = np.abs(singular_values - np.exp(-coarse_decay * clock.lag_time)).max()
     evaluate = interpolated(axes, functions)
     grid = " x ".join(str(len(axis)) for axis in axes)
     return ReferenceSpectrum(
@@ -121,9 +121,7 @@ def reversible_spectrum(
         eigenfunctions=lambda x: evaluate(x).astype(complex),
         points=np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes)),
         weights=weights.ravel(),
-        lag=lag,
-        dt=dt,
-        time_unit=time_unit,
+        clock=clock,
         kind="numerical",
         resolution=(
             f"reversible finite-volume generator with {grid} cells; half as many per dimension change no "

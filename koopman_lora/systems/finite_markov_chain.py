@@ -10,13 +10,14 @@ import numpy as np
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import cdist
 
+from koopman_lora._linalg import eigenvalue_order
+
 from ._base import (
     ReferenceSpectrum,
     System,
     check_count,
     check_rank,
     check_states,
-    eigenvalue_order,
     normalisation,
     run_markov_chain,
     svd_constant_first,
@@ -151,9 +152,7 @@ class FiniteMarkovChain(System):
             eigenfunctions=lambda x: vectors[self.state_indices(x)],
             points=self.embedded_states,
             weights=self.stationary_distribution,
-            lag=lag,
-            dt=self.dt,
-            time_unit=self.time_unit,
+            clock=self._clock(lag),
             kind="exact",
             resolution=f"dense linear algebra with {self.n_states} states",
         )

@@ -80,9 +80,7 @@ class FourWellLangevin1D(System):
         check_rank(n_modes, MAX_MODES, "what the grid resolves")
         centres, weights, decay, functions = _modes(REFERENCE_CELLS, n_modes)
         coarse_decay = _modes(REFERENCE_CELLS // 2, n_modes)[2]
-        return reversible_spectrum(
-            [centres], weights, decay, functions, coarse_decay, lag=lag, dt=self.dt, time_unit=self.time_unit
-        )
+        return reversible_spectrum([centres], weights, decay, functions, coarse_decay, self._clock(lag))
 
 
 @lru_cache

@@ -117,9 +117,7 @@ class FourWellLandscape2D(System):
         check_rank(n_modes, MAX_MODES, "what the grid resolves")
         centres, weights, decay, functions = _modes(self.temperature, REFERENCE_CELLS, n_modes)
         coarse_decay = _modes(self.temperature, REFERENCE_CELLS // 2, n_modes)[2]
-        return reversible_spectrum(
-            [centres, centres], weights, decay, functions, coarse_decay, lag=lag, dt=self.dt, time_unit=self.time_unit
-        )
+        return reversible_spectrum([centres, centres], weights, decay, functions, coarse_decay, self._clock(lag))
 
 
 def _force(x: np.ndarray) -> np.ndarray:

@@ -12,7 +12,9 @@ import numpy as np
 from scipy.linalg import expm, solve_discrete_lyapunov, solve_triangular
 from scipy.special import roots_hermitenorm
 
-from ._base import ReferenceSpectrum, System, check_rank, check_states, eigenvalue_order
+from koopman_lora._linalg import eigenvalue_order
+
+from ._base import ReferenceSpectrum, System, check_rank, check_states
 
 Exponents = tuple[int, ...]
 
@@ -119,9 +121,7 @@ class LinearGaussian(System):
             eigenfunctions=lambda x: _eigenfunctions(whiten(x), root.T @ covectors, powers),
             points=nodes @ root.T,
             weights=weights,
-            lag=lag,
-            dt=self.dt,
-            time_unit=self.time_unit,
+            clock=self._clock(lag),
             kind="exact",
             resolution=f"closed form; points: {resolution}",
         )

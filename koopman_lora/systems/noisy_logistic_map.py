@@ -10,13 +10,14 @@ import numpy as np
 from scipy.linalg import solve_triangular
 from scipy.special import binom, roots_legendre
 
+from koopman_lora._linalg import eigenvalue_order
+
 from ._base import (
     ReferenceSpectrum,
     System,
     check_count,
     check_rank,
     check_states,
-    eigenvalue_order,
     normalisation,
     svd_constant_first,
 )
@@ -120,9 +121,7 @@ class NoisyLogisticMap(System):
             eigenfunctions=lambda x: u(check_states(x, 1)[:, 0]) @ coefficients,
             points=points[:, None],
             weights=weights,
-            lag=lag,
-            dt=self.dt,
-            time_unit=self.time_unit,
+            clock=self._clock(lag),
             kind="exact",
             resolution=f"rank {self.order + 1} factorisation, {len(points)}-point Gauss-Legendre quadrature",
         )

@@ -7,7 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from ._base import ReferenceSpectrum, System, check_number, check_states, eigenvalue_order
+from koopman_lora._linalg import eigenvalue_order
+
+from ._base import ReferenceSpectrum, System, check_number, check_states
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,7 @@ class NoisyRotation(System):
             eigenfunctions=eigenfunctions,
             points=np.stack([np.cos(angles), np.sin(angles)], axis=-1),
             weights=np.full(len(angles), 1 / len(angles)),
-            lag=lag,
-            dt=self.dt,
-            time_unit=self.time_unit,
+            clock=self._clock(lag),
             kind="exact",
             resolution=f"closed form; {len(angles)} equally spaced points on the circle",
         )
