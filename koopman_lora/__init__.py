@@ -1,5 +1,6 @@
 """koopman_lora: the singular value decomposition of the Koopman operator, learned from trajectories."""
 
+from koopman_lora import plots as plots
 from koopman_lora import systems as systems
 from koopman_lora.baselines import DPNetLoss as DPNetLoss
 from koopman_lora.baselines import VAMPLoss as VAMPLoss
@@ -39,25 +40,6 @@ from koopman_lora.model import KoopmanLoRAModel as KoopmanLoRAModel
 from koopman_lora.model import NotCalibratedError as NotCalibratedError
 from koopman_lora.moments import Moments as Moments
 from koopman_lora.moments import estimate_moments as estimate_moments
-from koopman_lora.plots.dynamics import plot_chapman_kolmogorov as plot_chapman_kolmogorov
-from koopman_lora.plots.dynamics import plot_coarse_map as plot_coarse_map
-from koopman_lora.plots.dynamics import plot_eigenfunctions as plot_eigenfunctions
-from koopman_lora.plots.dynamics import plot_forecast as plot_forecast
-from koopman_lora.plots.dynamics import plot_forecast_error as plot_forecast_error
-from koopman_lora.plots.dynamics import plot_memberships as plot_memberships
-from koopman_lora.plots.dynamics import plot_network as plot_network
-from koopman_lora.plots.dynamics import plot_number_of_states as plot_number_of_states
-from koopman_lora.plots.matrices import plot_matrix_core as plot_matrix_core
-from koopman_lora.plots.matrices import plot_matrix_svals as plot_matrix_svals
-from koopman_lora.plots.matrices import plot_matrix_training as plot_matrix_training
-from koopman_lora.plots.spectrum import plot_comparison as plot_comparison
-from koopman_lora.plots.spectrum import plot_eigenvalues as plot_eigenvalues
-from koopman_lora.plots.spectrum import plot_energy as plot_energy
-from koopman_lora.plots.spectrum import plot_history as plot_history
-from koopman_lora.plots.spectrum import plot_ratio as plot_ratio
-from koopman_lora.plots.spectrum import plot_singular_functions as plot_singular_functions
-from koopman_lora.plots.spectrum import plot_spectrum as plot_spectrum
-from koopman_lora.plots.spectrum import plot_timescales as plot_timescales
 from koopman_lora.prediction import flat_state as flat_state
 from koopman_lora.prediction import forecast as forecast
 from koopman_lora.prediction import forecast_band as forecast_band

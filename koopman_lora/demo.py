@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from koopman_lora.estimator import KoopmanLoRA
 from koopman_lora.io import save_dataset, save_model
-from koopman_lora.plots.spectrum import plot_history, plot_singular_functions, plot_spectrum
+from koopman_lora.plots import plot_history, plot_singular_functions, plot_spectrum
 from koopman_lora.systems import FourWellLandscape2D, ReferenceSpectrum
 
 

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import MaxNLocator
 
-from koopman_lora.plots.spectrum import BLUE, ORANGE, add_legend, ink, make_axis, mode_axis, plain_log_ticks
+from koopman_lora.plots.style import BLUE, ORANGE, add_legend, ink, make_axis, set_log_ticks, set_mode_axis
 
 
 def plot_matrix_svals(result: xr.Dataset, ax: Axes | None = None) -> Axes:
@@ -21,11 +21,11 @@ def plot_matrix_svals(result: xr.Dataset, ax: Axes | None = None) -> Axes:
         ax.plot(modes, result["singular_values_exact"], "_", color=ink(), ms=18, mew=2, label="LAPACK")
     ax.plot(modes, result["singular_values_trained"], "D", color=ORANGE, ms=8, mfc="none", mew=1.5, label="trained")
     ax.plot(modes, values, "o", color=BLUE, ms=5, label="after Rayleigh-Ritz")
-    mode_axis(ax, len(modes))
+    set_mode_axis(ax, len(modes))
     low, high = float(values.min()), float(values.max())
     if 0 < low < high / 20:
         ax.set(yscale="log", ylim=(low / 2, 2 * high))
-        plain_log_ticks(ax.yaxis)
+        set_log_ticks(ax.yaxis)
     else:
         ax.set_ylim(0, 1.08 * high or 1.0)
     ax.set(ylabel="singular value", title="Singular values of the matrix")
@@ -40,7 +40,7 @@ def plot_matrix_training(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     ax.set(xlabel="step", ylabel="relative reconstruction error", yscale="log")
     ax.set_title(f"Training, stopped because: {result.attrs['stop_reason']}")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    plain_log_ticks(ax.yaxis)
+    set_log_ticks(ax.yaxis)
     return ax
 
 
