@@ -10,7 +10,6 @@ from koopman_lora.comparison import agreement_of_fits as agreement_of_fits
 from koopman_lora.comparison import captured_share as captured_share
 from koopman_lora.comparison import compare_singular_values as compare_singular_values
 from koopman_lora.comparison import compare_subspaces as compare_subspaces
-from koopman_lora.comparison import comparison_text as comparison_text
 from koopman_lora.comparison import eigenpair_residuals as eigenpair_residuals
 from koopman_lora.comparison import held_out_scores as held_out_scores
 from koopman_lora.comparison import training_findings as training_findings
@@ -18,7 +17,6 @@ from koopman_lora.data.pairs import LaggedPairs as LaggedPairs
 from koopman_lora.data.pairs import lagged_pairs as lagged_pairs
 from koopman_lora.data.pairs import open_trajectories as open_trajectories
 from koopman_lora.data.pairs import split_pairs as split_pairs
-from koopman_lora.demo import spectrum_table as spectrum_table
 from koopman_lora.eigenanalysis import eigen_analysis as eigen_analysis
 from koopman_lora.eigenanalysis import evaluate_on_grid as evaluate_on_grid
 from koopman_lora.eigenanalysis import koopman_modes as koopman_modes
@@ -69,6 +67,8 @@ from koopman_lora.states.metastable_sets import membership_map as membership_map
 from koopman_lora.states.metastable_sets import memberships as memberships
 from koopman_lora.states.metastable_sets import number_of_states as number_of_states
 from koopman_lora.svd.neural_svd import NeuralSVD as NeuralSVD
+from koopman_lora.tables import comparison_text as comparison_text
+from koopman_lora.tables import spectrum_table as spectrum_table
 from koopman_lora.training import TrainingResult as TrainingResult
 from koopman_lora.training import fit as fit
 

@@ -235,31 +235,6 @@ def elbow(values: np.ndarray) -> int:
     return int(np.argmax(-np.diff(values))) + 1 if len(values) > 1 else 1
 
 
-def comparison_text(comparison: xr.Dataset) -> str:
-    """Readable text of `compare_singular_values`: the table, the causes by size, the verdict and the remedy."""
-    names = ("learned", "K_matrix", "canonical", "canonical_held_out", "held_out_error", "lower", "upper", "ratio")
-    heads = ("learned", "K_matrix", "canonical", "held out", "std.err", "[95 %", "95 %]", "ratio")
-    lines = ["mode  " + "  ".join(f"{head:>9}" for head in heads) + "  cluster"]
-    for i, mode in enumerate(comparison[MODE].values):
-        row = "  ".join(f"{float(comparison[n][i]):9.4f}" for n in names)
-        lines.append(f"{mode:4d}  {row}  {int(comparison['cluster'][i]):7d}")
-    a = comparison.attrs
-    lines.append(f"ratio K_matrix / learned: mean {a['ratio_mean']:.4f}, std {a['ratio_std']:.4f}")
-    lines.append(
-        f"learned decreasing: {_yes(a['is_decreasing'])}; in (0, 1]: {_yes(a['is_in_unit_interval'])}; "
-        f"elbow after mode {a['elbow']}; cond(M_f) {a['cond_M_f']:.3g}, cond(M_g) {a['cond_M_g']:.3g}"
-    )
-    sizes = comparison["size"].to_series().sort_values(ascending=False)
-    listed = (f"{n} {s:.4f}" if np.isfinite(s) else f"{n} unknown (no held-out pairs)" for n, s in sizes.items())
-    lines.append("causes of disagreement (rms): " + ", ".join(listed))
-    lines.append(f"largest: {a['verdict']}. Remedy: {a['remedy']}")
-    return "\n".join(lines)
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "NO"
-
-
 def eigenpair_residuals(moments: Moments, held_out: Moments | None = None, tolerance: float = 0.1) -> xr.Dataset:
     """Residuals (ResDMD) and condition numbers of the EDMD eigenpairs of the features f; spurious ones are flagged.
 

@@ -1,4 +1,4 @@
-"""What several test files share: a hypothesis profile, no windows, exact expectations over the pairs of known systems."""
+"""What test files share: a fixed hypothesis profile, no windows, exact expectations over the pairs of known systems."""
 
 from typing import NamedTuple
 
