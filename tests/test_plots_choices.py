@@ -43,3 +43,9 @@ def test_no_unit_is_printed_where_there_is_none():
 def test_suggested_number_of_states_is_marked():
     gaps = chain_results()["gaps"]
     assert f"suggested: {gaps.attrs['suggested']}" in texts(plot_number_of_states(gaps))
+
+
+def test_one_number_of_states_is_a_whole_number():
+    ax = plot_number_of_states(chain_results()["gaps"])
+    low, high = ax.get_xlim()
+    assert [tick for tick in ax.get_xticks() if low <= tick <= high] == [2]

@@ -7,7 +7,6 @@ import itertools
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from koopman_lora.plots.style import (
     BLUE,
@@ -21,6 +20,7 @@ from koopman_lora.plots.style import (
     make_axis,
     set_log_ticks,
     set_mode_axis,
+    set_whole_ticks,
     with_unit,
 )
 
@@ -105,6 +105,6 @@ def plot_number_of_states(suggestion: xr.Dataset, ax: Axes | None = None) -> Axe
     ax.axvline(best, color=ORANGE, ls="--", zorder=0, label=f"suggested: {best}")
     ax.set(xlabel="number of states", ylabel="last time kept / next time", title="Gaps in the spectrum", yscale="log")
     set_log_ticks(ax.yaxis)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    set_whole_ticks(ax.xaxis)
     add_legend(ax)
     return ax

@@ -5,9 +5,17 @@ from __future__ import annotations
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
-from matplotlib.ticker import MaxNLocator
 
-from koopman_lora.plots.style import BLUE, ORANGE, add_legend, ink, make_axis, set_log_ticks, set_mode_axis
+from koopman_lora.plots.style import (
+    BLUE,
+    ORANGE,
+    add_legend,
+    ink,
+    make_axis,
+    set_log_ticks,
+    set_mode_axis,
+    set_whole_ticks,
+)
 
 
 def plot_matrix_svals(result: xr.Dataset, ax: Axes | None = None) -> Axes:
@@ -39,7 +47,7 @@ def plot_matrix_training(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     ax.plot(result["step"], result["training_error"], color=BLUE)
     ax.set(xlabel="step", ylabel="relative reconstruction error", yscale="log")
     ax.set_title(f"Training, stopped because: {result.attrs['stop_reason']}")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    set_whole_ticks(ax.xaxis)
     set_log_ticks(ax.yaxis)
     return ax
 
@@ -53,7 +61,7 @@ def plot_matrix_core(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     image = ax.imshow(result["core"], cmap="cividis", norm=scale, extent=_extent(result.sizes["mode"]))
     ax.set(xlabel="column mode", ylabel="row mode", title=r"$|U^H H V|$")
     for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        set_whole_ticks(axis)
     ax.figure.colorbar(image, ax=ax, shrink=0.85, extend="min")
     return ax
 

@@ -81,7 +81,12 @@ def lag_text(dataset: xr.Dataset) -> str:
 def set_mode_axis(ax: Axes, n_modes: int, label: str = "mode") -> None:
     """Whole numbers 1 to n_modes, with room for the markers at both ends."""
     ax.set(xlabel=label, xlim=(0.5, n_modes + 0.5))
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    set_whole_ticks(ax.xaxis)
+
+
+def set_whole_ticks(axis: Axis) -> None:
+    """Ticks at whole numbers only, also where there is but one of them."""
+    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def set_log_ticks(axis: Axis) -> None:

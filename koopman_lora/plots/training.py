@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
-from koopman_lora.plots.style import BLUE, GREY, ORANGE, add_legend, make_axis
+from koopman_lora.plots.style import BLUE, GREY, ORANGE, add_legend, make_axis, set_whole_ticks
 
 
 def plot_history(history: xr.Dataset, ax: Axes | None = None) -> Axes:
@@ -18,6 +17,6 @@ def plot_history(history: xr.Dataset, ax: Axes | None = None) -> Axes:
         ax.plot(epochs, history["held_out_vamp_e"], color=BLUE, marker="o", ms=3, label="held-out VAMP-E")
     ax.axvline(history.attrs["best_epoch"], color=GREY, ls=":", label=f"best epoch: {history.attrs['best_epoch']}")
     ax.set(xlabel="epoch", ylabel="score (higher is better)", title="Training")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    set_whole_ticks(ax.xaxis)
     add_legend(ax)
     return ax
