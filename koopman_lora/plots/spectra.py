@@ -68,7 +68,8 @@ def plot_eigenvalues(spectrum: xr.Dataset, intervals: xr.Dataset | None = None, 
         label = f"{100 * intervals.attrs['level']:g} % interval"
         ax.hlines(values.imag, real[:, 0], real[:, 1], color=SKY, lw=2, label=label)
         ax.vlines(values.real, imag[:, 0], imag[:, 1], color=SKY, lw=2)
-    ax.plot(values.real, values.imag, "o", color=BLUE, ms=5, label="eigenvalues")
+    filled = BLUE if intervals is None else "none"  # a narrow interval is seen inside its marker
+    ax.plot(values.real, values.imag, "o", color=BLUE, ms=6, mfc=filled, label="eigenvalues")
     limit = 1.1 * max(1.0, np.nanmax(np.abs(values)))
     ax.set(xlabel=r"Re $\lambda$", ylabel=r"Im $\lambda$", title=f"Koopman eigenvalues, lag {lag_text(spectrum)}")
     ax.set(xlim=(-limit, limit), ylim=(-limit, 1.25 * limit))  # the legend stands above the circle
