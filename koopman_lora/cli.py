@@ -12,29 +12,37 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
-import xarray as xr
 from safetensors import SafetensorError
 
 from koopman_lora import systems
 from koopman_lora.comparison import (
-    Finding,
     compare_singular_values,
-    comparison_text,
     eigenpair_residuals,
     training_findings,
 )
 from koopman_lora.data.pairs import LaggedPairs, lagged_pairs, open_trajectories, split_pairs
-from koopman_lora.demo import prepare_folder, run_demo, spectrum_table, text_table
+from koopman_lora.demo import prepare_folder, run_demo
 from koopman_lora.estimator import KoopmanLoRA
 from koopman_lora.intervals import bootstrap_intervals
 from koopman_lora.io import load_model, save_dataset, save_model
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import Moments, estimate_moments
-from koopman_lora.refinement import RefinementResult, validate
-from koopman_lora.scores import Scores, validation_scores
+from koopman_lora.refinement import validate
+from koopman_lora.scores import validation_scores
 from koopman_lora.selection import scan_lags, select_n_modes
 from koopman_lora.spectrum import model_spectrum
 from koopman_lora.svd.neural_svd import NeuralSVD
+from koopman_lora.tables import (
+    comparison_text,
+    finding_text,
+    intervals_text,
+    refinement_text,
+    residuals_text,
+    scan_text,
+    scores_text,
+    selection_text,
+    spectrum_table,
+)
 
 # Argument of KoopmanLoRA -> what it is, for the help; the flags of `fit` in this order.
 _FIT_FLAGS = {
@@ -161,25 +169,12 @@ def _fit(a: argparse.Namespace) -> None:
     save_dataset(estimator.training_.history, folder / "history.nc")
     print(spectrum_table(estimator.spectrum_))
     if estimator.refinement_ is not None:
-        print("\n" + _refinement_text(estimator.refinement_))
+        print("\n" + refinement_text(estimator.refinement_))
     if estimator.training_.held_out is not None:
-        print(_scores_text(estimator.scores()))
+        print(scores_text(estimator.scores()))
     for finding in estimator.findings_:
-        print(f"before refinement, {_finding_text(finding)}")
+        print(f"before refinement, {finding_text(finding)}")
     print(f"\nmodel, spectrum and history are in {folder}/")
-
-
-def _refinement_text(result: RefinementResult) -> str:
-    scores = f"cross-validated VAMP-E {result.score_before:.4f} -> {result.score_after:.4f}"
-    if result.is_refined:
-        return f"refined: {scores}, whitening threshold {result.threshold:.2g}"
-    return f"refined: no more than the trained features, cross-validated VAMP-E {result.score_before:.4f}"
-
-
-def _scores_text(scores: Scores) -> str:
-    return "held out: " + ", ".join(
-        f"{name} {value:.4f}" for name, value in zip(("VAMP-1", "VAMP-2", "VAMP-E"), scores, strict=True)
-    )
 
 
 def _add_spectrum(commands: Any) -> None:
@@ -227,10 +222,10 @@ def _spectrum(a: argparse.Namespace) -> None:
     if a.diagnose or a.scores or a.select_n_modes or a.residuals:
         _print_trust(a, model, pairs, moments, svals)
     if a.scan_lags:
-        print("\n" + _scan_text(scan_lags(_fitted(model), data, a.scan_lags, **bootstrap)))
+        print("\n" + scan_text(scan_lags(_fitted(model), data, a.scan_lags, **bootstrap)))
     if a.intervals:
         intervals = bootstrap_intervals(moments, svals, **physical, **bootstrap, level=a.level)
-        print(f"\n{_intervals_text(intervals)}\nwrote {save_dataset(intervals, a.intervals)}")
+        print(f"\n{intervals_text(intervals)}\nwrote {save_dataset(intervals, a.intervals)}")
     if a.out:
         print(f"\nwrote {save_dataset(result, a.out)}")
 
@@ -244,18 +239,14 @@ def _print_trust(
     if a.diagnose:
         options = {"lag": model.lag, "dt": model.dt, "time_unit": model.time_unit, "n_resamples": a.n_resamples}
         comparison = compare_singular_values(moments, svals, validation, **options, seed=a.seed)
-        print("\n" + "\n".join([comparison_text(comparison), *map(_finding_text, training_findings(moments, svals))]))
+        print("\n" + "\n".join([comparison_text(comparison), *map(finding_text, training_findings(moments, svals))]))
     if a.scores:
-        print("\n" + _scores_text(validation_scores(validation)))
+        print("\n" + scores_text(validation_scores(validation)))
     if a.select_n_modes:
-        print("\n" + _selection_text(select_n_modes(validation, energy=a.energy, level=a.level, seed=a.seed)))
+        print("\n" + selection_text(select_n_modes(validation, energy=a.energy, level=a.level, seed=a.seed)))
     if a.residuals:
         parts = (estimate_moments(model.f, model.g, part) for part in (train, test))
-        print("\n" + _residuals_text(eigenpair_residuals(*parts, a.tolerance)))
-
-
-def _finding_text(finding: Finding) -> str:
-    return f"{finding.name}: {finding.message}"
+        print("\n" + residuals_text(eigenpair_residuals(*parts, a.tolerance)))
 
 
 def _fitted(model: KoopmanLoRAModel) -> KoopmanLoRA:
@@ -263,54 +254,6 @@ def _fitted(model: KoopmanLoRAModel) -> KoopmanLoRA:
     estimator = KoopmanLoRA(model.n_modes, model.lag, dt=model.dt, time_unit=model.time_unit)
     estimator.model_ = model
     return estimator
-
-
-def _selection_text(selection: xr.Dataset) -> str:
-    energy = f"{100 * selection.attrs['energy_fraction']:g} %"
-    rules = {
-        "n_energy": f"{energy} of sum sigma",
-        "n_captured_share": f"{energy} of sum sigma^2",
-        "n_elbow": "elbow",
-        "n_vamp_e": "held-out VAMP-E",
-        "n_null": "above noise",
-    }
-    listed = ", ".join(f"{text} {int(selection[name])}" for name, text in rules.items())
-    return f"number of modes: recommended {int(selection['recommended'])} ({listed})"
-
-
-def _residuals_text(residuals: xr.Dataset) -> str:
-    rows = [("mode", "eigenvalue (EDMD)", "residual", "condition", "autocorr. error", "")]
-    for i, mode in enumerate(residuals["mode"].values):
-        numbers = (float(residuals[n][i]) for n in ("residual", "condition", "autocorrelation_error"))
-        value = complex(residuals["eigenvalues"][i])
-        flag = "SPURIOUS" if bool(residuals["is_spurious"][i]) else ""
-        rows.append((str(mode), f"{value.real:.4f}{value.imag:+.4f}i", *(f"{n:.3g}" for n in numbers), flag))
-    return f"{text_table(rows)}\n{residuals.attrs['note']}"
-
-
-def _scan_text(scan: xr.Dataset) -> str:
-    unit, shown = scan.attrs["time_unit"], range(1, min(4, scan.sizes["mode"]))
-    rows = [("lag", f"[{unit}]", *(f"timescale {i + 1} [{unit}]" for i in shown))]
-    for i, lag in enumerate(scan["lag"].values):
-        parts = (scan[f"timescales{suffix}"].values[i] for suffix in ("", "_lower", "_upper"))
-        cells = [f"{t:.4g} ({low:.4g}, {high:.4g})" for t, low, high in zip(*parts, strict=True)]
-        rows.append((str(lag), f"{float(scan['lag_time'][i]):g}", *(cells[j] for j in shown)))
-    return f"{text_table(rows)}\nrecommended lag: {scan.attrs['recommended_lag']} frames (shortest on the plateau)"
-
-
-def _intervals_text(intervals: xr.Dataset) -> str:
-    names = {
-        "canonical_singular_values": "canonical",
-        "singular_values": "K_matrix",
-        "eigenvalue_modulus": "|eigenvalue|",
-        "timescales": f"timescale [{intervals.attrs['time_unit']}]",
-    }
-    names = {name: head for name, head in names.items() if name in intervals}
-    rows = [("mode", *names.values())]
-    for i, mode in enumerate(intervals["mode"].values):
-        bounds = (intervals[name].values[i] for name in names)
-        rows.append((str(mode), *(f"({low:.4g}, {high:.4g})" for low, high in bounds)))
-    return f"{100 * intervals.attrs['level']:g} % intervals\n{text_table(rows)}"
 
 
 def _check_ending(path: str | None) -> None:

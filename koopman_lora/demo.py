@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import xarray as xr
@@ -13,8 +12,9 @@ from matplotlib.figure import Figure
 
 from koopman_lora.estimator import KoopmanLoRA
 from koopman_lora.io import save_dataset, save_model
-from koopman_lora.plots.spectrum import plot_history, plot_singular_functions, plot_spectrum
+from koopman_lora.plots import plot_history, plot_singular_functions, plot_spectrum
 from koopman_lora.systems import FourWellLandscape2D, ReferenceSpectrum
+from koopman_lora.tables import spectrum_table
 
 
 def run_demo(out: str | os.PathLike = "runs/demo", progress: bool = True) -> xr.Dataset:
@@ -62,47 +62,6 @@ def prepare_folder(out: str | os.PathLike) -> pathlib.Path:
     except OSError as error:
         raise OSError(f"out={str(out)!r} cannot be written ({error.strerror}); choose another folder.") from error
     return folder
-
-
-def spectrum_table(spectrum: xr.Dataset, reference: ReferenceSpectrum | None = None) -> str:
-    """Readable table of a spectrum: singular values of all kinds, eigenvalue, timescale with its unit.
-
-    Eigenvalues are sorted by modulus on their own; a row pairs numbers of equal rank, not of equal function.
-    """
-    unit = spectrum.attrs["time_unit"]
-    truth = () if reference is None else reference.singular_values
-    known = () if reference is None else ("reference",)
-    rows = [("mode", "learned", "K_matrix", "canonical", *known, "eigenvalue", f"timescale ({unit})")]
-    for i, mode in enumerate(spectrum["mode"].values):
-        rows.append(
-            (
-                str(mode),
-                f"{float(spectrum['svals'][i]):.4f}" if "svals" in spectrum else "-",
-                f"{float(spectrum['singular_values'][i]):.4f}",
-                f"{float(spectrum['canonical_singular_values'][i]):.4f}",
-                *[f"{truth[i]:.4f}" if i < len(truth) else "-" for _ in known],
-                _complex_text(complex(spectrum["eigenvalues"][i])),
-                f"{float(spectrum['timescales'][i]):.4g}",
-            )
-        )
-    return text_table(rows)
-
-
-def text_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as right-aligned columns.
-
-    Examples
-    --------
-    >>> print(text_table([("mode", "sigma"), ("1", "1.0")]))
-    mode  sigma
-       1    1.0
-    """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)
-
-
-def _complex_text(value: complex) -> str:
-    return f"{value.real:.4f}" if abs(value.imag) < 5e-5 else f"{value.real:.4f}{value.imag:+.4f}i"
 
 
 def _draw(estimator: KoopmanLoRA, reference: ReferenceSpectrum, folder: pathlib.Path) -> None:

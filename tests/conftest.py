@@ -1,7 +1,9 @@
-"""What several test files share: a fixed hypothesis profile, and exact expectations over the pairs of known systems."""
+"""What test files share: a fixed hypothesis profile, no windows, exact expectations over the pairs of known systems."""
 
 from typing import NamedTuple
 
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,14 @@ from koopman_lora.moments import estimate_moments
 
 settings.register_profile("fixed", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("fixed")
+
+mpl.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
 
 
 class ExactPairs(NamedTuple):

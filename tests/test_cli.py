@@ -4,7 +4,8 @@ import scipy.sparse
 
 import koopman_lora as kl
 from koopman_lora.cli import main
-from koopman_lora.demo import run_demo, spectrum_table
+from koopman_lora.demo import run_demo
+from koopman_lora.tables import spectrum_table
 
 
 def test_simulate_fit_spectrum_on_files(tmp_path, capsys):

@@ -12,7 +12,6 @@ from koopman_lora.comparison import (
     clusters,
     compare_singular_values,
     compare_subspaces,
-    comparison_text,
     eigenpair_residuals,
     elbow,
     held_out_scores,
@@ -26,6 +25,7 @@ from koopman_lora.moments import Moments, estimate_moments
 from koopman_lora.scores import Validation, validation_sigma, vamp_scores
 from koopman_lora.spectrum import koopman_spectrum
 from koopman_lora.systems import FiniteMarkovChain, NoisyLogisticMap, NoisyRotation
+from koopman_lora.tables import comparison_text
 
 MAP = NoisyLogisticMap(order=6)  # rank 7, exactly
 REFERENCE = MAP.spectrum(lag=1, n_modes=7)

@@ -25,7 +25,7 @@ error = np.abs(estimator.spectrum_.canonical_singular_values.values - reference.
 print(f"largest error of the first seven singular values: {error[:7].max():.4f}")
 assert error[:7].max() < 0.02
 # %%
-ax = kl.plot_spectrum(estimator.spectrum_, reference=reference)
+ax = kl.plots.plot_spectrum(estimator.spectrum_, reference=reference)
 # %% [markdown]
 # The singular functions, evaluated anywhere. Values that lie close together (.923 and .892; .696 and .657) fix a plane
 # of functions better than each function, so expect the learned ones to be turned a little in that plane.
@@ -34,16 +34,16 @@ grid = np.linspace(0.005, 0.995, 200)[:, None]
 phi = estimator.singular_functions(grid, side="left")
 exact = reference.left(grid)
 exact = exact * np.sign((exact * phi).sum(axis=0))  # the sign of a singular function is a convention
-axes = kl.plot_singular_functions(grid, phi, reference=exact, coordinate_names=("x",))
+axes = kl.plots.plot_singular_functions(grid, phi, reference=exact, coordinate_names=("x",))
 # %% [markdown]
 # How far can this be trusted? The report sets learned, K_matrix and canonical values side by side, with intervals, and
 # names the largest cause of disagreement.
 # %%
 comparison = estimator.diagnose()
 print(kl.comparison_text(comparison))
-ax = kl.plot_comparison(comparison, reference)
+ax = kl.plots.plot_comparison(comparison, reference)
 # %%
 selection = estimator.select_n_modes()
 print(f"modes that data support: {int(selection.recommended)} of {estimator.n_modes}")
 assert 7 <= int(selection.recommended) <= 12
-ax = kl.plot_energy(selection)
+ax = kl.plots.plot_energy(selection)

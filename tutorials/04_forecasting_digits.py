@@ -18,15 +18,7 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 
-from koopman_lora.data.pairs import lagged_pairs
-from koopman_lora.eigenanalysis import eigen_analysis
-from koopman_lora.encoders import CNN
-from koopman_lora.model import KoopmanLoRAModel
-from koopman_lora.moments import estimate_moments
-from koopman_lora.plots.dynamics import plot_forecast
-from koopman_lora.prediction import flat_state, forecast, forecast_band
-from koopman_lora.refinement import refine
-from koopman_lora.training import fit
+import koopman_lora as kl
 
 torch.set_num_threads(1)
 N_DIGITS = 5
@@ -55,7 +47,7 @@ def video():
     return images[np.stack(shuffled, axis=1).ravel()]  # 0, 1, 2, 3, 4, 0, ...
 
 
-pairs = lagged_pairs([video() for _ in range(10)])
+pairs = kl.lagged_pairs([video() for _ in range(10)])
 print(f"{len(train)} training images, {len(test)} test images, {len(pairs)} pairs of frames {pairs.state_shape}")
 
 fig, axes = plt.subplots(1, 10, figsize=(10, 1.3), layout="constrained")
@@ -69,23 +61,23 @@ fig.suptitle("The video: one frame per step")
 # best singular functions in the last hidden layer.
 # %%
 torch.manual_seed(0)
-model = KoopmanLoRAModel(
+model = kl.KoopmanLoRAModel(
     pairs.state_shape,
     N_DIGITS,
     learn_svals=True,
     has_centering=True,
-    encoder_f=CNN(1, N_DIGITS - 1),
-    encoder_g=CNN(1, N_DIGITS - 1),
+    encoder_f=kl.CNN(1, N_DIGITS - 1),
+    encoder_g=kl.CNN(1, N_DIGITS - 1),
 )
-result = fit(model, pairs, n_epochs=10, weight_decay=1e-2, held_out=0)
-refine(model, pairs)
-moments = estimate_moments(model.f, model.g, pairs, observables=flat_state)
+result = kl.fit(model, pairs, n_epochs=10, weight_decay=1e-2, held_out=0)
+kl.refine(model, pairs)
+moments = kl.estimate_moments(model.f, model.g, pairs, observables=kl.flat_state)
 print(f"trained in {result.seconds:.1f} s")
 print("singular values", model.svals.detach().numpy().round(3))
 # %% [markdown]
 # The eigenvalues are close to the fifth roots of 1: the process returns every five steps.
 # %%
-eigen = eigen_analysis(moments)
+eigen = kl.eigen_analysis(moments)
 fig, ax = plt.subplots(figsize=(4, 4), layout="constrained")
 angle = np.linspace(0, 2 * np.pi, 200)
 ax.plot(np.cos(angle), np.sin(angle), color="0.7", lw=1)
@@ -101,15 +93,15 @@ print("periods in steps:", np.round(1 / np.abs(eigen.frequencies.values[1:]), 3)
 # %%
 STEPS = range(1, 16)
 with torch.no_grad():
-    koopman = forecast(moments, model.f(torch.from_numpy(images[test])), 15)
+    koopman = kl.forecast(moments, model.f(torch.from_numpy(images[test])), 15)
 
 
 def pixels(x):
     return torch.cat([torch.ones(len(x), 1, dtype=x.dtype), x.flatten(1)], dim=1)
 
 
-linear = estimate_moments(pixels, pixels, pairs, observables=flat_state)
-dmd = forecast(linear, pixels(torch.from_numpy(images[test])), 15, method="edmd")
+linear = kl.estimate_moments(pixels, pixels, pairs, observables=kl.flat_state)
+dmd = kl.forecast(linear, pixels(torch.from_numpy(images[test])), 15, method="edmd")
 
 shown = [0, 1, 4, 14]
 fig, axes = plt.subplots(3, 1 + len(shown), figsize=(6, 3.4), layout="constrained")
@@ -168,6 +160,6 @@ assert scores["plain DMD"][-1] < 0.4, scores["plain DMD"]
 # over the images.
 # %%
 with torch.no_grad():
-    band = forecast_band(moments, model.f(torch.from_numpy(images[test[:1]])), 10, n_resamples=100)
-ax = plot_forecast(band, observable=8 * 3 + 4)
+    band = kl.forecast_band(moments, model.f(torch.from_numpy(images[test[:1]])), 10, n_resamples=100)
+ax = kl.plots.plot_forecast(band, observable=8 * 3 + 4)
 ax.set(ylabel="brightness of the centre pixel", xlabel="time (frames)")

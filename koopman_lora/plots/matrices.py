@@ -5,9 +5,17 @@ from __future__ import annotations
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
-from matplotlib.ticker import MaxNLocator
 
-from koopman_lora.plots.spectrum import BLUE, ORANGE, add_legend, ink, make_axis, mode_axis, plain_log_ticks
+from koopman_lora.plots.style import (
+    BLUE,
+    ORANGE,
+    add_legend,
+    ink,
+    make_axis,
+    set_log_ticks,
+    set_mode_axis,
+    set_whole_ticks,
+)
 
 
 def plot_matrix_svals(result: xr.Dataset, ax: Axes | None = None) -> Axes:
@@ -21,11 +29,11 @@ def plot_matrix_svals(result: xr.Dataset, ax: Axes | None = None) -> Axes:
         ax.plot(modes, result["singular_values_exact"], "_", color=ink(), ms=18, mew=2, label="LAPACK")
     ax.plot(modes, result["singular_values_trained"], "D", color=ORANGE, ms=8, mfc="none", mew=1.5, label="trained")
     ax.plot(modes, values, "o", color=BLUE, ms=5, label="after Rayleigh-Ritz")
-    mode_axis(ax, len(modes))
+    set_mode_axis(ax, len(modes))
     low, high = float(values.min()), float(values.max())
     if 0 < low < high / 20:
         ax.set(yscale="log", ylim=(low / 2, 2 * high))
-        plain_log_ticks(ax.yaxis)
+        set_log_ticks(ax.yaxis)
     else:
         ax.set_ylim(0, 1.08 * high or 1.0)
     ax.set(ylabel="singular value", title="Singular values of the matrix")
@@ -39,8 +47,8 @@ def plot_matrix_training(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     ax.plot(result["step"], result["training_error"], color=BLUE)
     ax.set(xlabel="step", ylabel="relative reconstruction error", yscale="log")
     ax.set_title(f"Training, stopped because: {result.attrs['stop_reason']}")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    plain_log_ticks(ax.yaxis)
+    set_whole_ticks(ax.xaxis)
+    set_log_ticks(ax.yaxis)
     return ax
 
 
@@ -53,7 +61,7 @@ def plot_matrix_core(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     image = ax.imshow(result["core"], cmap="cividis", norm=scale, extent=_extent(result.sizes["mode"]))
     ax.set(xlabel="column mode", ylabel="row mode", title=r"$|U^H H V|$")
     for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        set_whole_ticks(axis)
     ax.figure.colorbar(image, ax=ax, shrink=0.85, extend="min")
     return ax
 

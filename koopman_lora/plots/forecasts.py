@@ -1,0 +1,77 @@
+"""Draw forecasts: one with its band, and errors against the horizon."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import xarray as xr
+from matplotlib.axes import Axes
+
+from koopman_lora.plots.style import BLUE, GREY, ORANGE, add_legend, ink, make_axis, with_unit
+
+
+def plot_forecast(
+    band: xr.Dataset, truth: xr.DataArray | None = None, sample: int = 0, observable: Any = None, ax: Axes | None = None
+) -> Axes:
+    """A forecast with its band against time, and the truth where it is known.
+
+    Parameters
+    ----------
+    band : Dataset of `forecast_band`
+    truth : DataArray (step, sample, observable), optional
+    sample : which sample
+    observable : which observable, by its name; the first by default
+
+    Examples
+    --------
+    >>> values = xr.DataArray(
+    ...     [[[1.0]], [[1.0]], [[1.0]]],
+    ...     dims=("step", "sample", "observable"),
+    ...     coords={"time": ("step", [1.0, 2.0, 3.0], {"units": "ps"}), "observable": ["x"]},
+    ... )
+    >>> band = xr.Dataset({"forecast": values, "lower": values - 0.1, "upper": values + 0.1}, attrs={"level": 0.95})
+    >>> plot_forecast(band).get_xlabel()
+    'time (ps)'
+    """
+    ax = make_axis(ax)
+    observable = band["observable"].values[0] if observable is None else observable
+    one = band.sel(observable=observable).isel(sample=sample)
+    time = one["time"]
+    percent = f"{100 * band.attrs['level']:g} % band of the expectation"
+    ax.fill_between(time, one["lower"], one["upper"], color=BLUE, alpha=0.3, lw=0, label=percent)
+    ax.plot(time, one["forecast"], color=BLUE, label="forecast")
+    if truth is not None:
+        values = truth.sel(observable=observable).isel(sample=sample)
+        ax.plot(time, values, color=ink(), ls="--", lw=1.4, label="truth")
+    name = observable if isinstance(observable, str) else f"observable {observable}"
+    ax.set(xlabel=with_unit("time", time.attrs.get("units")), ylabel=name, title=f"Forecast from sample {sample}")
+    add_legend(ax)
+    return ax
+
+
+def plot_forecast_error(error: xr.Dataset, ax: Axes | None = None) -> Axes:
+    """Relative error against the horizon, of the forecast and of what it must beat; mean over the observables.
+
+    Parameters
+    ----------
+    error : Dataset of `forecast_error`
+    """
+    ax = make_axis(ax)
+    styles = {
+        "koopman": (BLUE, "-"),
+        "persistence": (GREY, ":"),
+        "climatology": (ink(), "--"),
+        "linear": (ORANGE, "-."),
+    }
+    for name in error["forecaster"].values:
+        colour, style = styles[str(name)]
+        curve = error["relative_rmse"].sel(forecaster=name).mean("observable")
+        ax.plot(error["time"], curve, color=colour, ls=style, marker="o", ms=3, label=str(name))
+    ax.set(
+        xlabel=with_unit("horizon", error["time"].attrs.get("units")),
+        ylabel="RMSE / standard deviation",
+        ylim=(0, None),
+        title="Forecast error",
+    )
+    add_legend(ax)
+    return ax

@@ -1,0 +1,97 @@
+"""What all pictures share: palette, a new axis, legends, labels with units, ticks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
+
+# Okabe and Ito's palette: told apart with every common form of colour blindness
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK, GREY = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#000000",
+    "#888888",
+)
+STATE_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, RED, SKY, BLACK, GREY)
+
+
+def state_colour(state: int) -> str:
+    """Colour of a state, the same in every plot."""
+    return STATE_COLOURS[state % len(STATE_COLOURS)]
+
+
+def ink() -> str:
+    """Colour of text in the current style: black lines would vanish on a dark background."""
+    return mpl.rcParams["text.color"]
+
+
+def make_axis(ax: Axes | None, width: float = 6.0, height: float = 4.0) -> Axes:
+    """The given axis, or one in a new figure."""
+    # 'compressed' is 'constrained' that also fits axes of equal aspect with a legend beside them
+    return ax if ax is not None else plt.subplots(figsize=(width, height), layout="compressed")[1]
+
+
+def add_legend(ax: Axes, **options: Any) -> None:
+    """A legend that stays legible where it covers data."""
+    ax.legend(**{"fontsize": "small", "framealpha": 0.85, "edgecolor": "none", **options})
+
+
+def with_unit(name: str, unit: Any) -> str:
+    """Label of a quantity with its unit, which is left out where there is none.
+
+    Examples
+    --------
+    >>> with_unit("lag", "ps"), with_unit("lag", "1")
+    ('lag (ps)', 'lag')
+    """
+    return name if unit in (None, "1", "1/1", "") else f"{name} ({unit})"
+
+
+def axis_label(values: xr.DataArray, axis: int) -> str:
+    """Name and unit of the coordinate along an axis of labelled values."""
+    name = values.dims[axis]
+    return with_unit(str(name), values[name].attrs.get("units"))
+
+
+def lag_text(dataset: xr.Dataset) -> str:
+    """The lag of a result in its unit and in frames.
+
+    Examples
+    --------
+    >>> lag_text(xr.Dataset(attrs={"lag": 2, "dt": 0.5, "time_unit": "ns"}))
+    '1 ns (2 frames)'
+    """
+    lag, dt, unit = (dataset.attrs.get(name) for name in ("lag", "dt", "time_unit"))
+    frames = f"{lag} frame{'s' if lag != 1 else ''}"
+    if unit in (None, "frame", "step"):
+        return frames
+    return f"{lag * dt:g} ({frames})" if unit == "1" else f"{lag * dt:g} {unit} ({frames})"
+
+
+def set_mode_axis(ax: Axes, n_modes: int, label: str = "mode") -> None:
+    """Whole numbers 1 to n_modes, with room for the markers at both ends."""
+    ax.set(xlabel=label, xlim=(0.5, n_modes + 0.5))
+    set_whole_ticks(ax.xaxis)
+
+
+def set_whole_ticks(axis: Axis) -> None:
+    """Ticks at whole numbers only, also where there is but one of them."""
+    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def set_log_ticks(axis: Axis) -> None:
+    """Ticks such as 0.5, 1, 2 on a logarithmic axis, powers of ten alone where it spans many decades."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 300 else (1,)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_locator(NullLocator())

@@ -1,0 +1,183 @@
+"""Text of results: a Dataset in, lines for the terminal out. Nothing is calculated here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from koopman_lora._labels import LAG, MODE
+
+if TYPE_CHECKING:
+    from koopman_lora.comparison import Finding
+    from koopman_lora.refinement import RefinementResult
+    from koopman_lora.scores import Scores
+    from koopman_lora.systems import ReferenceSpectrum
+
+
+def text_table(rows: Iterable[Sequence[str]]) -> str:
+    """Rows of cells as right-aligned columns.
+
+    Examples
+    --------
+    >>> print(text_table([("mode", "sigma"), ("1", "1.0")]))
+    mode  sigma
+       1    1.0
+    """
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)
+
+
+def spectrum_table(spectrum: xr.Dataset, reference: ReferenceSpectrum | None = None) -> str:
+    """Readable table of a spectrum: singular values of all kinds, eigenvalue, timescale with its unit.
+
+    Eigenvalues are sorted by modulus on their own; a row pairs numbers of equal rank, not of equal function.
+    """
+    unknown = ["-"] * spectrum.sizes[MODE]
+    columns = {
+        "mode": _cells(spectrum[MODE], "d"),
+        "learned": _cells(spectrum["svals"]) if "svals" in spectrum else unknown,
+        "K_matrix": _cells(spectrum["singular_values"]),
+        "canonical": _cells(spectrum["canonical_singular_values"]),
+    }
+    if reference is not None:
+        columns["reference"] = [*_cells(reference.singular_values), *unknown][: len(unknown)]
+    columns["eigenvalue"] = [_complex_text(value) for value in spectrum["eigenvalues"].values]
+    columns[f"timescale ({spectrum.attrs['time_unit']})"] = _cells(spectrum["timescales"], ".4g")
+    return _columns_text(columns)
+
+
+# Head of a column of four digits -> variable of the comparison.
+_COMPARED = {
+    "learned": "learned",
+    "K_matrix": "K_matrix",
+    "canonical": "canonical",
+    "held out": "canonical_held_out",
+    "std.err": "held_out_error",
+    "[95 %": "lower",
+    "95 %]": "upper",
+    "ratio": "ratio",
+}
+
+
+def comparison_text(comparison: xr.Dataset) -> str:
+    """Readable text of `compare_singular_values`: the table, the causes by size, the verdict and the remedy."""
+    a = comparison.attrs
+    columns = {
+        "mode": _cells(comparison[MODE], "d"),
+        **{head: _cells(comparison[name]) for head, name in _COMPARED.items()},
+        "cluster": _cells(comparison["cluster"], "d"),
+    }
+    sizes = comparison["size"].to_series().sort_values(ascending=False)
+    listed = (f"{n} {s:.4f}" if np.isfinite(s) else f"{n} unknown (no held-out pairs)" for n, s in sizes.items())
+    return "\n".join(
+        [
+            _columns_text(columns),
+            f"ratio K_matrix / learned: mean {a['ratio_mean']:.4f}, std {a['ratio_std']:.4f}",
+            f"learned decreasing: {_yes(a['is_decreasing'])}; in (0, 1]: {_yes(a['is_in_unit_interval'])}; "
+            f"elbow after mode {a['elbow']}; cond(M_f) {a['cond_M_f']:.3g}, cond(M_g) {a['cond_M_g']:.3g}",
+            "causes of disagreement (rms): " + ", ".join(listed),
+            f"largest: {a['verdict']}. Remedy: {a['remedy']}",
+        ]
+    )
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "NO"
+
+
+def refinement_text(result: RefinementResult) -> str:
+    """One line of what the refinement did, with the cross-validated scores that it was chosen by."""
+    scores = f"cross-validated VAMP-E {result.score_before:.4f} -> {result.score_after:.4f}"
+    if result.is_refined:
+        return f"refined: {scores}, whitening threshold {result.threshold:.2g}"
+    return f"refined: no more than the trained features, cross-validated VAMP-E {result.score_before:.4f}"
+
+
+def scores_text(scores: Scores) -> str:
+    """One line of held-out scores.
+
+    Examples
+    --------
+    >>> scores_text((1.9, 1.81, 1.8))
+    'held out: VAMP-1 1.9000, VAMP-2 1.8100, VAMP-E 1.8000'
+    """
+    named = zip(("VAMP-1", "VAMP-2", "VAMP-E"), scores, strict=True)
+    return "held out: " + ", ".join(f"{name} {value:.4f}" for name, value in named)
+
+
+def finding_text(finding: Finding) -> str:
+    """One line of a finding: its name, and what to know and do."""
+    return f"{finding.name}: {finding.message}"
+
+
+def selection_text(selection: xr.Dataset) -> str:
+    """One line of `select_n_modes`: the recommended number of modes, and what each rule says."""
+    energy = f"{100 * selection.attrs['energy_fraction']:g} %"
+    rules = {
+        "n_energy": f"{energy} of sum sigma",
+        "n_captured_share": f"{energy} of sum sigma^2",
+        "n_elbow": "elbow",
+        "n_vamp_e": "held-out VAMP-E",
+        "n_null": "above noise",
+    }
+    listed = ", ".join(f"{text} {int(selection[name])}" for name, text in rules.items())
+    return f"number of modes: recommended {int(selection['recommended'])} ({listed})"
+
+
+def residuals_text(residuals: xr.Dataset) -> str:
+    """Table of `eigenpair_residuals`, spurious eigenpairs flagged, and the note on how to read it."""
+    columns = {
+        "mode": _cells(residuals[MODE], "d"),
+        "eigenvalue (EDMD)": [_complex_text(value) for value in residuals["eigenvalues"].values],
+        "residual": _cells(residuals["residual"], ".3g"),
+        "condition": _cells(residuals["condition"], ".3g"),
+        "autocorr. error": _cells(residuals["autocorrelation_error"], ".3g"),
+        "": ["SPURIOUS" if flag else "" for flag in residuals["is_spurious"].values],
+    }
+    return f"{_columns_text(columns)}\n{residuals.attrs['note']}"
+
+
+def scan_text(scan: xr.Dataset) -> str:
+    """Table of `scan_lags`: the slowest three timescales with their intervals at each lag, and the recommended lag."""
+    unit = scan.attrs["time_unit"]
+    columns = {"lag": _cells(scan[LAG], "d"), f"[{unit}]": _cells(scan["lag_time"], "g")}
+    for i, mode in enumerate(scan[MODE].values[1:4], start=1):
+        sides = (scan[f"timescales{suffix}"].values[:, i] for suffix in ("", "_lower", "_upper"))
+        columns[f"timescale {mode} [{unit}]"] = [
+            f"{t:.4g} ({low:.4g}, {high:.4g})" for t, low, high in zip(*sides, strict=True)
+        ]
+    return (
+        f"{_columns_text(columns)}\nrecommended lag: {scan.attrs['recommended_lag']} frames (shortest on the plateau)"
+    )
+
+
+def intervals_text(intervals: xr.Dataset) -> str:
+    """Table of `bootstrap_intervals`: lower and upper bound of each quantity for each mode, with the level."""
+    names = {
+        "canonical": "canonical_singular_values",
+        "K_matrix": "singular_values",
+        "|eigenvalue|": "eigenvalue_modulus",
+        f"timescale [{intervals.attrs['time_unit']}]": "timescales",
+    }
+    columns = {"mode": _cells(intervals[MODE], "d")}
+    for head, name in names.items():
+        if name in intervals:
+            columns[head] = [f"({low:.4g}, {high:.4g})" for low, high in intervals[name].values]
+    return f"{100 * intervals.attrs['level']:g} % intervals\n{_columns_text(columns)}"
+
+
+def _columns_text(columns: dict[str, list[str]]) -> str:
+    """Head -> cells below it, as a table."""
+    return text_table(zip(*([head, *cells] for head, cells in columns.items()), strict=True))
+
+
+def _cells(values: Any, form: str = ".4f") -> list[str]:
+    return [f"{value:{form}}" for value in np.asarray(values)]
+
+
+def _complex_text(value: complex) -> str:
+    return f"{value.real:.4f}" if abs(value.imag) < 5e-5 else f"{value.real:.4f}{value.imag:+.4f}i"

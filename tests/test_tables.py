@@ -1,0 +1,212 @@
+"""Tables say the numbers, flags and units of the Datasets that they are made of."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from koopman_lora.comparison import Finding
+from koopman_lora.refinement import RefinementResult
+from koopman_lora.scores import Scores
+from koopman_lora.systems import NoisyRotation
+from koopman_lora.tables import (
+    comparison_text,
+    finding_text,
+    intervals_text,
+    refinement_text,
+    residuals_text,
+    scan_text,
+    scores_text,
+    selection_text,
+    spectrum_table,
+    text_table,
+)
+
+
+def cells(text):
+    """Rows of words."""
+    return [row.split() for row in text.splitlines()]
+
+
+def per_mode(attrs=None, **variables):
+    """Dataset of one value for each mode."""
+    data = {name: ("mode", np.asarray(values)) for name, values in variables.items()}
+    n_modes = len(next(iter(variables.values())))
+    return xr.Dataset(data, coords={"mode": np.arange(1, n_modes + 1)}, attrs=attrs)
+
+
+SPECTRUM = per_mode(
+    {"time_unit": "ps"},
+    svals=[1.0, 0.5],
+    singular_values=[1.25, 0.75],
+    canonical_singular_values=[1.0, 0.625],
+    eigenvalues=[1.0, 0.5 - 0.25j],
+    timescales=[np.inf, 12.3456],
+)
+
+
+def test_columns_are_right_aligned():
+    assert text_table([("a", "long"), ("1234", "2")]) == "   a  long\n1234     2"
+
+
+def test_spectrum_says_every_kind_of_value_and_the_unit():
+    head, *rows = cells(spectrum_table(SPECTRUM))
+    assert head == ["mode", "learned", "K_matrix", "canonical", "eigenvalue", "timescale", "(ps)"]
+    assert rows == [
+        ["1", "1.0000", "1.2500", "1.0000", "1.0000", "inf"],
+        ["2", "0.5000", "0.7500", "0.6250", "0.5000-0.2500i", "12.35"],
+    ]
+
+
+def test_values_that_are_not_known_are_dashes():
+    reference = NoisyRotation().spectrum(lag=1, n_modes=1)
+    head, _, second = cells(spectrum_table(SPECTRUM.drop_vars("svals"), reference))
+    assert (second[head.index("learned")], second[head.index("reference")]) == ("-", "-")
+    assert cells(spectrum_table(SPECTRUM, reference))[1][head.index("reference")] == "1.0000"
+
+
+def test_longer_references_are_cut():
+    rows = cells(spectrum_table(SPECTRUM, NoisyRotation().spectrum(lag=1, n_modes=5)))
+    assert len(rows) == 3
+
+
+def comparison(**attrs):
+    numbers = {"ratio_mean": 1.5, "ratio_std": 0.25, "elbow": 1, "cond_M_f": 12.0, "cond_M_g": 3456.0}
+    flags = {"is_decreasing": True, "is_in_unit_interval": True}
+    verdict = {"verdict": "anisotropy", "remedy": "refine."}
+    data = per_mode(
+        numbers | flags | verdict | attrs,
+        learned=[1.0, 0.5],
+        K_matrix=[1.25, 0.75],
+        canonical=[1.0, 0.625],
+        canonical_held_out=[1.0, 0.61],
+        held_out_error=[0.0, 0.01],
+        lower=[1.0, 0.6],
+        upper=[1.0, 0.65],
+        ratio=[1.25, 1.5],
+        cluster=[1, 2],
+    )
+    causes = ["training gap", "anisotropy", "generalisation gap"]
+    return data.assign(size=("cause", [0.1, 0.3, np.nan])).assign_coords(cause=causes)
+
+
+def test_comparison_says_table_causes_by_size_and_verdict():
+    lines = comparison_text(comparison()).splitlines()
+    assert lines[0].split("  ")[0] == "mode"
+    assert lines[2].split() == [
+        "2",
+        "0.5000",
+        "0.7500",
+        "0.6250",
+        "0.6100",
+        "0.0100",
+        "0.6000",
+        "0.6500",
+        "1.5000",
+        "2",
+    ]
+    assert lines[3] == "ratio K_matrix / learned: mean 1.5000, std 0.2500"
+    assert lines[4] == ("learned decreasing: yes; in (0, 1]: yes; elbow after mode 1; cond(M_f) 12, cond(M_g) 3.46e+03")
+    assert lines[5] == (
+        "causes of disagreement (rms): anisotropy 0.3000, training gap 0.1000, "
+        "generalisation gap unknown (no held-out pairs)"
+    )
+    assert lines[6] == "largest: anisotropy. Remedy: refine."
+
+
+def test_comparison_shouts_what_should_not_be():
+    text = comparison_text(comparison(is_decreasing=False, is_in_unit_interval=False))
+    assert "learned decreasing: NO; in (0, 1]: NO" in text
+
+
+@pytest.mark.parametrize(
+    ("is_refined", "expected"),
+    [
+        (True, "refined: cross-validated VAMP-E 2.5000 -> 2.7500, whitening threshold 0.001"),
+        (False, "refined: no more than the trained features, cross-validated VAMP-E 2.5000"),
+    ],
+)
+def test_refinement_says_the_scores_it_was_chosen_by(is_refined, expected):
+    empty = np.array([])
+    result = RefinementResult(is_refined, 1e-3, 2.5, 2.75 if is_refined else 2.5, empty, empty, validation=None)
+    assert refinement_text(result) == expected
+
+
+def test_scores_are_named():
+    assert scores_text(Scores(1.5, 1.25, 1.125)) == "held out: VAMP-1 1.5000, VAMP-2 1.2500, VAMP-E 1.1250"
+
+
+def test_a_finding_is_named_with_its_message():
+    assert finding_text(Finding("low rank", "get more data.")) == "low rank: get more data."
+
+
+def test_selection_says_every_rule():
+    numbers = {"n_energy": 3, "n_captured_share": 2, "n_elbow": 4, "n_vamp_e": 5, "n_null": 6, "recommended": 4}
+    assert selection_text(xr.Dataset(numbers, attrs={"energy_fraction": 0.85})) == (
+        "number of modes: recommended 4 (85 % of sum sigma 3, 85 % of sum sigma^2 2, elbow 4, "
+        "held-out VAMP-E 5, above noise 6)"
+    )
+
+
+def test_residuals_flag_what_is_spurious():
+    residuals = per_mode(
+        {"note": "how to read it"},
+        eigenvalues=[0.9, 0.5 + 0.25j],
+        residual=[0.01234, 2.0],
+        condition=[1.0, 1500.0],
+        autocorrelation_error=[0.001, 0.75],
+        is_spurious=[False, True],
+    )
+    head, *rows, note = cells(residuals_text(residuals))
+    assert head == ["mode", "eigenvalue", "(EDMD)", "residual", "condition", "autocorr.", "error"]
+    assert rows == [
+        ["1", "0.9000", "0.0123", "1", "0.001"],
+        ["2", "0.5000+0.2500i", "2", "1.5e+03", "0.75", "SPURIOUS"],
+    ]
+    assert " ".join(note) == "how to read it"
+
+
+def test_scan_says_timescales_with_intervals_and_unit():
+    times = np.array([[np.inf, 10.0, 5.0, 2.0, 1.0], [np.inf, 12.0, 6.0, 3.0, 2.0]])
+    sides = {"timescales": times, "timescales_lower": times - 0.5, "timescales_upper": times + 0.5}
+    scan = xr.Dataset(
+        {name: (("lag", "mode"), values) for name, values in sides.items()},
+        coords={"lag": [1, 4], "mode": np.arange(1, 6), "lag_time": ("lag", [0.5, 2.0])},
+        attrs={"time_unit": "ns", "recommended_lag": 4},
+    )
+    head, first, second, last = scan_text(scan).splitlines()
+    assert head.split() == ["lag", "[ns]"] + [word for i in (2, 3, 4) for word in ("timescale", str(i), "[ns]")]
+    assert " ".join(first.split()) == "1 0.5 10 (9.5, 10.5) 5 (4.5, 5.5) 2 (1.5, 2.5)"
+    assert " ".join(second.split()).startswith("4 2 12 (11.5, 12.5)")
+    assert last == "recommended lag: 4 frames (shortest on the plateau)"
+    assert scan_text(scan.isel(mode=slice(2))).splitlines()[0].split() == ["lag", "[ns]", "timescale", "2", "[ns]"]
+
+
+def test_intervals_say_their_level_bounds_and_unit():
+    bounds = [[0.5, 0.75], [0.25, 0.5]]
+    names = ("canonical_singular_values", "singular_values", "eigenvalue_modulus", "timescales")
+    intervals = xr.Dataset(
+        {name: (("mode", "bound"), np.multiply(i, bounds)) for i, name in enumerate(names, start=1)},
+        coords={"mode": [1, 2]},
+        attrs={"level": 0.9, "time_unit": "ps"},
+    )
+    level, head, first, _ = intervals_text(intervals).splitlines()
+    assert level == "90 % intervals"
+    assert head.split() == ["mode", "canonical", "K_matrix", "|eigenvalue|", "timescale", "[ps]"]
+    assert " ".join(first.split()) == "1 (0.5, 0.75) (1, 1.5) (1.5, 2.25) (2, 3)"
+    few = intervals_text(intervals[["singular_values"]]).splitlines()
+    assert few[1].split() == ["mode", "K_matrix"]
+
+
+def test_tables_import_nothing_heavy():
+    """The types that are named for the reader are not imported when the file runs."""
+    code = (
+        "import sys, types; package = types.ModuleType('koopman_lora'); package.__path__ = [sys.argv[1]];"
+        "sys.modules['koopman_lora'] = package; import koopman_lora.tables; print('torch' in sys.modules)"
+    )
+    import koopman_lora
+
+    command = [sys.executable, "-c", code, koopman_lora.__path__[0]]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "False\n"
