@@ -163,6 +163,10 @@ class KoopmanAnalysis:
             )
         )
 
+    def was_fitted_to(self, X: Any) -> bool:
+        """Whether these trajectories give the very pairs of the fit, by their fingerprint."""
+        return self._pairs_of(X).fingerprint() == self.fitted.fingerprint
+
     def _pairs_of(self, X: Any) -> LaggedPairs:
         clock = self.clock
         if isinstance(X, LaggedPairs):
@@ -217,7 +221,7 @@ class KoopmanAnalysis:
         return select_n_modes(self.validation(), energy=energy, level=level, seed=self.fitted.seed)
 
     def scan_lags(self, X: Any, lags: Sequence[int], bootstrap: Bootstrap | None = None) -> xr.Dataset:
-        """Timescales of the fitted features against the lag, and the shortest lag on the plateau, see `kl.scan_lags`."""
+        """Timescales of these features against the lag, and the shortest lag on the plateau, see `kl.scan_lags`."""
         return scan_lags(self, X, lags, bootstrap=self._bootstrap(bootstrap))
 
     def residuals(self, tolerance: float = 0.1) -> xr.Dataset:
@@ -228,7 +232,7 @@ class KoopmanAnalysis:
     # --------------------------------------------------------------------------------------- what the modes are for
 
     def eigen_analysis(self, method: str = "operator", bootstrap: Bootstrap | None = None) -> xr.Dataset:
-        """Eigenvalues, left and right eigenfunctions, timescales and frequencies, with intervals where a bootstrap is given.
+        """Eigenvalues, left and right eigenfunctions, timescales and frequencies; intervals where a bootstrap is given.
 
         See `kl.eigen_analysis`.
         """

@@ -1,4 +1,4 @@
-"""A fitted analysis in a folder: safetensors, NetCDF and JSON, versioned; no code, and nothing of another fit mixed in."""
+"""A fitted analysis in a folder: safetensors, NetCDF and JSON, versioned; no code, nothing of another fit mixed in."""
 
 from __future__ import annotations
 

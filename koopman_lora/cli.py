@@ -11,26 +11,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 from safetensors import SafetensorError
 
 from koopman_lora import systems
-from koopman_lora.comparison import (
-    compare_singular_values,
-    eigenpair_residuals,
-    training_findings,
-)
-from koopman_lora.data.pairs import LaggedPairs, lagged_pairs, open_trajectories, split_pairs
+from koopman_lora.analysis import KoopmanAnalysis, open_analysis
+from koopman_lora.bootstrap import Bootstrap
+from koopman_lora.data.files import open_trajectories
 from koopman_lora.demo import prepare_folder, run_demo
 from koopman_lora.estimator import KoopmanLoRA
-from koopman_lora.intervals import bootstrap_intervals
-from koopman_lora.io import load_model, save_dataset, save_model
-from koopman_lora.model import KoopmanLoRAModel
-from koopman_lora.moments import Moments, estimate_moments
-from koopman_lora.refinement import validate
-from koopman_lora.scores import validation_scores
-from koopman_lora.selection import scan_lags, select_n_modes
-from koopman_lora.spectrum import model_spectrum
+from koopman_lora.findings import training_findings
+from koopman_lora.io import save_dataset
 from koopman_lora.svd.neural_svd import NeuralSVD
 from koopman_lora.tables import (
     comparison_text,
@@ -47,7 +37,7 @@ from koopman_lora.tables import (
 # Argument of KoopmanLoRA -> what it is, for the help; the flags of `fit` in this order.
 _FIT_FLAGS = {
     "n_modes": "number of modes, the constant one counts",
-    "lag": "lag in frames",
+    "lag": "lag in frames; 1 where it is not given",
     "n_epochs": "passes over the data; enough for 950 steps where it is not given",
     "batch_size": "pairs in a step",
     "learning_rate": "highest rate of Adam",
@@ -143,7 +133,7 @@ def _add_fit(commands: Any) -> None:
     fit.add_argument("data", help="trajectories: .nc, .zarr or .npy")
     fit.add_argument("--out", required=True, help="folder to write")
     defaults = inspect.signature(KoopmanLoRA).parameters
-    types = {"n_epochs": int, "patience": int, "dt": float, "time_unit": str}
+    types = {"lag": int, "n_epochs": int, "patience": int, "dt": float, "time_unit": str}
     for name, text in _FIT_FLAGS.items():
         default = defaults[name].default
         text = text if default is None else f"{text} (default: {default})"
@@ -164,29 +154,27 @@ def _fit(a: argparse.Namespace) -> None:
     options = {name: getattr(a, name) for name in (*_FIT_FLAGS, "hidden_dims", "shared_encoder", "refine")}
     options["nesting"] = None if a.nesting == "none" else a.nesting
     estimator = KoopmanLoRA(**options, progress=True).fit(_open_data(a.data))
-    save_model(estimator.model_, folder / "model.safetensors")
-    save_dataset(estimator.spectrum_, folder / "spectrum.nc")
-    save_dataset(estimator.training_.history, folder / "history.nc")
+    estimator.save(folder)
     print(spectrum_table(estimator.spectrum_))
     if estimator.refinement_ is not None:
         print("\n" + refinement_text(estimator.refinement_))
-    if estimator.training_.held_out is not None:
+    if estimator.training_.split.held_out is not None:
         print(scores_text(estimator.scores()))
     for finding in estimator.findings_:
         print(f"before refinement, {finding_text(finding)}")
-    print(f"\nmodel, spectrum and history are in {folder}/")
+    print(f"\nthe analysis is in {folder}/: ask it with koopman-lora spectrum {folder}, or kl.open_analysis")
 
 
 def _add_spectrum(commands: Any) -> None:
     spectrum = commands.add_parser(
         "spectrum",
-        help="spectrum of a fitted model on trajectories, and how far to trust it",
-        description="Spectrum of a fitted model on trajectories, and how far to trust it. With the data, held_out and "
-        "seed of the fit, the held-out pairs are those that the fit held out.",
+        help="spectrum of a fitted analysis, and how far to trust it",
+        description="Spectrum of a fitted analysis, and how far to trust it. Trajectories are needed only for "
+        "--scan-lags; those of another run show the same features on data that nothing was fitted to.",
     )
     add = spectrum.add_argument
-    add("model", help="model.safetensors")
-    add("data", help="trajectories: .nc, .zarr or .npy")
+    add("analysis", help="folder that `koopman-lora fit` wrote")
+    add("data", nargs="?", help="trajectories: .nc, .zarr or .npy")
     add("--out", help=".nc or .zarr file to write")
     add("--diagnose", action="store_true", help="print learned against empirical values, the verdict, and findings")
     add("--scores", action="store_true", help="print held-out VAMP-1, VAMP-2 and VAMP-E")
@@ -194,10 +182,10 @@ def _add_spectrum(commands: Any) -> None:
     add("--residuals", action="store_true", help="print residuals and condition numbers of the eigenpairs")
     add("--scan-lags", type=int, nargs="+", metavar="LAG", help="print timescales with intervals at these lags")
     add("--intervals", metavar="FILE", help="print bootstrap intervals and write them to a .nc or .zarr file")
-    _add_defaults(spectrum, bootstrap_intervals, ("level", "n_resamples", "seed"))
-    _add_defaults(spectrum, split_pairs, ("held_out",))
-    _add_defaults(spectrum, select_n_modes, ("energy",))
-    _add_defaults(spectrum, eigenpair_residuals, ("tolerance",))
+    add("--seed", type=int, help="of the bootstrap; that of the fit where it is not given")
+    _add_defaults(spectrum, Bootstrap, ("level", "n_resamples"))
+    _add_defaults(spectrum, KoopmanAnalysis.select_n_modes, ("energy",))
+    _add_defaults(spectrum, KoopmanAnalysis.residuals, ("tolerance",))
     spectrum.set_defaults(run=_spectrum)
 
 
@@ -211,49 +199,44 @@ def _add_defaults(parser: argparse.ArgumentParser, function: Any, names: Sequenc
 def _spectrum(a: argparse.Namespace) -> None:
     for path in (a.out, a.intervals):
         _check_ending(path)
-    model, data = _load_model(a.model), _open_data(a.data)
-    pairs = lagged_pairs(data, model.lag, check_constant=False)
-    moments = estimate_moments(model.f, model.g, pairs)
-    result = model_spectrum(model, moments)
-    print(spectrum_table(result))
-    svals = result["svals"].values if "svals" in result else None
-    physical = {"lag": model.lag, "dt": model.dt, "time_unit": model.time_unit}
-    bootstrap = {"n_resamples": a.n_resamples, "seed": a.seed}
-    if a.diagnose or a.scores or a.select_n_modes or a.residuals:
-        _print_trust(a, model, pairs, moments, svals)
+    if a.scan_lags and a.data is None:
+        raise ValueError("--scan-lags needs the trajectories: koopman-lora spectrum FOLDER DATA --scan-lags ...")
+    analysis, data = _open(a.analysis, a.data)
+    bootstrap = Bootstrap(a.n_resamples, a.level, analysis.fitted.seed if a.seed is None else a.seed)
+    print(spectrum_table(analysis.spectrum))
+    _print_trust(a, analysis, bootstrap)
     if a.scan_lags:
-        print("\n" + scan_text(scan_lags(_fitted(model), data, a.scan_lags, **bootstrap)))
+        print("\n" + scan_text(analysis.scan_lags(data, a.scan_lags, bootstrap)))
     if a.intervals:
-        intervals = bootstrap_intervals(moments, svals, **physical, **bootstrap, level=a.level)
+        intervals = analysis.intervals(bootstrap)
         print(f"\n{intervals_text(intervals)}\nwrote {save_dataset(intervals, a.intervals)}")
     if a.out:
-        print(f"\nwrote {save_dataset(result, a.out)}")
+        print(f"\nwrote {save_dataset(analysis.spectrum, a.out)}")
 
 
-def _print_trust(
-    a: argparse.Namespace, model: KoopmanLoRAModel, pairs: LaggedPairs, moments: Moments, svals: np.ndarray | None
-) -> None:
-    """Print what needs held-out pairs."""
-    train, test = split_pairs(pairs, a.held_out, seed=a.seed)
-    validation = validate(model, train, test)
+def _print_trust(a: argparse.Namespace, analysis: KoopmanAnalysis, bootstrap: Bootstrap) -> None:
     if a.diagnose:
-        options = {"lag": model.lag, "dt": model.dt, "time_unit": model.time_unit, "n_resamples": a.n_resamples}
-        comparison = compare_singular_values(moments, svals, validation, **options, seed=a.seed)
-        print("\n" + "\n".join([comparison_text(comparison), *map(finding_text, training_findings(moments, svals))]))
+        print("\n" + comparison_text(analysis.diagnose(bootstrap)))
+        for finding in training_findings(analysis.moments, analysis.model.svals_array()):
+            print(finding_text(finding))
     if a.scores:
-        print("\n" + scores_text(validation_scores(validation)))
+        print("\n" + scores_text(analysis.scores()))
     if a.select_n_modes:
-        print("\n" + selection_text(select_n_modes(validation, energy=a.energy, level=a.level, seed=a.seed)))
+        print("\n" + selection_text(analysis.select_n_modes(a.energy, a.level)))
     if a.residuals:
-        parts = (estimate_moments(model.f, model.g, part) for part in (train, test))
-        print("\n" + residuals_text(eigenpair_residuals(*parts, a.tolerance)))
+        print("\n" + residuals_text(analysis.residuals(a.tolerance)))
 
 
-def _fitted(model: KoopmanLoRAModel) -> KoopmanLoRA:
-    """An estimator with a model that was fitted before, as `scan_lags` wants it."""
-    estimator = KoopmanLoRA(model.n_modes, model.lag, dt=model.dt, time_unit=model.time_unit)
-    estimator.model_ = model
-    return estimator
+def _open(folder: str, path: str | None) -> tuple[KoopmanAnalysis, Any]:
+    """The analysis, and the trajectories where a path is given: those of the fit, or others that it is applied to."""
+    analysis = _read(open_analysis, folder, "a folder that `koopman-lora fit` wrote")
+    if path is None:
+        return analysis, None
+    data = _open_data(path)
+    if analysis.was_fitted_to(data):
+        return analysis, data
+    print(f"{path} is not what the model was fitted to: nothing below was trained on, or held out.\n")
+    return analysis.applied_to(data), data
 
 
 def _check_ending(path: str | None) -> None:
@@ -264,10 +247,6 @@ def _check_ending(path: str | None) -> None:
 
 def _open_data(path: str) -> Any:
     return _read(open_trajectories, path, "trajectories in .nc, .zarr or .npy")
-
-
-def _load_model(path: str) -> KoopmanLoRAModel:
-    return _read(load_model, path, "the model.safetensors that `koopman-lora fit` wrote")
 
 
 def _read(read: Any, path: str | pathlib.Path, wanted: str) -> Any:
@@ -306,6 +285,8 @@ def _load_matrix(path: pathlib.Path) -> Any:
     if not path.exists():
         raise FileNotFoundError(f"matrix {str(path)!r} does not exist; give a .npy or .npz file.")
     if path.suffix == ".npz":
+        import scipy.sparse
+
         return scipy.sparse.load_npz(path)
     if path.suffix == ".npy":
         return np.load(path, allow_pickle=False)

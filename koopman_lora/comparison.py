@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import xarray as xr
 
@@ -59,7 +57,8 @@ def compare_singular_values(
     -------
     Dataset
         Per mode: `learned`, `learned_operator`, `K_matrix`, `canonical`, `canonical_held_out` and its standard error
-        `held_out_error`, `canonical_interval`, `ratio` (K_matrix / learned), `cluster`; per cause: `size`; attributes: `verdict`, `remedy`, the guide's checks (`is_decreasing`, `is_in_unit_interval`, `elbow`),
+        `held_out_error`, `canonical_interval`, `ratio` (K_matrix / learned), `cluster`; per cause: `size`;
+        attributes: `verdict`, `remedy`, the guide's checks (`is_decreasing`, `is_in_unit_interval`, `elbow`),
         `ratio_mean`, `ratio_std`, `cond_M_f`, `cond_M_g`, `deviation_M_f`, `deviation_M_g`, `loss_gap`.
         `comparison_text` makes it readable.
 

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from koopman_lora.estimator import KoopmanLoRA
-from koopman_lora.io import save_dataset, save_model
+from koopman_lora.io import save_dataset
 from koopman_lora.plots import plot_history, plot_singular_functions, plot_spectrum
 from koopman_lora.systems import FourWellLandscape2D, ReferenceSpectrum
 from koopman_lora.tables import spectrum_table
@@ -36,12 +36,10 @@ def run_demo(out: str | os.PathLike = "runs/demo", progress: bool = True) -> xr.
     reference = system.spectrum(lag=1, n_modes=8)
     estimator = KoopmanLoRA(n_modes=8, lag=1, seed=0, progress=progress).fit(trajectories)
     save_dataset(trajectories, folder / "trajectories.nc")
-    save_model(estimator.model_, folder / "model.safetensors")
-    save_dataset(estimator.spectrum_, folder / "spectrum.nc")
-    save_dataset(estimator.training_.history, folder / "history.nc")
+    estimator.save(folder)
     _draw(estimator, reference, folder)
     print(spectrum_table(estimator.spectrum_, reference))
-    print(f"\ntrajectories, model, spectrum, history and pictures are in {folder}/")
+    print(f"\ntrajectories, analysis and pictures are in {folder}/")
     return estimator.spectrum_
 
 

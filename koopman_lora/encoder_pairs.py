@@ -120,7 +120,7 @@ class EncoderPair(nn.Module):
         return self.head_g
 
     def head_matrices(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Last layers of f and g as coefficients (1 + width, n_features) on (1, last hidden layer); `x` is any state."""
+        """Last layers of f and g as coefficients (1 + width, n_features) on (1, hidden layer); `x` is any state."""
         head_f = find_head(self.module_f, x[:1])
         head_g = self.head_g if self.head_g is not None else find_head(self.module_g, x[:1])
         return _head_matrix(head_f), _head_matrix(head_g)
@@ -192,7 +192,7 @@ class PairedMLP(nn.Module):
         return self._hidden(x_next.flatten(1)[None], 1)[0]
 
     def head_matrices(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Last layers of f and g as coefficients (1 + width, n_features) on (1, last hidden layer); `x` is not needed."""
+        """Last layers of f and g as coefficients (1 + width, n_features) on (1, hidden layer); no need for `x`."""
         f, g = torch.cat([self.biases[-1], self.weights[-1]], dim=1).detach()
         return f, g
 

@@ -1,4 +1,4 @@
-"""`Moments`, the waist of the package: second moments of any two feature maps, per block of data, and pure maps of them.
+"""`Moments`, the waist of the package: second moments of two feature maps, per block of data, and pure maps of them.
 
 Everything downstream is a function of moments. They carry their clock, add, and can be resampled along a leading axis.
 """

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from koopman_lora._labels import LAG, MODE
+from koopman_lora._labels import EDMD_MODE, LAG, MODE
 
 if TYPE_CHECKING:
-    from koopman_lora.comparison import Finding
+    from koopman_lora.findings import Finding
     from koopman_lora.refinement import RefinementResult
     from koopman_lora.scores import Scores
     from koopman_lora.systems import ReferenceSpectrum
@@ -57,18 +57,20 @@ _COMPARED = {
     "canonical": "canonical",
     "held out": "canonical_held_out",
     "std.err": "held_out_error",
-    "[95 %": "lower",
-    "95 %]": "upper",
-    "ratio": "ratio",
 }
 
 
 def comparison_text(comparison: xr.Dataset) -> str:
     """Readable text of `compare_singular_values`: the table, the causes by size, the verdict and the remedy."""
     a = comparison.attrs
+    level = f"{100 * a['level']:g} %"
+    lower, upper = comparison["canonical_interval"].values
     columns = {
         "mode": _cells(comparison[MODE], "d"),
         **{head: _cells(comparison[name]) for head, name in _COMPARED.items()},
+        f"[{level}": _cells(lower),
+        f"{level}]": _cells(upper),
+        "ratio": _cells(comparison["ratio"]),
         "cluster": _cells(comparison["cluster"], "d"),
     }
     sizes = comparison["size"].to_series().sort_values(ascending=False)
@@ -131,10 +133,10 @@ def selection_text(selection: xr.Dataset) -> str:
 def residuals_text(residuals: xr.Dataset) -> str:
     """Table of `eigenpair_residuals`, spurious eigenpairs flagged, and the note on how to read it."""
     columns = {
-        "mode": _cells(residuals[MODE], "d"),
-        "eigenvalue (EDMD)": [_complex_text(value) for value in residuals["eigenvalues"].values],
+        "mode": _cells(residuals[EDMD_MODE], "d"),
+        "eigenvalue (EDMD)": [_complex_text(value) for value in residuals["edmd_eigenvalues"].values],
         "residual": _cells(residuals["residual"], ".3g"),
-        "condition": _cells(residuals["condition"], ".3g"),
+        "condition": _cells(residuals["eigenvalue_condition"], ".3g"),
         "autocorr. error": _cells(residuals["autocorrelation_error"], ".3g"),
         "": ["SPURIOUS" if flag else "" for flag in residuals["is_spurious"].values],
     }
@@ -144,11 +146,11 @@ def residuals_text(residuals: xr.Dataset) -> str:
 def scan_text(scan: xr.Dataset) -> str:
     """Table of `scan_lags`: the slowest three timescales with their intervals at each lag, and the recommended lag."""
     unit = scan.attrs["time_unit"]
-    columns = {"lag": _cells(scan[LAG], "d"), f"[{unit}]": _cells(scan["lag_time"], "g")}
+    columns = {"lag": _cells(scan[LAG], "d"), f"({unit})": _cells(scan["lag_time"], "g")}
     for i, mode in enumerate(scan[MODE].values[1:4], start=1):
-        sides = (scan[f"timescales{suffix}"].values[:, i] for suffix in ("", "_lower", "_upper"))
-        columns[f"timescale {mode} [{unit}]"] = [
-            f"{t:.4g} ({low:.4g}, {high:.4g})" for t, low, high in zip(*sides, strict=True)
+        times, bounds = scan["timescales"].values[:, i], scan["timescales_interval"].values[:, :, i].T
+        columns[f"timescale {mode} ({unit})"] = [
+            f"{t:.4g} ({low:.4g}, {high:.4g})" for t, (low, high) in zip(times, bounds, strict=True)
         ]
     return (
         f"{_columns_text(columns)}\nrecommended lag: {scan.attrs['recommended_lag']} frames (shortest on the plateau)"
@@ -161,12 +163,12 @@ def intervals_text(intervals: xr.Dataset) -> str:
         "canonical": "canonical_singular_values",
         "K_matrix": "singular_values",
         "|eigenvalue|": "eigenvalue_modulus",
-        f"timescale [{intervals.attrs['time_unit']}]": "timescales",
+        f"timescale ({intervals.attrs['time_unit']})": "timescales",
     }
     columns = {"mode": _cells(intervals[MODE], "d")}
     for head, name in names.items():
-        if name in intervals:
-            columns[head] = [f"({low:.4g}, {high:.4g})" for low, high in intervals[name].values]
+        if f"{name}_interval" in intervals:
+            columns[head] = [f"({low:.4g}, {high:.4g})" for low, high in intervals[f"{name}_interval"].values.T]
     return f"{100 * intervals.attrs['level']:g} % intervals\n{_columns_text(columns)}"
 
 

@@ -159,6 +159,7 @@ class TrainingLoop:
         self.records: list[dict[str, Any]] = []
 
     def configure(self, n_epochs: int | None, batch_size: int) -> None:
+        """Set up optimiser, schedule and the data in memory."""
         # no batch smaller than n_modes, also where few pairs are cut into parts of equal size
         self.steps_per_epoch = max(1, min(round(len(self.train) / batch_size), len(self.train) // self.model.n_modes))
         self.n_epochs = n_epochs or max(5, math.ceil(MIN_STEPS / self.steps_per_epoch))
@@ -180,6 +181,7 @@ class TrainingLoop:
             self.x, self.x_next = self.model.prepare(self.train.x), self.model.prepare(self.train.x_next)
 
     def run(self, split: Split, progress: bool) -> TrainingResult:
+        """Train; the best state is in the model afterwards."""
         best, chosen, state, stop_reason = None, None, None, "finished"
         start = time.perf_counter()
         bar = tqdm(range(1, self.n_epochs + 1), desc="training", unit="epoch", disable=not progress)

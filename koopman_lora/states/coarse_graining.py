@@ -114,8 +114,8 @@ def macroscopic_model(
     Dataset
         - `transition_matrix` and `counts` (state, state_next), `rates` (probability of a jump per time),
           `stationary_distribution`, `populations` (mean memberships), `metastability` (trace of the matrix),
-          `eigenvalues` and `timescales` (mode, that of the constant first), `mean_first_passage_times` (state, target), `committors`
-          (source, target, state; NaN for source = target);
+          `eigenvalues` and `timescales` (mode, that of the constant first), `mean_first_passage_times` (state, target),
+          `committors` (source, target, state; NaN for source = target);
         - with a bootstrap and more than one block, `<name>_interval` (bound, ...) of matrix, stationary distribution,
           metastability, timescales and mean first-passage times: percentiles, because entries of the matrix lie at 0
           and passage times may be infinite;

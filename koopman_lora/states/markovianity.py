@@ -47,7 +47,8 @@ def chapman_kolmogorov(
     Raises
     ------
     ValueError
-        For fewer than 2 lags, lags that are no multiples of the smallest, unknown lags, or moments of different features or frames.
+        For fewer than 2 lags, unknown ones, or lags that are no multiples of the smallest; for moments of different
+        features or frames.
 
     Examples
     --------
