@@ -185,7 +185,7 @@ def test_dataset_holds_every_stage_and_survives_a_file(tmp_path):
     exact = np.linalg.svd(H, compute_uv=False)[:3]
     for name in ("trained", "column_norms", "ritz", "exact"):
         np.testing.assert_allclose(data[f"singular_values_{name}"], exact, rtol=1e-3)
-    assert data.sizes["step"] == svd.n_steps_ == data.attrs["n_steps"]
+    assert data.sizes["iteration"] == svd.n_steps_ == data.attrs["n_steps"]
     assert data["training_error"][-1] == pytest.approx(svd.errors_["eckart_young"], rel=1e-3)
     save_dataset(data, tmp_path / "result.nc")
     np.testing.assert_array_equal(load_dataset(tmp_path / "result.nc")["U"], svd.U_)

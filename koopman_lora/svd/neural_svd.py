@@ -293,8 +293,8 @@ class NeuralSVD(BaseEstimator):
             - `singular_values_trained` (`|diag(U^H H V)|` of the trained factors), `singular_values_column_norms` (the
               other extraction), `singular_values_ritz` with `residuals_ritz`: what each stage gave, before polishing;
             - `singular_values_exact`: LAPACK's, where affordable;
-            - `core`: `|U^H H V|` (mode, mode_), diagonal for a true SVD;
-            - `loss` and `training_error` (step): relative error of the leading modes as they are trained; for
+            - `core`: `|U^H H V|` (mode, mode_column), diagonal for a true SVD;
+            - `loss` and `training_error` (iteration): relative error of the leading modes as they are trained; for
               sampled training an estimate from the sample;
             - `error_...`: the entries of `errors_`. Settings and counts are attributes.
         """

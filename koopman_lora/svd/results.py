@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from koopman_lora._labels import COLUMN, MODE, ROW, STEP, labelled
+from koopman_lora._labels import COLUMN, ITERATION, MODE, MODE_COLUMN, ROW, labelled
 from koopman_lora._linalg import conjugate_transpose
 from koopman_lora.svd.factor_training import TrainedFactors
 from koopman_lora.svd.orthogonality import orthogonality_error
@@ -115,9 +115,9 @@ def label_result(
         "singular_values_column_norms": (MODE, trained.svals_norms[:k].numpy() * norm),
         "singular_values_ritz": (MODE, trained.ritz.values[:k].numpy() * norm),
         "residuals_ritz": (MODE, trained.ritz.residuals[:k].numpy() * norm),
-        "core": ((MODE, "mode_"), np.abs(diagnosis.core)),
-        "loss": (STEP, np.asarray(trained.losses)),
-        "training_error": (STEP, np.asarray(trained.errors)),
+        "core": ((MODE, MODE_COLUMN), np.abs(diagnosis.core)),
+        "loss": (ITERATION, np.asarray(trained.losses)),
+        "training_error": (ITERATION, np.asarray(trained.errors)),
     }
     if diagnosis.exact is not None:
         variables["singular_values_exact"] = (MODE, diagnosis.exact[:k])
