@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from known_matrices import DECAYS, DTYPES, check_against_lapack, decaying, normal, with_singular_values
+from scipy.sparse.linalg import aslinearoperator
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 from koopman_lora.io import load_dataset, save_dataset
+from koopman_lora.svd import norms
 from koopman_lora.svd.neural_svd import NeuralSVD
 from koopman_lora.svd.orthogonality import ORTHOGONALITIES
 from koopman_lora.svd.phases import fix_phases
@@ -189,6 +191,35 @@ def test_dataset_holds_every_stage_and_survives_a_file(tmp_path):
     assert data["training_error"][-1] == pytest.approx(svd.errors_["eckart_young"], rel=1e-3)
     save_dataset(data, tmp_path / "result.nc")
     np.testing.assert_array_equal(load_dataset(tmp_path / "result.nc")["U"], svd.U_)
+
+
+# ---------------------------------------------------------------------------------------------- what it prints
+
+
+def test_print_of_a_fitted_one_says_what_it_is():
+    H = decaying("0.9", 300, 200, "complex64")
+    svd = NeuralSVD(n_modes=40, phase="reference", reference=np.eye(300, 40)).fit(H)
+    lines = str(svd).splitlines()
+    assert len(lines) <= 20
+    assert max(map(len, lines)) <= 120
+    assert str(svd).startswith(repr(svd))
+    leading = " ".join(f"{value:.4g}" for value in svd.singular_values_[:6])
+    errors = svd.errors_
+    for text in (
+        "300 x 200, complex64; 40 of 200 modes",
+        f"{leading} ...",
+        f"reconstruction {errors['reconstruction']:.3g} (optimum {errors['eckart_young']:.3g})",
+        f"U {errors['orthogonality_u']:.1g}, of V {errors['orthogonality_v']:.1g}",
+        f"converged, after {svd.n_steps_} steps",
+    ):
+        assert text in str(svd)
+
+
+def test_print_claims_nothing_that_is_unknown(monkeypatch):
+    assert str(NeuralSVD(n_modes=3)) == repr(NeuralSVD(n_modes=3))
+    monkeypatch.setattr(norms, "EXACT_NORM_PRODUCTS", 10)
+    svd = NeuralSVD(n_modes=1).fit(aslinearoperator(np.outer(np.ones(30), np.ones(20))))
+    assert "reconstruction not resolved (optimum not computed)" in str(svd)
 
 
 # ---------------------------------------------------------------------------------------------- refusals

@@ -28,7 +28,7 @@ from koopman_lora.svd.options import check_options, check_options_for, check_sam
 from koopman_lora.svd.phases import fix_phases
 from koopman_lora.svd.polishing import polish
 from koopman_lora.svd.products import MatrixProducts
-from koopman_lora.svd.results import Decomposition, diagnose, label_result
+from koopman_lora.svd.results import Decomposition, describe_result, diagnose, label_result
 from koopman_lora.svd.triples import count_wanted
 
 # First trial rank for `energy`; doubled until the energy is reached.
@@ -282,6 +282,10 @@ class NeuralSVD(BaseEstimator):
             n_steps=self.n_steps_,
             n_polish_steps=self.n_polish_steps_,
         )
+
+    def __str__(self) -> str:
+        settings = repr(self)
+        return f"{settings}\n{describe_result(self.result_)}" if hasattr(self, "result_") else settings
 
     def to_dataset(self) -> xr.Dataset:
         """The result with labels.

@@ -1,4 +1,4 @@
-"""What a decomposition is worth: its errors and, with labels, as a Dataset."""
+"""What a decomposition is worth: its errors, with labels as a Dataset, and in a few lines of text."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from koopman_lora.svd.products import MatrixProducts, widen
 # LAPACK's singular values, for the Eckart-Young optimum, are computed up to this size of the shorter side and this many
 # entries: about a second.
 EXACT_SIDE, EXACT_ENTRIES = 1024, 4_000_000
+# Singular values in the text.
+N_LISTED = 6
 
 
 class Decomposition(NamedTuple):
@@ -123,3 +125,29 @@ def label_result(
         variables["singular_values_exact"] = (MODE, diagnosis.exact[:k])
     variables |= {f"error_{name}": ((), value) for name, value in diagnosis.errors.items()}
     return labelled(variables, attrs)
+
+
+def describe_result(result: xr.Dataset) -> str:
+    """Shape, leading singular values, errors and why training stopped, in four lines."""
+    values, n_modes = result["singular_values"].values, result.sizes[MODE]
+    listed = " ".join(f"{value:.4g}" for value in values[:N_LISTED]) + (" ..." if n_modes > N_LISTED else "")
+    M, N = result.sizes[ROW], result.sizes[COLUMN]
+    counts = f"{result.attrs['n_steps']} steps and {result.attrs['n_polish_steps']} polishing steps"
+    return "\n".join(
+        [
+            f"  matrix           {M} x {N}, {result['U'].dtype}; {n_modes} of {min(M, N)} modes",
+            f"  singular values  {listed}",
+            f"  errors           {_describe_errors(result)}",
+            f"  stopped because  {result.attrs['stop_reason']}, after {counts}",
+        ]
+    )
+
+
+def _describe_errors(result: xr.Dataset) -> str:
+    reconstruction, best, left, right = (
+        float(result[f"error_{name}"])
+        for name in ("reconstruction", "eckart_young", "orthogonality_u", "orthogonality_v")
+    )
+    optimum = "optimum not computed" if np.isnan(best) else f"optimum {best:.3g}"
+    error = "not resolved" if np.isnan(reconstruction) else f"{reconstruction:.3g}"
+    return f"reconstruction {error} ({optimum}), orthogonality of U {left:.1g}, of V {right:.1g}"
