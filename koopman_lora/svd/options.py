@@ -19,7 +19,15 @@ _POSITIVE = ("lam", "tolerance", "learning_rate")
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Raise a ValueError for options, as `NeuralSVD.get_params` gives them, that make no sense for any matrix."""
+    """Raise a ValueError for options, as `NeuralSVD.get_params` gives them, that make no sense for any matrix.
+
+    Examples
+    --------
+    >>> from koopman_lora.svd.neural_svd import NeuralSVD
+    >>> check_options(NeuralSVD(energy=2.0).get_params())
+    Traceback (most recent call last):
+    ValueError: energy must be in (0, 1]; got 2.0.
+    """
     for name, allowed in _WORDS.items():
         if options[name] not in allowed:
             raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {options[name]!r}.")
@@ -43,7 +51,16 @@ def _check_rank(n_modes: int | None, energy: float | None) -> None:
 
 
 def check_options_for(H: MatrixProducts, options: Mapping[str, Any]) -> None:
-    """Raise a ValueError for options that make no sense for this matrix."""
+    """Raise a ValueError for options that make no sense for this matrix.
+
+    Examples
+    --------
+    >>> from koopman_lora.svd.inputs import as_products
+    >>> from koopman_lora.svd.neural_svd import NeuralSVD
+    >>> check_options_for(as_products(np.eye(3)), NeuralSVD(n_modes=4).get_params())
+    Traceback (most recent call last):
+    ValueError: n_modes must be at most min(M, N)=3; got 4.
+    """
     n_modes = options["n_modes"]
     if n_modes is not None and n_modes > min(H.shape):
         raise ValueError(f"n_modes must be at most min(M, N)={min(H.shape)}; got {n_modes}.")
@@ -62,7 +79,13 @@ def _check_sample(sample: tuple[int, int], H: MatrixProducts) -> None:
 
 
 def check_same_kind(H: MatrixProducts, shape: tuple[int, int], is_complex: bool) -> None:
-    """Raise a ValueError unless a matrix to follow has the shape and the kind of the one before."""
+    """Raise a ValueError unless a matrix to follow has the shape and the kind of the one before.
+
+    Examples
+    --------
+    >>> from koopman_lora.svd.inputs import as_products
+    >>> check_same_kind(as_products(np.eye(3)), (3, 3), is_complex=False)
+    """
     if H.shape != shape or H.torch_dtype.is_complex != is_complex:
         kind = "complex" if is_complex else "real"
         raise ValueError(
