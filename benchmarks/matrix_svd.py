@@ -17,7 +17,7 @@ from scipy.sparse.linalg import LinearOperator, svds
 from sklearn.utils.extmath import randomized_svd
 
 from koopman_lora.svd.neural_svd import NeuralSVD
-from koopman_lora.svd.products import ORTHOGONALITIES
+from koopman_lora.svd.orthogonality import ORTHOGONALITIES
 
 DECAYS = {
     "0.97^i": lambda i: 0.97**i,

@@ -44,7 +44,7 @@ def plot_matrix_svals(result: xr.Dataset, ax: Axes | None = None) -> Axes:
 def plot_matrix_training(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Relative reconstruction error of the leading modes against the training step."""
     ax = make_axis(ax)
-    ax.plot(result["step"], result["training_error"], color=BLUE)
+    ax.plot(result["iteration"], result["training_error"], color=BLUE)
     ax.set(xlabel="step", ylabel="relative reconstruction error", yscale="log")
     ax.set_title(f"Training, stopped because: {result.attrs['stop_reason']}")
     set_whole_ticks(ax.xaxis)

@@ -18,35 +18,21 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from torch import Tensor
 
-from koopman_lora._labels import MODE, provenance
+from koopman_lora._labels import provenance
 from koopman_lora._linalg import conjugate_transpose
-from koopman_lora.encoders import check_hidden_dims, make_activation
-from koopman_lora.svd.products import (
-    ORTHOGONALITIES,
-    PHASES,
-    MatrixProducts,
-    as_products,
-    fix_phases,
-    modes_for_energy,
-    orthogonality_error,
-    polish,
-)
-from koopman_lora.svd.training import (
-    PARAMETRIZATIONS,
-    EmbeddingFactor,
-    Factor,
-    FactorTrainer,
-    FeatureFactor,
-    TableFactor,
-    TrainedFactors,
-)
+from koopman_lora.svd.factor_training import TrainedFactors, train_on_all, train_on_samples
+from koopman_lora.svd.factors import Factor, FeatureFactor, make_factors
+from koopman_lora.svd.inputs import as_features, as_products, feature_tensor
+from koopman_lora.svd.objective import FactorObjective
+from koopman_lora.svd.options import check_options, check_options_for, check_same_kind
+from koopman_lora.svd.phases import fix_phases
+from koopman_lora.svd.polishing import polish
+from koopman_lora.svd.products import MatrixProducts
+from koopman_lora.svd.results import Decomposition, describe_result, diagnose, label_result
+from koopman_lora.svd.triples import count_wanted
 
-# LAPACK's singular values, for the Eckart-Young optimum, are computed up to this size of the shorter side and this many
-# entries: about a second.
-EXACT_SIDE, EXACT_ENTRIES = 1024, 4_000_000
 # First trial rank for `energy`; doubled until the energy is reached.
 TRIAL_RANK = 32
-ROW, COLUMN, STEP = "row", "column", "step"
 
 
 class NeuralSVD(BaseEstimator):
@@ -186,24 +172,20 @@ class NeuralSVD(BaseEstimator):
         >>> NeuralSVD(n_modes=1).fit(np.outer([1.0, 2.0], [2.0, 1.0])).singular_values_.round(6)
         array([5.])
         """
-        self._check_options()
+        check_options(self.get_params())
         products = as_products(H)
-        self._check_against(products)
-        features = self._check_features(products.shape, row_features, column_features)
-        limit = min(products.shape)
-        n_modes = limit if self.n_modes is None else self.n_modes
-        if self.energy is not None:
-            n_modes = min(TRIAL_RANK, limit)
+        check_options_for(products, self.get_params())
+        features = as_features(self.parametrization, products.shape, row_features, column_features)
+        n_modes, limit = self.n_modes, min(products.shape)
+        if n_modes is None:
+            n_modes = limit if self.energy is None else min(TRIAL_RANK, limit)
         while True:
-            trained = self._train(products, n_modes, self._make_factors(products, n_modes, features))
-            if self.energy is None:
-                break
-            needed = modes_for_energy(trained.ritz.values[:n_modes].numpy(), 1.0, self.energy)
-            if products.norm == 0 or needed is not None or n_modes == limit:
-                n_modes = needed or (1 if products.norm == 0 else limit)
+            trained = self._train(products, n_modes, *self._make_factors(products, n_modes, features))
+            n_wanted = count_wanted(trained.ritz.values[:n_modes].numpy(), self.energy, limit)
+            if n_wanted is not None:
                 break
             n_modes = min(2 * n_modes, limit)
-        return self._finish(products, trained, n_modes, self.phase, self.reference)
+        return self._finish(products, trained, n_wanted, self.phase, self.reference)
 
     def partial_fit(self, H: Any, y: None = None) -> NeuralSVD:
         """Follow a slowly changing matrix: start from the present factors, align phases with the present `U_`.
@@ -220,17 +202,11 @@ class NeuralSVD(BaseEstimator):
         """
         if not hasattr(self, "U_"):
             return self.fit(H)
-        self._check_options()
+        check_options(self.get_params())
         products = as_products(H)
-        was_complex = self._factors[0].is_complex
-        if products.shape != self._shape or products.torch_dtype.is_complex != was_complex:
-            kind = "complex" if was_complex else "real"
-            raise ValueError(
-                f"H must be {kind} of shape {self._shape}, as in the fit before; got {products.dtype} of shape "
-                f"{products.shape}. Use fit for a matrix of another kind."
-            )
+        check_same_kind(products, self._shape, self._factors[0].is_complex)
         n_modes = self.U_.shape[1]
-        trained = self._train(products, n_modes, self._factors)
+        trained = self._train(products, n_modes, *self._factors)
         return self._finish(products, trained, n_modes, "reference", self.U_)
 
     def fit_many(self, matrices: Iterable[Any]) -> list[NeuralSVD]:
@@ -245,85 +221,26 @@ class NeuralSVD(BaseEstimator):
         """
         return [clone(self).fit(H) for H in matrices]
 
-    def _check_options(self) -> None:
-        words = {
-            "parametrization": PARAMETRIZATIONS,
-            "orthogonality": ORTHOGONALITIES,
-            "phase": PHASES,
-        }
-        for name, allowed in words.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {getattr(self, name)!r}.")
-        if self.n_modes is not None and self.energy is not None:
-            raise ValueError(f"give n_modes or energy, not both; got n_modes={self.n_modes}, energy={self.energy}.")
-        if self.energy is not None and not 0 < self.energy <= 1:
-            raise ValueError(f"energy must be in (0, 1]; got {self.energy}.")
-        smallest = {"n_modes": 1, "max_steps": 1, "oversampling": 0, "polish_steps": 0}
-        for name, least in smallest.items():
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, (int, np.integer)) or value < least):
-                raise ValueError(f"{name} must be an integer of at least {least}; got {value!r}.")
-        for name in ("lam", "tolerance", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive; got {getattr(self, name)}.")
-        check_hidden_dims(self.hidden_dims)
-        make_activation(self.activation)
-
-    def _check_against(self, H: MatrixProducts) -> None:
-        if self.n_modes is not None and self.n_modes > min(H.shape):
-            raise ValueError(f"n_modes must be at most min(M, N)={min(H.shape)}; got {self.n_modes}.")
-        if self.phase == "reference" and self.reference is None:
-            raise ValueError("phase='reference' needs reference, left vectors (M, n_modes) to align with; got None.")
-        if self.sample is None:
-            return
-        if not H.has_entries:
-            raise ValueError("sample needs entries of H; a LinearOperator has products only. Leave sample out.")
-        sizes = tuple(self.sample)
-        if len(sizes) != 2 or any(not 1 <= size <= n for size, n in zip(sizes, H.shape, strict=True)):
-            raise ValueError(f"sample must be (rows, columns) within the shape {H.shape} of H; got {self.sample}.")
-
-    def _check_features(self, shape: tuple[int, int], rows: Any, columns: Any) -> tuple[Tensor | None, Tensor | None]:
-        if self.parametrization != "features":
-            if rows is not None or columns is not None:
-                raise ValueError(
-                    "row_features and column_features belong to parametrization='features'; "
-                    f"got {self.parametrization!r}."
-                )
-            return None, None
-        if rows is None and columns is None:
-            raise ValueError("parametrization='features' needs row_features or column_features; got neither.")
-        named = (("row_features", rows, shape[0]), ("column_features", columns, shape[1]))
-        return tuple(None if values is None else _as_features(values, name, n) for name, values, n in named)
-
     def _make_factors(
         self, H: MatrixProducts, n_modes: int, features: tuple[Tensor | None, Tensor | None]
     ) -> tuple[Factor, Factor]:
         """Untrained factors of rows and columns."""
         k = min(n_modes + self.oversampling, *H.shape)
-        is_complex, net = H.torch_dtype.is_complex, (self.hidden_dims, self.activation)
-        factors = []
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            for n, values in zip(H.shape, features, strict=True):
-                if values is not None:
-                    factors.append(FeatureFactor(values, k, is_complex, *net))
-                elif self.parametrization == "embedding":
-                    factors.append(EmbeddingFactor(n, k, is_complex, *net))
-                else:
-                    factors.append(TableFactor(n, k, is_complex))
-        return tuple(factors)
+            return make_factors(
+                H.shape, k, H.torch_dtype.is_complex, self.parametrization, features, self.hidden_dims, self.activation
+            )
 
-    def _train(self, H: MatrixProducts, n_modes: int, factors: tuple[Factor, Factor]) -> TrainedFactors:
-        self._factors, self._shape = factors, H.shape
-        trainer = FactorTrainer(
-            H.normalized(), *factors, n_modes, self.orthogonality, lam=self.lam, tolerance=self.tolerance
+    def _train(self, H: MatrixProducts, n_modes: int, left: Factor, right: Factor) -> TrainedFactors:
+        self._factors, self._shape = (left, right), H.shape
+        objective = FactorObjective(
+            H.normalized(), left, right, n_modes, self.orthogonality, lam=self.lam, tolerance=self.tolerance
         )
         n_steps = self.max_steps or (2000 if self.sample is None else 3000)
-        if H.norm == 0:
-            return trainer.run(0)
-        if self.sample is not None:
-            return trainer.run_sampled(tuple(self.sample), n_steps, self.learning_rate, self.seed)
-        trained = trainer.run(n_steps)
+        if self.sample is not None and H.norm > 0:
+            return train_on_samples(objective, tuple(self.sample), n_steps, self.learning_rate, self.seed)
+        trained = train_on_all(objective, n_steps)
         if trained.stop_reason == "max_steps":
             warnings.warn(
                 f"training stopped after max_steps={n_steps} before its residuals converged; result_ holds them. "
@@ -338,55 +255,37 @@ class NeuralSVD(BaseEstimator):
     def _finish(
         self, H: MatrixProducts, trained: TrainedFactors, n_modes: int, rule: str, reference: np.ndarray | None
     ) -> NeuralSVD:
-        U, values, V = (trained.ritz.U, trained.ritz.values, trained.ritz.V)
-        self.n_steps_, self.n_polish_steps_ = len(trained.losses), 0
+        self.n_steps_ = len(trained.losses)
         self.stop_reason_ = "zero matrix" if H.norm == 0 else trained.stop_reason
+        best, self.n_polish_steps_ = trained.ritz, 0
         if self.polish_steps and H.norm > 0:
-            U, values, V, self.n_polish_steps_, _ = polish(H.normalized(), V, n_modes, self.polish_steps)
-        arrays = (part[..., :n_modes].numpy() for part in (U, values, V))
-        U, values, V = arrays
+            best = polish(H.normalized(), best.V, n_modes, self.polish_steps)
+            self.n_polish_steps_ = best.n_steps
+        U, values, V = (part[..., :n_modes].numpy() for part in (best.U, best.values, best.V))
         U, values, Vh = fix_phases(U, values * H.norm, conjugate_transpose(V), rule, reference)
-        self._row_map, self._column_map = (
-            torch.linalg.lstsq(factor().detach(), torch.as_tensor(np.ascontiguousarray(vectors))).solution
-            for factor, vectors in zip(self._factors, (U, conjugate_transpose(Vh)), strict=True)
-        )
-        real = np.dtype(H.dtype.type(0).real.dtype)
-        self.U_, self.Vh_ = U.astype(H.dtype), Vh.astype(H.dtype)
-        self.singular_values_ = values.astype(real)
-        exact = exact_singular_values(H)
-        core = np.conj(self.U_).T @ H(torch.as_tensor(_wide(conjugate_transpose(self.Vh_)))).numpy()
-        self.errors_ = _errors(H, self.U_, self.singular_values_, self.Vh_, core, exact)
-        self.result_ = self._dataset(H, trained, core, exact)
+        self._row_map = _map_onto(U, self._factors[0])
+        self._column_map = _map_onto(conjugate_transpose(Vh), self._factors[1])
+        real = H.dtype.type(0).real.dtype
+        self.U_, self.singular_values_, self.Vh_ = U.astype(H.dtype), values.astype(real), Vh.astype(H.dtype)
+        found = Decomposition(self.U_, self.singular_values_, self.Vh_)
+        diagnosis = diagnose(H, found)
+        self.errors_ = diagnosis.errors
+        self.result_ = label_result(found, trained, diagnosis, H.norm, self._attrs(H.norm))
         return self
 
-    def _dataset(self, H: MatrixProducts, trained: TrainedFactors, core: np.ndarray, exact: np.ndarray | None) -> Any:
-        k = len(self.singular_values_)
-        residuals = trained.ritz.residuals[:k].numpy() * H.norm
-        variables: dict[str, Any] = {
-            "U": ((ROW, MODE), self.U_),
-            "singular_values": (MODE, self.singular_values_),
-            "Vh": ((MODE, COLUMN), self.Vh_),
-            "singular_values_trained": (MODE, np.abs(trained.svals_diagonal[:k].numpy()) * H.norm),
-            "singular_values_column_norms": (MODE, trained.svals_norms[:k].numpy() * H.norm),
-            "singular_values_ritz": (MODE, trained.ritz.values[:k].numpy() * H.norm),
-            "residuals_ritz": (MODE, residuals),
-            "core": ((MODE, "mode_"), np.abs(core)),
-            "loss": (STEP, np.asarray(trained.losses)),
-            "training_error": (STEP, np.asarray(trained.errors)),
-        }
-        if exact is not None:
-            variables["singular_values_exact"] = (MODE, exact[:k])
-        variables |= {f"error_{name}": ((), value) for name, value in self.errors_.items()}
+    def _attrs(self, norm: float) -> dict[str, Any]:
         settings = {name: value for name, value in self.get_params().items() if name != "reference"}
-        attrs = provenance(
+        return provenance(
             **settings,
-            matrix_norm=H.norm,
+            matrix_norm=norm,
             stop_reason=self.stop_reason_,
             n_steps=self.n_steps_,
             n_polish_steps=self.n_polish_steps_,
         )
-        coords = {MODE: np.arange(1, k + 1), STEP: np.arange(1, len(trained.losses) + 1)}
-        return xr.Dataset(variables, coords=coords, attrs=attrs)
+
+    def __str__(self) -> str:
+        settings = repr(self)
+        return f"{settings}\n{describe_result(self.result_)}" if hasattr(self, "result_") else settings
 
     def to_dataset(self) -> xr.Dataset:
         """The result with labels.
@@ -398,9 +297,9 @@ class NeuralSVD(BaseEstimator):
             - `singular_values_trained` (`|diag(U^H H V)|` of the trained factors), `singular_values_column_norms` (the
               other extraction), `singular_values_ritz` with `residuals_ritz`: what each stage gave, before polishing;
             - `singular_values_exact`: LAPACK's, where affordable;
-            - `core`: `|U^H H V|` (mode, mode_), diagonal for a true SVD;
-            - `loss` and `training_error` (step): relative error of the leading modes as they are trained; for sampled
-              training an estimate from the sample;
+            - `core`: `|U^H H V|` (mode, mode_column), diagonal for a true SVD;
+            - `loss` and `training_error` (iteration): relative error of the leading modes as they are trained; for
+              sampled training an estimate from the sample;
             - `error_...`: the entries of `errors_`. Settings and counts are attributes.
         """
         self._check_fitted()
@@ -432,7 +331,7 @@ class NeuralSVD(BaseEstimator):
         factor = self._factors[side]
         if not isinstance(factor, FeatureFactor):
             raise ValueError(f"fit had no {name}: an index says nothing about unseen ones. Give {name} to fit.")
-        values = _as_features(features, name, None)
+        values = feature_tensor(features, name)
         if values.shape[1] != factor.inputs.shape[1]:
             raise ValueError(f"{name} must have {factor.inputs.shape[1]} columns, as in fit; got {values.shape[1]}.")
         with torch.no_grad():
@@ -444,54 +343,6 @@ class NeuralSVD(BaseEstimator):
             raise NotFittedError("this NeuralSVD has not been fitted; call fit(H) first.")
 
 
-def _as_features(values: Any, name: str, n: int | None) -> Tensor:
-    array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
-    if array.dtype.kind not in "fiu" or array.ndim != 2 or 0 in array.shape:
-        raise ValueError(f"{name} must be real numbers of shape (n, d); got {array.dtype} of shape {array.shape}.")
-    if n is not None and len(array) != n:
-        raise ValueError(f"{name} must have one row per {name.split('_')[0]} of H, {n}; got {len(array)}.")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite; got NaN or inf entries.")
-    return torch.as_tensor(array.astype(np.float64))
-
-
-def _wide(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
-
-
-def exact_singular_values(H: MatrixProducts) -> np.ndarray | None:
-    """LAPACK's singular values where they cost about a second at most; None for larger matrices and for operators.
-
-    Examples
-    --------
-    >>> exact_singular_values(as_products(np.diag([1.0, 2.0])))
-    array([2., 1.])
-    """
-    M, N = H.shape
-    if not H.has_entries or min(M, N) > EXACT_SIDE or M * N > EXACT_ENTRIES:
-        return None
-    dense = H.dense if H.dense is not None else H.block(np.arange(M), np.arange(N)).numpy()
-    return np.linalg.svd(dense, compute_uv=False)
-
-
-def _errors(
-    H: MatrixProducts, U: np.ndarray, values: np.ndarray, Vh: np.ndarray, core: np.ndarray, exact: np.ndarray | None
-) -> dict[str, float]:
-    """The entries of `errors_`, all from the numbers that the user gets."""
-    norm, k = H.norm, len(values)
-    errors = {"reconstruction": 0.0, "orthogonality_u": orthogonality_error(U)}
-    errors |= {"orthogonality_v": orthogonality_error(conjugate_transpose(Vh)), "eckart_young": np.nan}
-    errors["norm_error"] = H.norm_error / norm if norm > 0 else 0.0
-    if norm == 0:  # exactly represented
-        return errors | {"eckart_young": 0.0}
-    values = values.astype(np.float64) / norm
-    if H.dense is not None:
-        difference = H.dense / norm - (_wide(U) * values) @ _wide(Vh)
-        errors["reconstruction"] = float(np.linalg.norm(difference))
-    else:
-        square = 1.0 - 2.0 * float(values @ np.real(np.diagonal(core))) / norm + float(values @ values)
-        unresolved = errors["norm_error"] > 0 and abs(square) < 4 * errors["norm_error"]
-        errors["reconstruction"] = np.nan if unresolved else float(np.sqrt(max(square, 0.0)))
-    if exact is not None:
-        errors["eckart_young"] = float(np.linalg.norm(exact[k:] / norm))
-    return errors
+def _map_onto(vectors: np.ndarray, factor: Factor) -> Tensor:
+    """Combinations of the factor's outputs that come nearest to these vectors."""
+    return torch.linalg.lstsq(factor().detach(), torch.as_tensor(np.ascontiguousarray(vectors))).solution

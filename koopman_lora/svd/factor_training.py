@@ -1,0 +1,168 @@
+"""The two loops that train factors of a matrix: L-BFGS on all of it, Adam on sampled rows and columns."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from koopman_lora.svd.objective import FactorObjective
+from koopman_lora.svd.terms import loss_terms, sampled_loss_terms
+from koopman_lora.svd.triples import RitzTriples, svals_from_diagonal, svals_from_norms
+
+# Features limit what can be represented: training on them stops where a round of steps gains less than this share of
+# the energy that is still left out.
+SMALLEST_GAIN = 1e-3
+# Steps between two choices of coordinates; L-BFGS starts its memory anew there.
+ROUND_STEPS = 30
+
+
+class TrainedFactors(NamedTuple):
+    """What training left behind, before and after Rayleigh-Ritz; of the normalised matrix.
+
+    svals_diagonal, svals_norms : the two extractions from the factors as trained, (k,)
+    ritz : after Rayleigh-Ritz
+    losses, errors : per step, see `FactorObjective`
+    stop_reason : 'converged', 'max_steps' or 'no further gain'
+    """
+
+    svals_diagonal: Tensor
+    svals_norms: Tensor
+    ritz: RitzTriples
+    losses: list[float]
+    errors: list[float]
+    stop_reason: str
+
+
+def train_on_all(objective: FactorObjective, max_steps: int) -> TrainedFactors:
+    """L-BFGS in rounds, new coordinates before each, until the residuals have converged.
+
+    Examples
+    --------
+    >>> from koopman_lora.svd.factors import TableFactor
+    >>> from koopman_lora.svd.inputs import as_products
+    >>> H = as_products(torch.diag(torch.tensor([4.0, 3.0]))).normalized()
+    >>> left, right = TableFactor(2, 1, False), TableFactor(2, 1, False)
+    >>> trained = train_on_all(FactorObjective(H, left, right, 1, "qr", lam=1.0, tolerance=1e-4), max_steps=100)
+    >>> trained.stop_reason, trained.ritz.values.round(decimals=6)
+    ('converged', tensor([0.8000], dtype=torch.float64))
+    """
+    ritz = objective.choose_coordinates()
+    caution = 1.0
+    while not objective.is_converged(ritz.values, ritz.residuals):
+        if len(objective.losses) >= max_steps:
+            return _trained(objective, "max_steps")
+        start = copy.deepcopy(objective.state_dict()) if objective.is_limited else None
+        looked_converged = _run_round(objective, min(ROUND_STEPS, max_steps - len(objective.losses)), caution)
+        before, ritz = ritz, objective.choose_coordinates()
+        gain = objective.relative_gain(before, ritz)
+        if objective.is_limited and gain < SMALLEST_GAIN:
+            if gain < 0:  # the outputs gained, the hidden layer as a whole lost
+                objective.load_state_dict(start)
+            return _trained(objective, "no further gain")
+        caution *= 2 if looked_converged else 1  # a gradient that looked converged, and was not
+    return _trained(objective, "converged")
+
+
+class _Finished(Exception):
+    """Raised inside the closure of L-BFGS: converged, or out of steps."""
+
+
+def _run_round(objective: FactorObjective, n_steps: int, caution: float) -> bool:
+    """At most `n_steps` evaluations by L-BFGS; whether it stopped because the gradient looked converged."""
+    # its own stopping rules are absolute; ours are relative to sigma
+    optimizer = torch.optim.LBFGS(
+        objective.parameters(),
+        max_iter=n_steps,
+        max_eval=n_steps,
+        history_size=20,
+        tolerance_grad=0.0,
+        tolerance_change=0.0,
+        line_search_fn="strong_wolfe",
+    )
+    last = len(objective.losses) + n_steps
+    converged = False
+
+    def closure() -> Tensor:
+        nonlocal converged
+        if len(objective.losses) >= last:
+            raise _Finished
+        optimizer.zero_grad()
+        loss, values, residuals = objective.evaluate()
+        converged = objective.is_converged(values, caution * residuals)
+        if converged:
+            raise _Finished  # at the parameters just tried
+        return loss
+
+    with contextlib.suppress(_Finished):
+        optimizer.step(closure)
+    return converged
+
+
+def train_on_samples(
+    objective: FactorObjective, sample: tuple[int, int], n_steps: int, learning_rate: float, seed: int
+) -> TrainedFactors:
+    """Adam on independently drawn rows and columns, learning rate falling to zero along a cosine.
+
+    Parameters
+    ----------
+    sample : number of rows and of columns in a step
+
+    Examples
+    --------
+    >>> from koopman_lora.svd.factors import TableFactor
+    >>> from koopman_lora.svd.inputs import as_products
+    >>> H = as_products(torch.diag(torch.tensor([4.0, 3.0]))).normalized()
+    >>> left, right = TableFactor(2, 1, False), TableFactor(2, 1, False)
+    >>> objective = FactorObjective(H, left, right, 1, "qr", lam=1.0, tolerance=1e-4)
+    >>> len(train_on_samples(objective, (1, 1), n_steps=5, learning_rate=0.1, seed=0).losses)
+    5
+    """
+    H = objective.H
+    generator = torch.Generator().manual_seed(seed)
+    svals = nn.Parameter(torch.full_like(objective.m, H.norm / math.sqrt(len(objective.m))))
+    optimizer = torch.optim.Adam(_parameter_groups(objective, svals, learning_rate))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
+    weights = svals if objective.has_svals else torch.ones_like(svals)
+    for _ in range(n_steps):
+        rows, columns = (_draw(n, size, generator) for n, size in zip(H.shape, sample, strict=True))
+        U, V = objective.factors()
+        terms = sampled_loss_terms(U[rows], H.block(rows.numpy(), columns.numpy()), V[columns], *H.shape)
+        loss = objective.loss(terms, weights, U, V)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        objective.record(terms, weights)
+    return _trained(objective, "max_steps")
+
+
+def _draw(n: int, size: int, generator: torch.Generator) -> Tensor:
+    """Indices (size,) out of n, none twice."""
+    return torch.randperm(n, generator=generator)[:size]
+
+
+def _parameter_groups(objective: FactorObjective, svals: nn.Parameter, learning_rate: float) -> list[dict]:
+    left, right = objective.left.parameter_groups(learning_rate), objective.right.parameter_groups(learning_rate)
+    own = [{"params": [svals], "lr": 0.1 * learning_rate}] if objective.has_svals else []
+    return [*left, *right, *own]
+
+
+@torch.no_grad()
+def _trained(objective: FactorObjective, stop_reason: str) -> TrainedFactors:
+    U, V = objective.factors()
+    HV = objective.H(V)
+    svals = objective.best_svals(loss_terms(U, HV, V))
+    unit_U, norms_V = U / torch.linalg.vector_norm(U, dim=0), torch.linalg.vector_norm(V, dim=0)
+    return TrainedFactors(
+        svals_from_diagonal(unit_U, HV / norms_V),
+        svals_from_norms(U * svals, V),
+        objective.ritz(),
+        objective.losses,
+        objective.errors,
+        stop_reason,
+    )

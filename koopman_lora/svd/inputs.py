@@ -1,0 +1,168 @@
+"""What users give: a matrix as array, tensor, sparse or LinearOperator, and features of its rows and columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import torch
+from scipy.sparse.linalg import LinearOperator
+from torch import Tensor
+
+from koopman_lora._linalg import conjugate_transpose
+from koopman_lora.svd.norms import operator_norm, safe_norm
+from koopman_lora.svd.products import MatrixProducts, wide_dtype
+
+
+def as_products(H: Any, name: str = "H") -> MatrixProducts:
+    """Wrap a numpy array, torch tensor, scipy sparse matrix or LinearOperator, after checking it.
+
+    Raises
+    ------
+    ValueError
+        For an input that is empty, not two-dimensional, not float32/64 or complex64/128, or has NaN or inf entries;
+        for a LinearOperator without products with its adjoint.
+
+    Examples
+    --------
+    >>> as_products(np.eye(3, dtype=int))
+    Traceback (most recent call last):
+    ValueError: H must be float32, float64, complex64 or complex128; got int64. Use H.astype(float).
+    """
+    if isinstance(H, MatrixProducts):
+        return H
+    if isinstance(H, Tensor):
+        H = _as_numpy(H, name)
+    is_sparse = scipy.sparse.issparse(H)
+    if not isinstance(H, LinearOperator) and not is_sparse:
+        H = np.asarray(H)
+    _check_shape(H.shape, name)
+    _check_dtype(str(H.dtype), name)
+    if isinstance(H, LinearOperator):
+        return _from_operator(H, name)
+    return _from_sparse(H.tocsr(), name) if is_sparse else _from_dense(H, name)
+
+
+def _as_numpy(H: Tensor, name: str) -> np.ndarray:
+    if H.layout != torch.strided:
+        raise ValueError(f"{name} must be a dense tensor; got layout {H.layout}. Use scipy.sparse instead.")
+    _check_dtype(str(H.dtype).removeprefix("torch."), name)  # numpy has no bfloat16
+    return H.detach().cpu().resolve_conj().numpy()
+
+
+def _check_shape(shape: tuple[int, ...], name: str) -> None:
+    if len(shape) != 2:
+        hint = " Use fit_many for a batch of matrices." if len(shape) == 3 else ""
+        raise ValueError(f"{name} must be a matrix (M, N); got shape {tuple(shape)}.{hint}")
+    if 0 in shape:
+        raise ValueError(f"{name} must not be empty; got shape {tuple(shape)}.")
+
+
+def _check_dtype(dtype: str, name: str) -> None:
+    if dtype not in ("float32", "float64", "complex64", "complex128"):
+        raise ValueError(
+            f"{name} must be float32, float64, complex64 or complex128; got {dtype}. Use {name}.astype(float)."
+        )
+
+
+def _check_finite(entries: np.ndarray, name: str) -> None:
+    bad = int((~np.isfinite(entries)).sum())
+    if bad:
+        raise ValueError(f"{name} must be finite; got {bad} NaN or inf entries.")
+
+
+def _from_dense(H: np.ndarray, name: str) -> MatrixProducts:
+    _check_finite(H, name)
+    wide = np.ascontiguousarray(H, dtype=wide_dtype(H.dtype))
+    return MatrixProducts(
+        H.shape,
+        H.dtype,
+        wide.__matmul__,
+        conjugate_transpose(wide).__matmul__,
+        lambda rows, columns: wide[np.ix_(rows, columns)],
+        norm=safe_norm(wide),
+        dense=wide,
+    )
+
+
+def _from_sparse(H: Any, name: str) -> MatrixProducts:
+    _check_finite(H.data, name)
+    adjoint = H.conj().T.tocsr()
+    wide = wide_dtype(H.dtype)
+    return MatrixProducts(
+        H.shape,
+        H.dtype,
+        lambda X: np.asarray(H @ X, dtype=wide),
+        lambda Y: np.asarray(adjoint @ Y, dtype=wide),
+        lambda rows, columns: H[rows][:, columns].toarray(),
+        norm=safe_norm(H.data.astype(wide)),
+    )
+
+
+def _from_operator(H: LinearOperator, name: str) -> MatrixProducts:
+    wide = wide_dtype(np.dtype(H.dtype))
+
+    def checked(product: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+        def multiply(X: np.ndarray) -> np.ndarray:
+            try:
+                values = np.asarray(product(X), dtype=wide)
+            except (NotImplementedError, TypeError, RecursionError) as error:
+                raise ValueError(f"{name} must offer matvec and rmatvec (the adjoint); one failed: {error}") from error
+            if not np.isfinite(values).all():
+                raise ValueError(f"{name} gave NaN or inf in a product.")
+            return values
+
+        return multiply
+
+    multiply, adjoint = checked(H.matmat), checked(H.rmatmat)
+    norm, norm_error = operator_norm(multiply, adjoint, H.shape, wide)
+    return MatrixProducts(H.shape, np.dtype(H.dtype), multiply, adjoint, norm=norm, norm_error=norm_error)
+
+
+def as_features(
+    parametrization: str, shape: tuple[int, int], row_features: Any, column_features: Any
+) -> tuple[Tensor | None, Tensor | None]:
+    """Features of rows and columns of a matrix of this shape as tensors, None for a side without.
+
+    Raises
+    ------
+    ValueError
+        Unless there are features of at least one side where the parametrization takes them, and none where not.
+
+    Examples
+    --------
+    >>> as_features("features", (3, 2), np.ones((3, 1)), None)[0].shape
+    torch.Size([3, 1])
+    """
+    if parametrization != "features":
+        if row_features is not None or column_features is not None:
+            raise ValueError(
+                f"row_features and column_features belong to parametrization='features'; got {parametrization!r}."
+            )
+        return None, None
+    if row_features is None and column_features is None:
+        raise ValueError("parametrization='features' needs row_features or column_features; got neither.")
+    rows = None if row_features is None else feature_tensor(row_features, "row_features", shape[0])
+    columns = None if column_features is None else feature_tensor(column_features, "column_features", shape[1])
+    return rows, columns
+
+
+def feature_tensor(values: Any, name: str, n: int | None = None) -> Tensor:
+    """Features (n, d) as a tensor of double precision, after checking them; any n where None.
+
+    Examples
+    --------
+    >>> feature_tensor([[1], [2]], "row_features")
+    tensor([[1.],
+            [2.]], dtype=torch.float64)
+    """
+    array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+    if array.dtype.kind not in "fiu" or array.ndim != 2 or 0 in array.shape:
+        raise ValueError(f"{name} must be real numbers of shape (n, d); got {array.dtype} of shape {array.shape}.")
+    if n is not None and len(array) != n:
+        raise ValueError(f"{name} must have one row per {name.split('_')[0]} of H, {n}; got {len(array)}.")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite; got NaN or inf entries.")
+    return torch.as_tensor(array.astype(np.float64))
