@@ -18,7 +18,8 @@ import torch
 from koopman_lora.data.pairs import LaggedPairs, lagged_pairs
 from koopman_lora.eigenanalysis import eigen_analysis
 from koopman_lora.model import KoopmanLoRAModel
-from koopman_lora.moments import Moments, estimate_moments
+from koopman_lora.accumulation import estimate_moments
+from koopman_lora.moments import Moments
 from koopman_lora.prediction import flat_state, forecast
 from koopman_lora.propagation import symmetrised
 from koopman_lora.refinement import refine

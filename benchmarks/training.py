@@ -47,7 +47,7 @@ def exact_basis_share(system: object, reference: kl.systems.ReferenceSpectrum, p
     def exact(function: object) -> object:
         return lambda x: function(x.numpy())[:, :n]
 
-    m = kl.estimate_moments(exact(reference.left), exact(reference.right), pairs, same_map=False)
+    m = kl.estimate_moments(exact(reference.left), exact(reference.right), pairs, names=CROSS)
     left, _, right = whitened_svd(m.M_f, m.T_fg, m.M_g, rank=k)
     at = reference.points
     return kl.captured_share(reference.left(at)[:, :n] @ left, reference.right(at)[:, :n] @ right, reference)

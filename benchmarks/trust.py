@@ -18,7 +18,8 @@ import torch
 import koopman_lora as kl
 from koopman_lora.data.pairs import LaggedPairs, lagged_pairs
 from koopman_lora.intervals import bootstrap_intervals, match_eigenvalues
-from koopman_lora.moments import Moments, estimate_moments
+from koopman_lora.accumulation import estimate_moments
+from koopman_lora.moments import CROSS, Moments
 from koopman_lora.scores import validation_sigma, vamp_scores
 from koopman_lora.spectrum import koopman_spectrum
 from koopman_lora.systems import (
@@ -122,7 +123,7 @@ def _shares(reference: ReferenceSpectrum, n_pairs: int, n_modes: int, seed: int)
     pairs = simulate(MAP, n_pairs, seed)
     refined, seconds = fit(pairs, n_modes, seed)
     plain, _ = fit(pairs, n_modes, seed, refine=False)
-    exact = koopman_spectrum(estimate_moments(*exact_maps(reference), pairs, same_map=False))
+    exact = koopman_spectrum(estimate_moments(*exact_maps(reference), pairs, names=CROSS))
     points = reference.points
     floor = [
         functions(points) @ exact[f"{side}_coefficients"].values[:, :n_modes]
@@ -164,7 +165,7 @@ def sigma(n_seeds: int) -> None:
     for seed in range(n_seeds):
         pairs = simulate(MAP, 40_000, seed)
         estimator, _ = fit(pairs, 20, seed)
-        exact = koopman_spectrum(estimate_moments(*exact_maps(reference), pairs, same_map=False))
+        exact = koopman_spectrum(estimate_moments(*exact_maps(reference), pairs, names=CROSS))
         values = {
             "canonical of spectrum_ (all pairs)": estimator.spectrum_.canonical_singular_values.values,
             "held-out (validation_sigma, 4,000 pairs)": validation_sigma(estimator.validation()),

@@ -12,7 +12,7 @@ from hypothesis import settings
 from scipy.special import roots_hermitenorm, roots_legendre
 
 from koopman_lora import systems
-from koopman_lora.moments import estimate_moments
+from koopman_lora.accumulation import estimate_moments
 
 settings.register_profile("fixed", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("fixed")

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from scipy.special import roots_hermitenorm
 
-from koopman_lora.moments import estimate_moments
+from koopman_lora.accumulation import estimate_moments
 from koopman_lora.systems import FiniteMarkovChain, NoisyRotation
 
 P_EXAMPLE = np.array([[6, 2, 1, 1], [1, 5, 3, 1], [0, 1, 7, 2], [3, 1, 1, 5]]) / 10

@@ -5,8 +5,8 @@ import functools
 import numpy as np
 
 import koopman_lora as kl
+from koopman_lora.accumulation import estimate_moments
 from koopman_lora.eigenanalysis import evaluate_on_grid
-from koopman_lora.moments import estimate_moments
 from koopman_lora.prediction import forecast_band, forecast_error
 from koopman_lora.states.coarse_graining import macroscopic_model
 from koopman_lora.states.markovianity import chapman_kolmogorov

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from koopman_lora.accumulation import estimate_moments
 from koopman_lora.data.pairs import lagged_pairs
 from koopman_lora.model import KoopmanLoRAModel
-from koopman_lora.moments import estimate_moments
 from koopman_lora.spectrum import compute_koopman_spectrum
 from koopman_lora.states.coarse_graining import coarse_coordinates, macroscopic_model, to_deeptime, transition_matrix
 from koopman_lora.states.markov_models import committor, mean_first_passage_times, stationary_distribution

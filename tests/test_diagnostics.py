@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import koopman_lora as kl
+from koopman_lora.accumulation import estimate_moments
 from koopman_lora.comparison import (
     REMEDIES,
     agreement_of_fits,
@@ -21,7 +22,7 @@ from koopman_lora.comparison import (
     training_findings,
 )
 from koopman_lora.data.pairs import lagged_pairs
-from koopman_lora.moments import Moments, estimate_moments
+from koopman_lora.moments import CROSS, Moments
 from koopman_lora.scores import Validation, validation_sigma, vamp_scores
 from koopman_lora.spectrum import koopman_spectrum
 from koopman_lora.systems import FiniteMarkovChain, NoisyLogisticMap, NoisyRotation
@@ -42,7 +43,7 @@ def exact_features(n_pairs, seed):
 def moments_of(f, g, n_blocks=32):
     rows = torch.arange(len(f))[:, None]
     return estimate_moments(
-        lambda i: f[i[:, 0].numpy()], lambda i: g[i[:, 0].numpy()], (rows, rows), n_blocks=n_blocks, same_map=False
+        lambda i: f[i[:, 0].numpy()], lambda i: g[i[:, 0].numpy()], (rows, rows), n_blocks=n_blocks, names=CROSS
     )
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from koopman_lora.accumulation import estimate_moments
 from koopman_lora.data.pairs import lagged_pairs
 from koopman_lora.eigenanalysis import (
     eigen_analysis,
@@ -18,7 +19,7 @@ from koopman_lora.eigenanalysis import (
 )
 from koopman_lora.intervals import bootstrap_intervals
 from koopman_lora.model import KoopmanLoRAModel
-from koopman_lora.moments import estimate_moments
+from koopman_lora.moments import CROSS
 from koopman_lora.prediction import forecast
 from koopman_lora.propagation import symmetrised
 from koopman_lora.systems import FiniteMarkovChain, NoisyRotation
@@ -177,7 +178,7 @@ class TestEigenAnalysis:
             eigen_analysis(noisy[0], "dmd")
 
     def test_missing_moments(self):
-        m = estimate_moments(identity, identity, (torch.randn(9, 2), torch.randn(9, 2)), same_map=False)
+        m = estimate_moments(identity, identity, (torch.randn(9, 2), torch.randn(9, 2)), names=CROSS)
         for method, name in (("operator", "C_gf"), ("edmd", "T_ff"), ("edmd_g", "M_g0")):
             with pytest.raises(ValueError, match=f"moments lack {name}; estimate them with same_map=True"):
                 eigen_analysis(m, method)

@@ -10,10 +10,10 @@ from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from koopman_lora import KoopmanLoRA
+from koopman_lora.accumulation import estimate_moments
 from koopman_lora.data.pairs import lagged_pairs
 from koopman_lora.encoders import CNN, NoLinearHeadError
 from koopman_lora.losses import NestedLoRALoss, VAMPLoss
-from koopman_lora.moments import estimate_moments
 from koopman_lora.scores import validation_scores
 from koopman_lora.systems import NoisyRotation
 from koopman_lora.tables import comparison_text

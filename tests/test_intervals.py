@@ -4,6 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from koopman_lora.accumulation import estimate_moments
 from koopman_lora.data.pairs import lagged_pairs
 from koopman_lora.intervals import (
     block_weights,
@@ -15,7 +16,7 @@ from koopman_lora.intervals import (
     t_factor,
     t_interval,
 )
-from koopman_lora.moments import Moments, estimate_moments
+from koopman_lora.moments import Moments
 from koopman_lora.spectrum import implied_timescales, koopman_spectrum
 from koopman_lora.systems import FiniteMarkovChain, NoisyRotation
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from koopman_lora.accumulation import estimate_moments
 from koopman_lora.data.pairs import lagged_pairs
-from koopman_lora.moments import estimate_moments
 from koopman_lora.states.markovianity import chapman_kolmogorov
 from koopman_lora.systems import FiniteMarkovChain
 

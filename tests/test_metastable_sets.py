@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from koopman_lora.accumulation import estimate_moments
 from koopman_lora.data.pairs import lagged_pairs
-from koopman_lora.moments import estimate_moments
 from koopman_lora.spectrum import koopman_spectrum
 from koopman_lora.states.metastable_sets import (
     coherent_memberships,

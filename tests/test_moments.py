@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
+from koopman_lora.accumulation import estimate_moments
 from koopman_lora.data.pairs import lagged_pairs
-from koopman_lora.moments import Moments, estimate_moments
+from koopman_lora.moments import CROSS, Moments
 from koopman_lora.spectrum import koopman_spectrum
 from koopman_lora.systems import FiniteMarkovChain
 
@@ -128,7 +129,7 @@ def test_two_parts_add_up_to_the_whole(cut):
 
 def test_only_like_moments_add():
     with pytest.raises(ValueError, match="moments to add must hold the same names"):
-        estimate_moments(f, g, PAIRS) + estimate_moments(f, g, PAIRS, same_map=False)
+        estimate_moments(f, g, PAIRS) + estimate_moments(f, g, PAIRS, names=CROSS)
     with pytest.raises(TypeError):
         estimate_moments(f, g, PAIRS) + 1
 
@@ -170,7 +171,7 @@ def test_one_hot_features_give_the_empirical_transition_matrix():
 
 def test_single_precision_features_accumulate_in_double():
     x = torch.full((300_000, 1), 0.1) + torch.linspace(0, 1e-3, 300_000)[:, None]
-    moments = estimate_moments(lambda s: s + 100, lambda s: s, (x, x), same_map=False)
+    moments = estimate_moments(lambda s: s + 100, lambda s: s, (x, x), names=CROSS)
     features = (x + 100).double().numpy()
     assert moments.M_f.dtype == np.float64
     assert abs(moments.M_f.item() / np.mean(features**2) - 1) < 1e-12
@@ -220,7 +221,7 @@ def test_bad_input(f, g, pairs, message):
 
 
 def test_unknown_and_missing_moments():
-    moments = estimate_moments(f, g, PAIRS, same_map=False)
+    moments = estimate_moments(f, g, PAIRS, names=CROSS)
     with pytest.raises(
         AttributeError, match="these moments hold M_f, M_g, T_fg, phase_f, not T_ff; estimate them with it"
     ):

@@ -6,9 +6,9 @@ import torch
 from exact_expectations import P_EXAMPLE, exact_chain, exact_moments, exact_rotation, identity, with_one
 from scipy.special import roots_hermitenorm
 
+from koopman_lora.accumulation import estimate_moments
 from koopman_lora.data.pairs import lagged_pairs
 from koopman_lora.eigenanalysis import koopman_modes
-from koopman_lora.moments import estimate_moments
 from koopman_lora.prediction import (
     check_steps,
     flat_state,

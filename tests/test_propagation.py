@@ -5,8 +5,9 @@ import pytest
 import torch
 from exact_expectations import P_EXAMPLE, exact_chain, identity
 
+from koopman_lora.accumulation import estimate_moments
 from koopman_lora.data.pairs import lagged_pairs
-from koopman_lora.moments import Moments, estimate_moments
+from koopman_lora.moments import CROSS, Moments
 from koopman_lora.prediction import forecast
 from koopman_lora.propagation import propagator, symmetrised, time_reversed
 from koopman_lora.systems import FiniteMarkovChain
@@ -33,7 +34,7 @@ class TestSymmetrised:
             np.testing.assert_allclose(found, np.linalg.matrix_power(chain.transition_matrix, 4), atol=1e-12)
 
     def test_needs_its_moments(self):
-        m = estimate_moments(identity, identity, (torch.randn(9, 2), torch.randn(9, 2)), same_map=False)
+        m = estimate_moments(identity, identity, (torch.randn(9, 2), torch.randn(9, 2)), names=CROSS)
         with pytest.raises(ValueError, match="moments lack M_f1"):
             symmetrised(m)
 

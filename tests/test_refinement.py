@@ -5,11 +5,12 @@ import pytest
 import torch
 from torch import nn
 
+from koopman_lora.accumulation import estimate_moments
 from koopman_lora.comparison import captured_share
 from koopman_lora.data.pairs import fold_numbers, lagged_pairs, split_pairs
 from koopman_lora.encoders import CNN, MLP, NoLinearHeadError
 from koopman_lora.model import KoopmanLoRAModel
-from koopman_lora.moments import estimate_moments
+from koopman_lora.moments import CROSS
 from koopman_lora.refinement import refine
 from koopman_lora.scores import Scores, validation_scores, vamp_scores
 from koopman_lora.spectrum import model_spectrum
@@ -90,7 +91,7 @@ def test_refined_models_agree_with_their_own_spectrum(kind):
 
 
 def own_moments(model, pairs):
-    return estimate_moments(*model.own_maps(), pairs, same_map=False)
+    return estimate_moments(*model.own_maps(), pairs, names=CROSS)
 
 
 @pytest.mark.parametrize("kind", ["svals centred", "centred", "shared"])

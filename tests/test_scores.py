@@ -4,8 +4,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from koopman_lora.accumulation import estimate_moments
 from koopman_lora.losses import vamp_loss
-from koopman_lora.moments import Moments, estimate_moments
+from koopman_lora.moments import CROSS, Moments
 from koopman_lora.scores import Validation, validation_scores, validation_sigma, vamp_scores
 
 
@@ -109,7 +110,7 @@ def test_scores_from_summed_moments_are_not_means_of_batch_scores():
         return lambda index: values[index[:, 0].numpy()]
 
     rows = torch.arange(400)[:, None].split(20)
-    batches = [estimate_moments(row(f), row(g), (i, i), same_map=False) for i in rows]
+    batches = [estimate_moments(row(f), row(g), (i, i), names=CROSS) for i in rows]
     total = sum(batches[1:], start=batches[0])
     whole = moments(f, g)
     assert np.allclose(vamp_scores(total, total), vamp_scores(whole, whole), rtol=1e-10)

@@ -5,10 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
+from koopman_lora.accumulation import estimate_moments
 from koopman_lora.data.pairs import lagged_pairs
 from koopman_lora.losses import NestedLoRALoss
 from koopman_lora.model import KoopmanLoRAModel
-from koopman_lora.moments import Moments, estimate_moments
+from koopman_lora.moments import CROSS, Moments
 from koopman_lora.spectrum import (
     compute_koopman_spectrum,
     evaluate_functions,
@@ -273,7 +274,7 @@ def test_timescales_and_frequencies_invert_the_exponential(timescale, frequency,
 
 
 def test_no_eigenvalues_without_their_moments():
-    spectrum = koopman_spectrum(estimate_moments(polynomials, polynomials, PAIRS, same_map=False))
+    spectrum = koopman_spectrum(estimate_moments(polynomials, polynomials, PAIRS, names=CROSS))
     assert not {"eigenvalues", "timescales", "edmd_eigenvalues"} & set(spectrum)
     assert np.allclose(spectrum.canonical_singular_values, koopman_spectrum(MOMENTS[False]).canonical_singular_values)
 

@@ -10,9 +10,9 @@ from scipy.special import beta, roots_hermitenorm, roots_legendre
 
 from koopman_lora import systems as sys
 from koopman_lora._linalg import eigenvalue_order
+from koopman_lora.accumulation import estimate_moments
 from koopman_lora.clock import Clock
 from koopman_lora.data.pairs import lagged_pairs
-from koopman_lora.moments import estimate_moments
 from koopman_lora.spectrum import koopman_spectrum
 from koopman_lora.systems.linear_gaussian import leading_products
 

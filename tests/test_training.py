@@ -6,13 +6,14 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from koopman_lora.accumulation import estimate_moments
 from koopman_lora.baselines import DPNetLoss, VAMPLoss
 from koopman_lora.comparison import captured_share
 from koopman_lora.data.pairs import lagged_pairs, split_pairs
 from koopman_lora.encoders import CNN, MLP, PeriodicEmbedding
 from koopman_lora.losses import NestedLoRALoss, NonFiniteLossError
 from koopman_lora.model import KoopmanLoRAModel
-from koopman_lora.moments import Moments, estimate_moments
+from koopman_lora.moments import CROSS, Moments
 from koopman_lora.scores import vamp_scores
 from koopman_lora.systems import LinearGaussian, NoisyLogisticMap, NoisyRotation
 from koopman_lora.training import fit, optimal_svals
@@ -157,7 +158,7 @@ def held_out_score(model, result):
         lambda x, encode=encode: model.with_constant(encode)(model.prepare(x))
         for encode in (model.encoders.f, model.encoders.g)
     )
-    train, test = (estimate_moments(f, g, p, same_map=False) for p in (result.train, result.held_out))
+    train, test = (estimate_moments(f, g, p, names=CROSS) for p in (result.train, result.held_out))
     return vamp_scores(train, test).vamp_e
 
 
