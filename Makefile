@@ -1,4 +1,4 @@
-# make demo: install into .venv and run the main job; make test: the whole test suite; make lint: ruff
+# make demo: install into .venv and run the main job; make test: the whole test suite; make lint: ruff and mypy
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,9 +20,14 @@ test: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
+# all four, more than an hour; one of them: .venv/bin/python benchmarks/training.py --quick
 benchmarks: $(VENV)/.installed
 	$(BIN)/python benchmarks/training.py
+	for seed in 0 1 2; do $(BIN)/python benchmarks/dynamics.py $$seed || exit 1; done
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/trust.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/matrix_svd.py
 
 clean:
 	rm -rf $(VENV) runs

@@ -15,13 +15,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from koopman_lora.accumulation import estimate_moments, flat_state
+from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.data.pairs import LaggedPairs, lagged_pairs
 from koopman_lora.eigenanalysis import eigen_analysis
 from koopman_lora.model import KoopmanLoRAModel
-from koopman_lora.accumulation import estimate_moments
-from koopman_lora.moments import Moments
-from koopman_lora.prediction import flat_state, forecast
-from koopman_lora.propagation import symmetrised
+from koopman_lora.moments import EDMD, Moments
+from koopman_lora.prediction import forecast
 from koopman_lora.refinement import refine
 from koopman_lora.spectrum import koopman_spectrum
 from koopman_lora.states.coarse_graining import macroscopic_model
@@ -88,8 +88,7 @@ def train(case: Case, pairs: LaggedPairs, seed: int) -> KoopmanLoRAModel:
     """A model with default settings, trained and refined."""
     torch.manual_seed(seed)
     model = KoopmanLoRAModel(pairs.state_shape, case.n_modes, learn_svals=True, has_centering=True)
-    fit(model, pairs, seed=seed)
-    refine(model, pairs, seed=seed)
+    refine(model, fit(model, pairs, seed=seed).split)
     return model
 
 
@@ -127,26 +126,26 @@ def groups_of(eigenvalues: np.ndarray) -> list[list[int]]:
 def check_eigenpairs(case: Case, model: KoopmanLoRAModel, moments: Moments, pairs: LaggedPairs) -> None:
     """Leading eigenvalues, timescales and eigenfunctions against the truth."""
     reference = case.system.spectrum(lag=1, n_modes=case.n_leading)
-    units = {"lag": pairs.lag, "dt": pairs.dt, "time_unit": pairs.time_unit}
+    bootstrap = Bootstrap(n_resamples=200)
     if case.is_reversible:
         # the whole last hidden layer, which symmetric moments keep from over-fitting
         f = model.trunk_maps()[0]
-        moments = symmetrised(estimate_moments(f, f, pairs))
-        pairs_of = eigen_analysis(moments, "edmd", n_resamples=200, threshold=TRUNK_THRESHOLD, **units)
+        moments = estimate_moments(f, f, pairs, names=EDMD).symmetrised()
+        pairs_of = eigen_analysis(moments, "edmd", bootstrap=bootstrap, threshold=TRUNK_THRESHOLD)
     else:
-        f, pairs_of = model.f, eigen_analysis(moments, n_resamples=200, **units)
+        f, pairs_of = model.f, eigen_analysis(moments, bootstrap=bootstrap)
     found = pairs_of.isel(mode=slice(0, case.n_leading))
-    low, high = (found.eigenvalue_interval.sel(bound=b).values for b in ("lower", "upper"))
+    low, high = (found.eigenvalues_interval.sel(bound=b).values for b in ("lower", "upper"))
     truth = np.stack([reference.eigenvalues.real, reference.eigenvalues.imag])
     inside = ((truth >= low - 1e-9) & (truth <= high + 1e-9)).all(axis=0)
     print("  eigenvalues", found.eigenvalues.values.round(4), "truth", reference.eigenvalues.round(4))
     report("leading eigenvalues inside their 95 % interval (share)", inside[1:].mean(), 1.0, at_least=True)
-    times = -pairs.dt / np.log(np.abs(reference.eigenvalues[1:]))
+    times = reference.clock.timescales(reference.eigenvalues[1:])
     print("  timescales ", found.timescales.values[1:].round(4), "truth", times.round(4))
     report("timescales, largest relative error", np.abs(found.timescales.values[1:] / times - 1).max(), 0.05)
     with torch.no_grad():
         features = f(torch.from_numpy(reference.points)).double().numpy()
-    values = features @ found.right_coefficients.values
+    values = features @ found.right_eigenfunction_coefficients.values
     groups = groups_of(reference.eigenvalues)
     errors = eigenfunction_errors(values, reference.eigenfunctions(reference.points), reference.weights, groups)
     print("  eigenfunction errors", np.round(errors, 4), "with exact functions", exact_errors(case, pairs, groups))
@@ -157,8 +156,8 @@ def exact_errors(case: Case, pairs: LaggedPairs, groups: list) -> np.ndarray:
     """Errors of EDMD on the exact leading singular functions and the next ones, up to the model's number of modes."""
     exact = case.system.spectrum(lag=1, n_modes=case.n_modes)
     moments = estimate_moments(*[lambda x: exact.left(x.numpy())] * 2, pairs)
-    moments = symmetrised(moments) if case.is_reversible else moments
-    values = exact.left(exact.points) @ eigen_analysis(moments, "edmd").right_coefficients.values
+    moments = moments.symmetrised() if case.is_reversible else moments
+    values = exact.left(exact.points) @ eigen_analysis(moments, "edmd").right_eigenfunction_coefficients.values
     return np.round(eigenfunction_errors(values, exact.eigenfunctions(exact.points), exact.weights, groups), 4)
 
 
@@ -178,21 +177,19 @@ def check_forecast(case: Case, model: KoopmanLoRAModel, moments: Moments, seed: 
 def check_states(case: Case, model: KoopmanLoRAModel, moments: Moments, pairs: LaggedPairs) -> None:
     """The reduced model against the wells or blocks of the system."""
     # eigenfunctions of a reversible process; singular functions of any
-    functions = eigen_analysis(symmetrised(moments)).right_coefficients.real
+    functions = eigen_analysis(moments.symmetrised()).right_eigenfunction_coefficients.real
     if not case.is_reversible:
-        functions = koopman_spectrum(moments).left_coefficients
+        functions = koopman_spectrum(moments).phi_coefficients
     with torch.no_grad():
         slow = model.f(pairs.x).double().numpy() @ functions.values
     coefficients = membership_coefficients(slow, case.n_states)
     chi = membership_map(model.f, functions, coefficients)
-    reduced = macroscopic_model(
-        estimate_moments(chi, chi, pairs), lag=pairs.lag, dt=pairs.dt, time_unit=pairs.time_unit
-    )
+    reduced = macroscopic_model(estimate_moments(chi, chi, pairs, names=EDMD)).timescales.values[1:]
     suggestion = number_of_states(moments)
     print(f"  number of states suggested {suggestion.attrs['suggested']}, wells or blocks {case.n_states}")
     truth = case.system.spectrum(lag=1, n_modes=case.n_states).to_dataset().timescales.values[1:]
-    print("  reduced timescales", reduced.timescales.values.round(4), "truth", truth.round(4))
-    report("timescales of the reduced model, largest relative error", np.abs(reduced.timescales / truth - 1).max(), 0.1)
+    print("  reduced timescales", reduced.round(4), "truth", truth.round(4))
+    report("timescales of the reduced model, largest relative error", np.abs(reduced / truth - 1).max(), 0.1)
     label = chi(pairs.x).argmax(axis=1)
     if isinstance(case.system, FourWellLandscape2D):
         core = case.system.core_labels(pairs.x.numpy())

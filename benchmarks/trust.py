@@ -16,11 +16,12 @@ import numpy as np
 import torch
 
 import koopman_lora as kl
+from koopman_lora.accumulation import estimate_moments
+from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.data.pairs import LaggedPairs, lagged_pairs
 from koopman_lora.intervals import bootstrap_intervals, match_eigenvalues
-from koopman_lora.accumulation import estimate_moments
 from koopman_lora.moments import CROSS, Moments
-from koopman_lora.scores import validation_sigma, vamp_scores
+from koopman_lora.scores import vamp_scores
 from koopman_lora.spectrum import koopman_spectrum
 from koopman_lora.systems import (
     FiniteMarkovChain,
@@ -127,7 +128,7 @@ def _shares(reference: ReferenceSpectrum, n_pairs: int, n_modes: int, seed: int)
     points = reference.points
     floor = [
         functions(points) @ exact[f"{side}_coefficients"].values[:, :n_modes]
-        for side, functions in (("left", reference.left), ("right", reference.right))
+        for side, functions in (("phi", reference.left), ("psi", reference.right))
     ]
     pairs_of_features = [[e.features(points, side) for side in ("left", "right")] for e in (plain, refined)]
     return *(kl.captured_share(*fg, reference, n_modes) for fg in (*pairs_of_features, floor)), seconds
@@ -166,10 +167,11 @@ def sigma(n_seeds: int) -> None:
         pairs = simulate(MAP, 40_000, seed)
         estimator, _ = fit(pairs, 20, seed)
         exact = koopman_spectrum(estimate_moments(*exact_maps(reference), pairs, names=CROSS))
+        middle = estimator.intervals().canonical_singular_values_interval.values.mean(axis=0)
         values = {
             "canonical of spectrum_ (all pairs)": estimator.spectrum_.canonical_singular_values.values,
-            "held-out (validation_sigma, 4,000 pairs)": validation_sigma(estimator.validation()),
-            "middle of the bootstrap interval": estimator.intervals().canonical_singular_values.values.mean(axis=1),
+            "held-out (correlations, 4,000 pairs)": estimator.validation().correlations(),
+            "middle of the bootstrap interval": middle,
             "exact basis, same pairs": exact.canonical_singular_values.values,
         }
         for name, value in values.items():
@@ -214,8 +216,12 @@ def trained(n_repetitions: int) -> None:
         _report_coverage(case.name, covered, reference)
 
 
+# Part of the interval of eigenvalues that a row of the table is about.
+PARTS = {"eigenvalue_real": "real", "eigenvalue_imag": "imaginary"}
+
+
 def _collect(covered: dict[str, list], reference: ReferenceSpectrum, moments: Moments, seed: int) -> None:
-    intervals = bootstrap_intervals(moments, dt=reference.clock.dt, n_resamples=300, seed=seed)
+    intervals = bootstrap_intervals(moments, bootstrap=Bootstrap(n_resamples=300, seed=seed))
     estimate = koopman_spectrum(moments).eigenvalues.values
     eigenvalues = match_eigenvalues(estimate, _rank_eigenvalues(reference)[None])[0]
     truth = {
@@ -226,7 +232,10 @@ def _collect(covered: dict[str, list], reference: ReferenceSpectrum, moments: Mo
         "timescales": reference.clock.timescales(np.minimum(np.abs(eigenvalues), 1)),
     }
     for name, value in truth.items():
-        lower, upper = intervals[name].values.T
+        if name in PARTS:
+            lower, upper = intervals["eigenvalues_interval"].sel(part=PARTS[name]).values
+        else:
+            lower, upper = intervals[f"{name}_interval"].values
         covered.setdefault(name, []).append(((lower <= value + 1e-9) & (value <= upper + 1e-9))[1:])
 
 
@@ -264,7 +273,7 @@ def seconds_of_bootstrap() -> None:
     reference = MAP.spectrum(lag=1, n_modes=20)
     moments = estimate_moments(*exact_maps(reference), simulate(MAP, 20_000, 0))
     start = time.perf_counter()
-    bootstrap_intervals(moments, n_resamples=1000)
+    bootstrap_intervals(moments)
     seconds = time.perf_counter() - start
     report("seconds for 1,000 resamples of 20 modes, eigenvalues included", seconds, "seconds", seconds <= 5)
 

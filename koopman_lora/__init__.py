@@ -95,7 +95,6 @@ from koopman_lora.agreement import agreement_of_fits as agreement_of_fits
 from koopman_lora.agreement import captured_share as captured_share
 from koopman_lora.agreement import compare_subspaces as compare_subspaces
 from koopman_lora.analysis import KoopmanAnalysis as KoopmanAnalysis
-from koopman_lora.analysis import open_analysis as open_analysis
 from koopman_lora.baselines import DPNetLoss as DPNetLoss
 from koopman_lora.baselines import VAMPLoss as VAMPLoss
 from koopman_lora.bootstrap import Bootstrap as Bootstrap
@@ -132,6 +131,7 @@ from koopman_lora.prediction import forecast_band as forecast_band
 from koopman_lora.prediction import forecast_error as forecast_error
 from koopman_lora.refinement import refine as refine
 from koopman_lora.residuals import eigenpair_residuals as eigenpair_residuals
+from koopman_lora.saved_analysis import open_analysis as open_analysis
 from koopman_lora.scores import held_out_scores as held_out_scores
 from koopman_lora.scores import vamp_scores as vamp_scores
 from koopman_lora.selection import select_n_modes as select_n_modes

@@ -58,7 +58,7 @@ def labelled(
     array([1, 2])
     """
     dataset = xr.Dataset(variables, coords=coords, attrs=dict(attrs or {}))
-    known = {BOUND: ["lower", "upper"], PART: ["real", "imaginary"]}
+    known: dict[Any, Any] = {BOUND: ["lower", "upper"], PART: ["real", "imaginary"]}
     counted = {
         name: known.get(name, np.arange(size) + (name not in _FROM_ZERO))
         for name, size in dataset.sizes.items()

@@ -15,6 +15,8 @@ import scipy.linalg
 RANK_TOLERANCE = 1e-10
 # A canonical singular value is at most 1 up to round-off of the moments; above this it is an alarm, never clipped.
 SIGMA_TOLERANCE = 1e-6
+# Variances, relative to the largest, below which a direction is round-off of single-precision features.
+ROUND_OFF_VARIANCE = 1e-15
 # Neighbours of a sorted list that are closer than this, relative to the largest modulus, count as equal.
 TIE_TOLERANCE = 1e-9
 
@@ -137,6 +139,76 @@ def whitened_svd(
     W_f, W_g = inverse_root(M_f, threshold).matrix, inverse_root(M_g, threshold).matrix
     U, values, Vh = np.linalg.svd(conjugate_transpose(W_f) @ T @ W_g, full_matrices=False)
     return WhitenedSVD(W_f @ U[..., :rank], values[..., :rank], W_g @ conjugate_transpose(Vh)[..., :rank])
+
+
+class SplitSpan(NamedTuple):
+    """Functions as columns of coefficients on (1, h), all of mean zero, uncorrelated and, but for scale, orthonormal.
+
+    `own` span what given combinations of h span; `beyond` the rest of h, with `variances` relative to the largest
+    variance in h.
+    """
+
+    own: np.ndarray
+    beyond: np.ndarray
+    variances: np.ndarray
+
+
+def split_span(M: np.ndarray, head: np.ndarray) -> SplitSpan:
+    """Split the span of h, centred, into `h head` and what is beyond it.
+
+    Parameters
+    ----------
+    M : second moments of (1, h), (1 + width, 1 + width)
+    head : (width, n_features)
+
+    Examples
+    --------
+    >>> split_span(np.eye(3), np.array([[2.0], [0.0]])).own
+    array([[0.], [1.], [0.]])
+    """
+    centring = np.concatenate([-M[:1, 1:], np.eye(len(M) - 1)])  # (1, h) -> h - mean
+    covariance = conjugate_transpose(centring) @ M @ centring
+    own = head @ inverse_root(conjugate_transpose(head) @ covariance @ head).matrix
+    without_own = np.eye(len(covariance)) - own @ (conjugate_transpose(own) @ covariance)
+    variances, vectors = np.linalg.eigh(conjugate_transpose(without_own) @ covariance @ without_own)
+    largest = np.linalg.eigvalsh(covariance)[-1]
+    kept = variances > ROUND_OFF_VARIANCE * largest
+    beyond = without_own @ vectors[:, kept] / np.sqrt(variances[kept])
+    return SplitSpan(centring @ own, centring @ beyond, variances[kept] / largest)
+
+
+def damped_triples(
+    matrices: tuple[np.ndarray, np.ndarray, np.ndarray],
+    spans: tuple[SplitSpan, SplitSpan],
+    threshold: float,
+    n_modes: int,
+) -> WhitenedSVD:
+    """Rayleigh-Ritz between two spans, the constant triple first, what is beyond their own parts damped.
+
+    A direction of relative variance s beyond the own part counts `sqrt(s / (s + threshold))`.
+
+    Parameters
+    ----------
+    matrices : M_f, T_fg, M_g of (1, h)
+    spans : of f and of g
+    threshold : infinite for the own parts alone
+    n_modes : triples to keep, the constant one included
+
+    References
+    ----------
+    docs/mathematics.md, section 5.
+    """
+    M_f, T, M_g = matrices
+    f, g = (np.hstack([s.own, s.beyond * np.sqrt(s.variances / (s.variances + threshold))]) for s in spans)
+    U, _, Vh = np.linalg.svd(conjugate_transpose(f) @ T @ g, full_matrices=False)
+    left, right = f @ U[:, : n_modes - 1], g @ conjugate_transpose(Vh)[:, : n_modes - 1]
+    # damped functions are not of unit norm: the triples between the two spaces that they span
+    left_h, right_h = conjugate_transpose(left), conjugate_transpose(right)
+    left_in, values, right_in = whitened_svd(left_h @ M_f @ left, left_h @ T @ right, right_h @ M_g @ right)
+    # the constant is set beside them: where other sigma are 1 as well, an SVD of all would mix them with it
+    constant = np.eye(len(left))[:, :1]
+    left, right = np.hstack([constant, left @ left_in]), np.hstack([constant, right @ right_in])
+    return WhitenedSVD(left, np.r_[1.0, values], right)
 
 
 class SortedEig(NamedTuple):

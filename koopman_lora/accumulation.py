@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,8 @@ from torch import Tensor
 from koopman_lora.clock import Clock
 from koopman_lora.data.groups import block_numbers
 from koopman_lora.data.pairs import BATCH, LaggedPairs
-from koopman_lora.moments import CROSS, DEFINITIONS, OBSERVABLES, SAME_MAP, Moments, check_observable_names
+from koopman_lora.moments import CROSS, DEFINITIONS, OBSERVABLES, SAME_MAP, FeatureMap, Moments
 
-FeatureMap = Callable[[Tensor], Any]
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
@@ -63,7 +62,7 @@ def estimate_moments(
 
     References
     ----------
-    MATH.md, section 2.
+    docs/mathematics.md, section 2.
 
     Examples
     --------
@@ -107,7 +106,6 @@ def moments_by_block(
 
     Examples
     --------
-    >>> from koopman_lora.data.pairs import lagged_pairs
     >>> pairs = lagged_pairs(np.arange(5.0))
     >>> moments_by_block(lambda x: x, lambda x: x, pairs, np.array([0, 7, 0, 0])).block_counts
     array([3., 1.])
@@ -197,6 +195,7 @@ class _Accumulator:
         """1 where the state lies far out along a fixed direction, else 0: sums of functions there fix their phases."""
         if self.direction is None:  # a stream: its first batch decides
             self.fix_direction(x)
+        assert self.direction is not None  # batches are never empty here
         direction, threshold = self.direction
         return (_flat(x) @ direction > threshold).astype(float)
 
@@ -213,7 +212,7 @@ class _Accumulator:
             raise ValueError("pairs are empty; give at least one pair (x, x_next).")
         labels = None
         if "H_f" in self.sums:
-            labels = check_observable_names(observable_names, self.sums["H_f"][0].shape[1])
+            labels = _checked_names(observable_names, self.sums["H_f"][0].shape[1])
         return Moments(
             {name: np.stack(values) for name, values in self.sums.items()},
             np.asarray(self.counts, dtype=float),
@@ -242,3 +241,18 @@ def _as_features(feature_map: FeatureMap, states: Tensor, name: str) -> np.ndarr
     if not np.isfinite(values).all():
         raise ValueError(f"{name} gave NaN or inf features; check the model or the feature map.")
     return values.astype(np.complex128 if np.iscomplexobj(values) else np.float64)
+
+
+def _checked_names(names: Sequence[str] | None, n_observables: int) -> tuple[str, ...] | None:
+    """The names as a tuple, or a ValueError if there are not as many as observables.
+
+    Examples
+    --------
+    >>> _checked_names(["x", "y"], 2)
+    ('x', 'y')
+    """
+    if names is None:
+        return None
+    if len(names) != n_observables:
+        raise ValueError(f"observable_names must name {n_observables} observables; got {len(names)}: {list(names)}.")
+    return tuple(map(str, names))

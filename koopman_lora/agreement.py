@@ -90,7 +90,6 @@ def captured_share(f: np.ndarray, g: np.ndarray, reference: ReferenceSpectrum, n
 
     Examples
     --------
-    >>> from koopman_lora.systems import NoisyRotation
     >>> reference = NoisyRotation().spectrum(lag=1, n_modes=9)
     >>> phi, psi = reference.left(reference.points), reference.right(reference.points)
     >>> round(captured_share(phi[:, :5], psi[:, :5], reference), 6)

@@ -12,22 +12,21 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from torch import nn
 
-from koopman_lora.accumulation import FeatureMap, estimate_moments, flat_state
-from koopman_lora.analysis_files import read_fitted, write_fitted
+from koopman_lora.accumulation import estimate_moments, flat_state
+from koopman_lora.analysis_files import write_fitted
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.clock import Clock
 from koopman_lora.comparison import compare_singular_values
 from koopman_lora.data.arrays import as_states
 from koopman_lora.data.pairs import BATCH, LaggedPairs, lagged_pairs
-from koopman_lora.data.splits import Split, split_pairs
+from koopman_lora.data.splits import Split
 from koopman_lora.eigenanalysis import eigen_analysis, koopman_modes
 from koopman_lora.fitted import MOMENT_BLOCKS, Fitted, FittedMoments
 from koopman_lora.intervals import bootstrap_intervals
 from koopman_lora.lag_scan import scan_lags
 from koopman_lora.model import KoopmanLoRAModel
-from koopman_lora.moments import EDMD, Moments
+from koopman_lora.moments import EDMD, FeatureMap, Moments
 from koopman_lora.prediction import forecast_band
 from koopman_lora.residuals import eigenpair_residuals
 from koopman_lora.scores import Scores, Validation
@@ -109,7 +108,8 @@ class KoopmanAnalysis:
         states = as_states(x, self.model.state_shape)
         encode = self.model.f if side == "left" else self.model.g
         with torch.no_grad():
-            return torch.cat([encode(batch) for batch in states.split(BATCH)]).cpu().double().numpy()
+            values = torch.cat([encode(batch) for batch in states.split(BATCH)]).cpu().numpy()
+        return values.astype(np.complex128 if np.iscomplexobj(values) else np.float64)
 
     def singular_functions(self, x: Any, side: str = "left") -> np.ndarray:
         """Singular functions at any states: phi (`side="left"`) or psi (`side="right"`), unit L2 norm.
@@ -141,22 +141,24 @@ class KoopmanAnalysis:
 
     def estimate_moments(self, X: Any, observables: FeatureMap | None = None) -> Moments:
         """Moments of the fitted features on other trajectories or pairs at the lag of the fit."""
-        return clocked(self.feature_moments(self._pairs_of(X), observables), self.model)
+        return clocked(self.feature_moments(self.pairs_of(X), observables), self.model)
 
     def compute_spectrum(self, X: Any) -> xr.Dataset:
         """Spectrum of the fitted features on other trajectories, `koopman_spectrum` of their moments."""
         return model_spectrum(self.model, self.estimate_moments(X))
 
     def applied_to(self, X: Any) -> KoopmanAnalysis:
-        """The same model asked about other trajectories, none of which it was fitted to; there is no held-out part."""
-        pairs = self._pairs_of(X)
+        """The same model asked about other trajectories, all of them held out: nothing was fitted to them."""
+        pairs = self.pairs_of(X)
         moments = clocked(self.feature_moments(pairs, flat_state), self.model)
         split = Split.given(pairs)
+        sigma = self.spectrum["canonical_singular_values"].values
+        phi, psi = self.singular_functions(pairs.x), self.singular_functions(pairs.x_next, "right")
         return KoopmanAnalysis(
             dataclasses.replace(
                 self.fitted,
                 moments=FittedMoments(moments, moments.merged(np.zeros(moments.n_blocks)), None),
-                validation=None,
+                validation=Validation.of_functions(sigma, phi, psi, pairs),
                 recipe=split.recipe,
                 fingerprint=pairs.fingerprint(),
                 split=split,
@@ -165,9 +167,10 @@ class KoopmanAnalysis:
 
     def was_fitted_to(self, X: Any) -> bool:
         """Whether these trajectories give the very pairs of the fit, by their fingerprint."""
-        return self._pairs_of(X).fingerprint() == self.fitted.fingerprint
+        return self.pairs_of(X).fingerprint() == self.fitted.fingerprint
 
-    def _pairs_of(self, X: Any) -> LaggedPairs:
+    def pairs_of(self, X: Any) -> LaggedPairs:
+        """Pairs of other trajectories at the lag of the fit, in its units; pairs stay as they are."""
         clock = self.clock
         if isinstance(X, LaggedPairs):
             return X
@@ -314,57 +317,3 @@ class KoopmanAnalysis:
         chi = self.membership_map(n_states)
         moments = estimate_moments(chi, chi, self._split("to count transitions in").pairs, names=EDMD)
         return macroscopic_model(moments, reversible=reversible, bootstrap=self._bootstrap(bootstrap))
-
-
-def open_analysis(
-    folder: str | os.PathLike,
-    data: Any = None,
-    encoder_f: nn.Module | None = None,
-    encoder_g: nn.Module | None = None,
-) -> KoopmanAnalysis:
-    """Open an analysis that `save` wrote; it answers as it did before.
-
-    Parameters
-    ----------
-    folder : of `KoopmanLoRA.save` or `koopman-lora fit`
-    data : the trajectories of the fit, in any form that `lagged_pairs` takes; without them all is answered that needs
-        no frames
-    encoder_f, encoder_g : freshly built, for a model with encoders of your own: a folder holds weights, never code
-
-    Raises
-    ------
-    FileNotFoundError
-        If nothing is there.
-    ValueError
-        If the folder is none of ours or its files do not belong together, or `data` are not those of the fit; for
-        others use `open_analysis(folder).applied_to(data)`.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from koopman_lora.estimator import KoopmanLoRA
-    >>> from koopman_lora.systems import NoisyRotation
-    >>> data = NoisyRotation().simulate(n_trajectories=2, n_steps=500)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     fitted = KoopmanLoRA(n_modes=3, hidden_dims=(8,), n_epochs=2).fit(data)
-    ...     open_analysis(fitted.save(folder)).scores() == fitted.scores()
-    True
-    """
-    analysis = KoopmanAnalysis(read_fitted(folder, encoder_f, encoder_g))
-    return analysis if data is None else _with_data(analysis, data)
-
-
-def _with_data(analysis: KoopmanAnalysis, data: Any) -> KoopmanAnalysis:
-    fitted = analysis.fitted
-    pairs = analysis._pairs_of(data)
-    if pairs.fingerprint() != fitted.fingerprint:
-        raise ValueError(
-            f"data are not those of the fit, which had {analysis.moments.n_pairs} pairs; these give {len(pairs)}. Open "
-            "the analysis without data, and ask .applied_to(data) about others."
-        )
-    recipe = fitted.recipe
-    if recipe.by in ("none", "given"):  # held-out pairs of the user's own are not in `data`
-        split = dataclasses.replace(Split.given(pairs), recipe=recipe)
-    else:
-        split = split_pairs(pairs, recipe.held_out, recipe.by, recipe.n_blocks, recipe.seed)
-    return KoopmanAnalysis(dataclasses.replace(fitted, split=split))

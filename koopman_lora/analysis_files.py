@@ -37,6 +37,7 @@ from koopman_lora.scores import Validation
 FORMAT = "koopman_lora.analysis.v1"
 RECORD, MODEL, MOMENTS, VALIDATION = "analysis.json", "model.safetensors", "moments.nc", "validation.nc"
 SPECTRUM, HISTORY = "spectrum.nc", "history.nc"
+_ENTRIES = ("split", "fingerprint", "seed", "refinement", "findings", "settings", "files")
 _ROW_DIMS = {"f": FEATURE_F, "g": FEATURE_G}
 _COLUMN_DIMS = {"f": FEATURE_F_COLUMN, "g": FEATURE_G_COLUMN, "h": OBSERVABLE}
 
@@ -59,7 +60,7 @@ def write_fitted(fitted: Fitted, spectrum: xr.Dataset, folder: str | os.PathLike
         save_dataset(_validation_dataset(fitted.validation), folder / VALIDATION)
         files.append(VALIDATION)
     record = _record(fitted) | {"files": {name: _checksum(folder / name) for name in files}}
-    text = json.dumps(record, indent=2, allow_nan=True, default=str)
+    text = json.dumps(record, indent=2, allow_nan=True, default=_plain)
     write_whole(folder / RECORD, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return folder
 
@@ -97,6 +98,11 @@ def read_fitted(
     )
 
 
+def _plain(value: Any) -> Any:
+    """What JSON can hold of a value: numbers of numpy as plain ones, else text."""
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else str(value)
+
+
 def _checksum(path: pathlib.Path) -> str:
     return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
@@ -114,6 +120,10 @@ def _checked_record(folder: pathlib.Path) -> dict[str, Any]:
         raise ValueError(f"{str(path)!r} is damaged ({error}); save the analysis again.") from None
     if found != FORMAT:
         raise ValueError(f"{str(path)!r} is not an analysis of this koopman_lora; its format is {found!r}.")
+    lacking = [name for name in _ENTRIES if name not in record]
+    lacking = lacking or [name for name in (MODEL, MOMENTS, SPECTRUM, HISTORY) if name not in record["files"]]
+    if lacking:
+        raise ValueError(f"{str(path)!r} is damaged (it lacks {', '.join(lacking)}); save the analysis again.")
     for name, checksum in record["files"].items():
         if not (folder / name).exists() or _checksum(folder / name) != checksum:
             raise ValueError(
@@ -182,7 +192,7 @@ def _moment_variables(moments: Moments, part: str) -> dict[str, Any]:
 
 def _moments_of_dataset(dataset: xr.Dataset) -> FittedMoments:
     labels = tuple(map(str, dataset[OBSERVABLE].values)) if dataset.attrs["has_names"] else None
-    parts = {}
+    parts: dict[str, Any] = {}
     for part in FittedMoments._fields:
         held = {
             str(name).removeprefix(f"{part}."): values.values

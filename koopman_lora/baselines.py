@@ -1,4 +1,4 @@
-"""Losses to compare the LoRA objective with, behind the same call: VAMP scores and DPNet (MATH.md, section 3)."""
+"""Losses to compare the LoRA objective with: VAMP scores and DPNet (docs/mathematics.md, section 3)."""
 
 from __future__ import annotations
 

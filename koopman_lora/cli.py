@@ -14,13 +14,14 @@ import numpy as np
 from safetensors import SafetensorError
 
 from koopman_lora import systems
-from koopman_lora.analysis import KoopmanAnalysis, open_analysis
+from koopman_lora.analysis import KoopmanAnalysis
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.data.files import open_trajectories
 from koopman_lora.demo import prepare_folder, run_demo
 from koopman_lora.estimator import KoopmanLoRA
 from koopman_lora.findings import training_findings
 from koopman_lora.io import save_dataset
+from koopman_lora.saved_analysis import open_analysis
 from koopman_lora.svd.neural_svd import NeuralSVD
 from koopman_lora.tables import (
     comparison_text,
@@ -235,7 +236,7 @@ def _open(folder: str, path: str | None) -> tuple[KoopmanAnalysis, Any]:
     data = _open_data(path)
     if analysis.was_fitted_to(data):
         return analysis, data
-    print(f"{path} is not what the model was fitted to: nothing below was trained on, or held out.\n")
+    print(f"{path} is not what the model was fitted to: all of it counts as held out.\n")
     return analysis.applied_to(data), data
 
 

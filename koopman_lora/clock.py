@@ -104,7 +104,7 @@ class Clock:
 
         References
         ----------
-        MATH.md, section 4.
+        docs/mathematics.md, section 4.
 
         Examples
         --------
@@ -126,7 +126,7 @@ class Clock:
 
         References
         ----------
-        MATH.md, section 4.
+        docs/mathematics.md, section 4.
 
         Examples
         --------

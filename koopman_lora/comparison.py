@@ -9,7 +9,7 @@ from koopman_lora._labels import CAUSE, MODE, interval, labelled, provenance
 from koopman_lora._linalg import to_correlation, whitened_svd
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.intervals import bootstrap_intervals
-from koopman_lora.losses import lora_terms
+from koopman_lora.loss_terms import lora_terms
 from koopman_lora.moments import Moments
 from koopman_lora.scores import Validation, correlations, jackknife_error
 from koopman_lora.spectrum import koopman_spectrum
@@ -64,7 +64,7 @@ def compare_singular_values(
 
     References
     ----------
-    MATH.md, section 6.
+    docs/mathematics.md, section 6.
     """
     spectrum = koopman_spectrum(moments, svals)
     canonical, K_values = (spectrum[n].values for n in ("canonical_singular_values", "singular_values"))
@@ -82,7 +82,7 @@ def compare_singular_values(
         "sampling error": 2 * _rms(intervals["canonical_standard_error"].values),
     }
     known = {name: size for name, size in sizes.items() if np.isfinite(size)}
-    verdict = max(known, key=known.get)
+    verdict = max(known, key=known.__getitem__)
     ratio = K_values / np.where(ordered > 0, ordered, np.nan)
     variables = {
         "learned": (MODE, ordered),

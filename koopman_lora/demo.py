@@ -8,7 +8,7 @@ import pathlib
 import matplotlib.pyplot as plt
 import xarray as xr
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from koopman_lora.estimator import KoopmanLoRA
 from koopman_lora.io import save_dataset
@@ -72,6 +72,7 @@ def _draw(estimator: KoopmanLoRA, reference: ReferenceSpectrum, folder: pathlib.
     _save(axes[0].figure, folder / "singular_functions.png")
 
 
-def _save(figure: Figure, path: pathlib.Path) -> None:
-    FigureCanvasAgg(figure).print_png(path)
-    plt.close(figure)
+def _save(figure: Figure | SubFigure, path: pathlib.Path) -> None:
+    whole = figure if isinstance(figure, Figure) else figure.figure
+    FigureCanvasAgg(whole).print_png(path)
+    plt.close(whole)

@@ -69,12 +69,10 @@ def eigen_analysis(
 
     References
     ----------
-    MATH.md, section 4.
+    docs/mathematics.md, section 4.
 
     Examples
     --------
-    >>> import torch
-    >>> from koopman_lora.accumulation import estimate_moments
     >>> x = torch.linspace(-1, 1, 101)[:, None].double()
     >>> features = lambda s: torch.cat([torch.ones_like(s), s], dim=1)
     >>> eigen_analysis(estimate_moments(features, features, (x, 0.5 * x))).timescales.values.round(4)
@@ -231,8 +229,6 @@ def koopman_modes(moments: Moments, method: str = "operator", *, n_modes: int | 
 
     Examples
     --------
-    >>> import torch
-    >>> from koopman_lora.accumulation import estimate_moments
     >>> x = torch.linspace(-1, 1, 101)[:, None].double()
     >>> pairs = koopman_modes(estimate_moments(lambda s: s, lambda s: s, (x, 0.5 * x), observables=lambda s: s))
     >>> (pairs.right_eigenfunction_coefficients.values @ pairs.koopman_modes.values).real.round(6)

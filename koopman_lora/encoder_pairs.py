@@ -48,11 +48,7 @@ def trunk_features(module: nn.Module, x: Tensor) -> Tensor:
     NoLinearHeadError
         If the module does not end in a linear layer.
     """
-    head = find_head(module, x[:1])
-    if head is None:
-        raise NoLinearHeadError(
-            f"{type(module).__name__} does not end in an nn.Linear layer, so it has no last hidden layer."
-        )
+    head = _require_head(module, x)
     received: list[Tensor] = []
     hook = head.register_forward_pre_hook(lambda _, inputs: received.append(inputs[0]))
     try:
@@ -64,6 +60,22 @@ def trunk_features(module: nn.Module, x: Tensor) -> Tensor:
 
 class NoLinearHeadError(TypeError):
     """An encoder does not end in a linear layer."""
+
+
+def _require_head(module: nn.Module, x: Tensor) -> nn.Linear:
+    """The last linear layer of a module, found on any state.
+
+    Raises
+    ------
+    NoLinearHeadError
+        If it does not end in one.
+    """
+    head = find_head(module, x[:1])
+    if head is None:
+        raise NoLinearHeadError(
+            f"{type(module).__name__} does not end in an nn.Linear layer, so it has no last hidden layer."
+        )
+    return head
 
 
 def _head_matrix(head: nn.Linear) -> Tensor:
@@ -116,20 +128,19 @@ class EncoderPair(nn.Module):
 
     def separate_head(self, x: Tensor) -> nn.Linear:
         """Give g a last layer of its own, a copy of the shared one; `x` is any state."""
-        self.head_g = copy.deepcopy(find_head(self.module_f, x[:1]))
+        self.head_g = copy.deepcopy(_require_head(self.module_f, x))
         return self.head_g
 
     def head_matrices(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Last layers of f and g as coefficients (1 + width, n_features) on (1, hidden layer); `x` is any state."""
-        head_f = find_head(self.module_f, x[:1])
-        head_g = self.head_g if self.head_g is not None else find_head(self.module_g, x[:1])
+        head_f = _require_head(self.module_f, x)
+        head_g = self.head_g if self.head_g is not None else _require_head(self.module_g, x)
         return _head_matrix(head_f), _head_matrix(head_g)
 
     def set_heads(self, weights: Sequence[Tensor], biases: Sequence[Tensor], x: Tensor) -> None:
         """Overwrite the last layers of f and g: weights (width, n_features), biases (n_features,); `x` is any state."""
-        head_f, head_g = find_head(self.module_f, x[:1]), find_head(self.module_g, x[:1])
-        if self.is_shared:
-            head_g = self.separate_head(x)
+        head_f = _require_head(self.module_f, x)
+        head_g = self.separate_head(x) if self.is_shared else _require_head(self.module_g, x)
         with torch.no_grad():
             for head, weight, bias in zip((head_f, head_g), weights, biases, strict=True):
                 head.weight.copy_(weight.T)

@@ -50,6 +50,9 @@ class Standardize(nn.Module):
         for images
     """
 
+    mean: Tensor
+    scale: Tensor
+
     def __init__(self, statistics_shape: Sequence[int]) -> None:
         super().__init__()
         # float64: large offsets (a temperature in kelvin) are subtracted before the network's precision applies

@@ -22,17 +22,18 @@ from koopman_lora.clock import Clock
 from koopman_lora.data.pairs import LaggedPairs, lagged_pairs
 from koopman_lora.data.splits import Split, split_pairs
 from koopman_lora.encoders import CNN
-from koopman_lora.findings import Finding, training_findings
-from koopman_lora.fitted import Fitted, freeze_on
+from koopman_lora.findings import Finding
+from koopman_lora.fitted import finish
 from koopman_lora.lag_scan import scan_lags
 from koopman_lora.losses import NestedLoRALoss
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import Moments
-from koopman_lora.refinement import RefinementResult, TrainedFeatures, rewrite_heads, validate
+from koopman_lora.refinement import RefinementResult
 from koopman_lora.training import train
-from koopman_lora.training_loop import TrainingOptions, TrainingResult
+from koopman_lora.training_loop import TrainingOptions
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def _handed_on(
@@ -89,7 +90,6 @@ class KoopmanLoRA(BaseEstimator):
 
     Examples
     --------
-    >>> from koopman_lora.systems import NoisyRotation
     >>> trajectories = NoisyRotation().simulate(n_trajectories=2, n_steps=500, seed=0)
     >>> estimator = KoopmanLoRA(n_modes=3, hidden_dims=(16,), n_epochs=3).fit(trajectories)
     >>> estimator.singular_functions(trajectories[0], side="left").shape
@@ -180,44 +180,16 @@ class KoopmanLoRA(BaseEstimator):
             seed=self.seed,
             progress=self.progress,
         )
-        self.analysis_ = KoopmanAnalysis(self._finish(model, training))
-        self.training_ = training
+        fitted = finish(model, training, self.refine, self.batch_size, self.seed, self._settings())
+        self._warn(fitted.findings)
+        self.analysis_, self.training_ = KoopmanAnalysis(fitted), training
         return self
 
-    def _finish(self, model: KoopmanLoRAModel, training: TrainingResult) -> Fitted:
-        """Refine, and take the moments of the features as they are in the end."""
-        split, refinement, trained = training.split, None, None
-        if self.refine:
-            refinement, trained = rewrite_heads(model, split)
-        moments = freeze_on(model, split, is_refined=self.refine)
-        if trained is None:
-            trained = TrainedFeatures(moments.training, model.svals_array())
-        validation = None
-        if refinement is not None:
-            validation = refinement.validation
-        elif split.held_out is not None:
-            validation = validate(model, split)
-        return Fitted(
-            model=model,
-            moments=moments,
-            validation=validation,
-            refinement=refinement,
-            findings=self._check_training(trained),
-            history=training.history,
-            recipe=split.recipe,
-            fingerprint=split.pairs.fingerprint(),
-            seed=self.seed,
-            settings=self._settings(),
-            split=split,
-        )
-
-    def _check_training(self, trained: TrainedFeatures) -> tuple[Finding, ...]:
+    def _warn(self, findings: tuple[Finding, ...]) -> None:
         """Warn of what is wrong with the trained features and refinement cannot mend."""
-        findings = training_findings(trained.moments, trained.svals, self.batch_size)
         for finding in findings:
             if finding.name == "small batch" or not self.refine:
-                warnings.warn(finding.message, stacklevel=4)
-        return tuple(findings)
+                warnings.warn(finding.message, stacklevel=3)
 
     def _settings(self) -> dict[str, Any]:
         """Settings that are plain values, for the record of a saved analysis."""

@@ -10,20 +10,25 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from koopman_lora.accumulation import estimate_moments, flat_state, moments_by_block
+from koopman_lora._linalg import whitened_svd
+from koopman_lora.accumulation import flat_state, moments_by_block
 from koopman_lora.data.groups import block_numbers
 from koopman_lora.data.splits import Split, SplitRecipe
-from koopman_lora.findings import Finding
+from koopman_lora.findings import Finding, training_findings
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import Moments
-from koopman_lora.refinement import RefinementResult
+from koopman_lora.normalisation import normalise
+from koopman_lora.refinement import RefinementResult, rewrite_heads
 from koopman_lora.scores import Validation
-from koopman_lora.training import freeze
+from koopman_lora.training_loop import TrainingResult
 
 # Blocks that a bootstrap resamples: enough for Student's t, each still longer than the memory of most data.
 MOMENT_BLOCKS = 64
 # Entries of a state up to which its projections on the features are kept, so that forecasts need no frames.
 KEPT_ENTRIES = 1024
+# What a pair is in a split; those between training and held-out pairs share a frame with both.
+BETWEEN, TRAINING, HELD_OUT = range(3)
+N_PARTS = 3
 
 
 class FittedMoments(NamedTuple):
@@ -72,25 +77,55 @@ class Fitted:
     split: Split | None
 
 
-def freeze_on(model: KoopmanLoRAModel, split: Split, is_refined: bool) -> FittedMoments:
-    """`freeze` the model's normalisation, and its moments, in one pass over the pairs.
+def finish(
+    model: KoopmanLoRAModel,
+    training: TrainingResult,
+    refine: bool,
+    batch_size: int,
+    seed: int,
+    settings: Mapping[str, Any],
+) -> Fitted:
+    """From a trained model to all that is known of its fit: refinement, normalisation, moments, validation.
 
-    Un-refined features are normalised by the training pairs, refined ones, which were solved from all pairs, by all.
+    Parameters
+    ----------
+    model : as `training.train` leaves it; changed in place
+    refine : finish with Rayleigh-Ritz on the last hidden layers
+    batch_size, seed, settings : of the training, for the findings and for the record
     """
-    kind = np.where(split.is_training, 1, np.where(split.is_held_out, 2, 0))
-    cell = 3 * block_numbers(split.pairs, MOMENT_BLOCKS) + kind
+    split, refinement, trained = training.split, None, None
+    if refine:
+        refinement, trained = rewrite_heads(model, split)
+    # blocks to resample, cut where training and held-out pairs meet, so that sums over either are sums over cells
+    part = np.where(split.is_training, TRAINING, np.where(split.is_held_out, HELD_OUT, BETWEEN))
+    cell = N_PARTS * block_numbers(split.pairs, MOMENT_BLOCKS) + part
+    cells = np.unique(cell)
     observables = flat_state if math.prod(model.state_shape) <= KEPT_ENTRIES else None
     raw = moments_by_block(*model.raw_maps(), split.pairs, cell, observables=observables)
-    cells = np.unique(cell)
-    freeze(model, raw if is_refined else raw.selected(cells % 3 == 1), is_refined)
-    moments = raw.transformed(model.normalisation(0), model.normalisation(1))
-    held_out = None
-    if split.is_held_out.any():
-        held_out = _one_block(moments.selected(cells % 3 == 2))
-    elif split.held_out is not None:  # pairs of the user's own
-        held_out = estimate_moments(model.f, model.g, split.held_out, n_blocks=1)
-    return FittedMoments(moments.merged(cells // 3), _one_block(moments.selected(cells % 3 == 1)), held_out)
-
-
-def _one_block(moments: Moments) -> Moments:
-    return moments.merged(np.zeros(moments.n_blocks))
+    # un-refined features are normalised by the training pairs, refined ones, which were solved from all pairs, by all
+    known = raw if refine else raw.selected(cells % N_PARTS == TRAINING)
+    normal = normalise(known, model.has_centering, model.learn_svals, is_refined=refine)
+    model.set_normalisation(*normal.as_tensors())
+    given = None
+    if split.held_out is not None and not split.is_held_out.any():  # pairs of the user's own
+        given = moments_by_block(model.f, model.g, split.held_out, np.zeros(len(split.held_out)))
+    moments = raw.transformed(*normal.maps)
+    in_training, in_held_out = (moments.joined(cells % N_PARTS == number) for number in (TRAINING, HELD_OUT))
+    validation = None if refinement is None else refinement.validation
+    if split.held_out is not None and refinement is None:
+        triples = whitened_svd(normal.moments.M_f, normal.moments.T_fg, normal.moments.M_g)
+        validation = Validation.of_solution(triples, (model.f, model.g), split.held_out)
+    trained = trained or normal
+    return Fitted(
+        model=model,
+        moments=FittedMoments(moments.merged(cells // N_PARTS), in_training or moments, in_held_out or given),
+        validation=validation,
+        refinement=refinement,
+        findings=tuple(training_findings(trained.moments, trained.svals, batch_size)),
+        history=training.history,
+        recipe=split.recipe,
+        fingerprint=split.pairs.fingerprint(),
+        seed=seed,
+        settings=settings,
+        split=split,
+    )

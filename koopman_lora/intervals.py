@@ -55,8 +55,6 @@ def bootstrap_intervals(
 
     Examples
     --------
-    >>> import torch
-    >>> from koopman_lora.accumulation import estimate_moments
     >>> x = torch.randn(4000, 1, generator=torch.Generator().manual_seed(0)).double()
     >>> m = estimate_moments(lambda s: s, lambda s: s, (x[:-1], x[:-1] + x[1:]))      # sigma = 1 / sqrt(2)
     >>> low, high = bootstrap_intervals(m).canonical_singular_values_interval.values[:, 0]

@@ -8,7 +8,7 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import xarray as xr
@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from koopman_lora.clock import Clock
+from koopman_lora.encoder_pairs import EncoderPair
 from koopman_lora.encoders import CNN
 from koopman_lora.model import KoopmanLoRAModel
 
@@ -133,14 +134,14 @@ def model_settings(model: KoopmanLoRAModel) -> dict[str, Any]:
     return {
         "input_dim": list(model.state_shape),
         "n_modes": model.n_modes,
-        "hidden_dims": list(model.settings["hidden_dims"]),
-        "activation": model.settings["activation"],
-        "use_batchnorm": model.settings["use_batchnorm"],
+        "hidden_dims": list(model.hidden_dims),
+        "activation": model.activation,
+        "use_batchnorm": model.use_batchnorm,
         "shared_encoder": model.shared_encoder,
         "learn_svals": model.learn_svals,
         "has_centering": model.has_centering,
         "encoder": kind,
-        "cnn": encoder.settings if kind == "cnn" else None,
+        "cnn": encoder.settings if isinstance(encoder, CNN) else None,
         "has_own_head_g": getattr(model.encoders, "head_g", None) is not None,
         "clock": model.clock.attrs(),
     }
@@ -213,6 +214,8 @@ def _rebuild(settings: dict[str, Any], encoder_f: nn.Module | None, encoder_g: n
         needs = "no encoder_g" if settings["shared_encoder"] else "an encoder_g"
         raise ValueError(f"this model was saved with shared_encoder={settings['shared_encoder']}; it needs {needs}.")
     if settings["has_own_head_g"]:
-        model.encoders.separate_head(model.prepare(model.standardize.mean.new_zeros(1, *model.state_shape)))
+        cast(EncoderPair, model.encoders).separate_head(
+            model.prepare(model.standardize.mean.new_zeros(1, *model.state_shape))
+        )
     model.clock = Clock.from_attrs(settings["clock"])
     return model

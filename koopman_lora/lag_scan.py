@@ -22,7 +22,10 @@ from koopman_lora.spectrum import koopman_spectrum
 class HasFeatures(Protocol):
     """A fitted estimator or an analysis: something with a clock whose features give moments of any pairs."""
 
-    clock: Clock
+    @property
+    def clock(self) -> Clock:
+        """Lag, time between two frames and its unit, of the fit."""
+        ...
 
     def feature_moments(self, pairs: LaggedPairs) -> Moments:
         """Moments of the features over pairs at any lag."""
@@ -50,8 +53,8 @@ def scan_lags(
     -------
     Dataset
         Over (lag, mode): `canonical_singular_values`, `timescales`; over (bound, lag, mode): `timescales_interval`;
-        attribute `recommended_lag`: the shortest whose interval of the slowest timescale meets those of all longer
-        lags.
+        attributes `recommended_lag`, the shortest whose interval of the slowest timescale meets those of all longer
+        lags, and `recommended_lag_time`, the same in the unit of time.
 
     Raises
     ------
@@ -64,9 +67,12 @@ def scan_lags(
     if isinstance(X, (tuple, LaggedPairs)):
         raise ValueError("X must be trajectories to scan lags; pairs have one lag only.")
     clock = fitted.clock
+    # a fit to pairs of an unknown lag knows no frames; the trajectories do
+    dt, unit_of_frames = (None, None) if clock.lag is None else (clock.dt, clock.time_unit)
     spectra, bounds = [], []
     for lag in lags:
-        pairs = lagged_pairs(X, lag, clock.dt, clock.time_unit, check_constant=False)
+        pairs = lagged_pairs(X, lag, dt, unit_of_frames, check_constant=False)
+        clock = pairs.clock
         at_lag = clone(fitted).set_params(lag=lag).fit(pairs) if refit else fitted
         moments = at_lag.feature_moments(pairs)
         spectra.append(koopman_spectrum(moments))
@@ -82,7 +88,12 @@ def scan_lags(
     }
     recommended = lags[_plateau(limits[:, :, 1])] if sigma.shape[1] > 1 else lags[0]
     attrs = provenance(
-        recommended_lag=recommended, dt=clock.dt, time_unit=clock.time_unit, refit=refit, **bootstrap.attrs()
+        recommended_lag=recommended,
+        recommended_lag_time=clock.at(recommended).lag_time,
+        dt=clock.dt,
+        time_unit=clock.time_unit,
+        refit=refit,
+        **bootstrap.attrs(),
     )
     return labelled(variables, attrs, {LAG: lags, "lag_time": (LAG, np.array(lags) * clock.dt, unit)})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -14,8 +14,7 @@ from koopman_lora.clock import Clock
 from koopman_lora.data.pairs import BATCH
 from koopman_lora.encoder_pairs import EncoderPair, PairedMLP
 from koopman_lora.encoders import MLP, Standardize
-
-FeatureMap = Callable[[Tensor], Tensor]
+from koopman_lora.moments import FeatureMap
 
 # Added to second moments of a batch: far below any real scale, it keeps the gradient of a dead feature finite.
 _FLOOR = 1e-14
@@ -71,6 +70,10 @@ class KoopmanLoRAModel(nn.Module):
     (torch.Size([8, 4]), torch.Size([4]))
     """
 
+    feature_mean: Tensor
+    feature_scale: Tensor
+    is_calibrated: Tensor
+
     def __init__(
         self,
         input_dim: int | Sequence[int],
@@ -83,14 +86,15 @@ class KoopmanLoRAModel(nn.Module):
         has_centering: bool = False,
     ) -> None:
         super().__init__()
-        self.state_shape = (int(input_dim),) if isinstance(input_dim, numbers.Integral) else tuple(input_dim)
-        if not self.state_shape or any(d < 1 for d in self.state_shape):
+        sizes = input_dim if isinstance(input_dim, Sequence) else (input_dim,)
+        if not sizes or any(not isinstance(size, numbers.Integral) or size < 1 for size in sizes):
             raise ValueError(f"input_dim must be a positive integer or a shape of such; got {input_dim!r}.")
+        self.state_shape = tuple(int(size) for size in sizes)
         smallest = 2 if has_centering else 1
         if n_modes < smallest:
             raise ValueError(f"n_modes must be at least {smallest} (has_centering={has_centering}); got {n_modes}.")
         self.n_modes, self.learn_svals, self.has_centering = n_modes, learn_svals, has_centering
-        self.settings = {"hidden_dims": tuple(hidden_dims), "activation": activation, "use_batchnorm": use_batchnorm}
+        self.hidden_dims, self.activation, self.use_batchnorm = tuple(hidden_dims), activation, use_batchnorm
         self.has_own_encoders = False
         self.standardize = Standardize(_statistics_shape(self.state_shape))
         self.encoders = self._make_encoders(shared_encoder)
@@ -135,11 +139,14 @@ class KoopmanLoRAModel(nn.Module):
         return model
 
     def _make_encoders(self, shared: bool) -> EncoderPair | PairedMLP:
-        sizes = (math.prod(self.state_shape), self.n_modes - self.has_centering, self.settings["hidden_dims"])
-        if not shared and not self.settings["use_batchnorm"]:
-            return PairedMLP(*sizes, self.settings["activation"])
-        options = (self.settings["activation"], self.settings["use_batchnorm"])
-        return EncoderPair(MLP(*sizes, *options), None if shared else MLP(*sizes, *options))
+        n_inputs, n_outputs = math.prod(self.state_shape), self.n_modes - self.has_centering
+        if not shared and not self.use_batchnorm:
+            return PairedMLP(n_inputs, n_outputs, self.hidden_dims, self.activation)
+
+        def make() -> MLP:
+            return MLP(n_inputs, n_outputs, self.hidden_dims, self.activation, self.use_batchnorm)
+
+        return EncoderPair(make(), None if shared else make())
 
     @property
     def normalizes(self) -> bool:
@@ -217,31 +224,40 @@ class KoopmanLoRAModel(nn.Module):
             )
         if self.normalizes:
             features = self._normalise_batch(features) if self.training else self._normalise_frozen(features, side)
-        return prepend_constant(features) if self.has_centering else features
-
-    def normalisation(self, side: int) -> np.ndarray:
-        """Matrix (n_modes, n_modes) that takes features of `raw_maps` to those of `f` (side 0) or `g` (side 1)."""
-        mean, scale = (b[side].cpu().numpy() for b in (self.feature_mean, self.feature_scale))
-        matrix = np.diag(1.0 / scale.astype(float)).astype(np.result_type(mean, float))
-        if not self.has_centering:
-            return matrix
-        matrix = np.pad(matrix, ((1, 0), (1, 0)))
-        matrix[0] = np.r_[1.0, -mean / scale]
-        return matrix
+        return self.with_constant(features)
 
     def raw_maps(self) -> tuple[FeatureMap, FeatureMap]:
         """Maps f and g before normalisation, behind the constant mode where there is one, of raw states."""
-        f, g = self.with_constant(self.encoders.f), self.with_constant(self.encoders.g)
-        return (lambda x: f(self.prepare(x))), (lambda x: g(self.prepare(x)))
+        f, g = self.encoders.f, self.encoders.g
+        return (
+            lambda x: self.with_constant(f(self.prepare(x))),
+            lambda x: self.with_constant(g(self.prepare(x))),
+        )
 
     def trunk_maps(self) -> tuple[FeatureMap, FeatureMap]:
         """Last hidden layers of f and g behind the constant function, (batch, 1 + width), as maps of raw states."""
         f, g = self.encoders.trunk_f, self.encoders.trunk_g
         return (lambda x: prepend_constant(f(self.prepare(x)))), (lambda x: prepend_constant(g(self.prepare(x))))
 
-    def with_constant(self, encode: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """An encoder's features before normalisation, behind the constant mode where the model has one."""
-        return (lambda z: prepend_constant(encode(z))) if self.has_centering else encode
+    def head_matrices(self, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Matrices (1 + width, n_modes) that take features of `trunk_maps` to those of `raw_maps`; `x` is any state."""
+        f, g = (head.cpu().numpy() for head in self.encoders.head_matrices(self.prepare(x[:1])))
+        if not self.has_centering:
+            return f, g
+        constant = np.eye(len(f), 1, dtype=f.dtype), np.eye(len(g), 1, dtype=g.dtype)
+        return np.concatenate([constant[0], f], axis=1), np.concatenate([constant[1], g], axis=1)
+
+    @torch.no_grad()
+    def set_heads(self, left: np.ndarray, right: np.ndarray, x: Tensor) -> None:
+        """Overwrite the last layers of f and g by matrices such as `head_matrices` gives; `x` is any state."""
+        first = int(self.has_centering)  # the constant mode is not in the layer
+        f, g = (torch.as_tensor(matrix[:, first:]).to(self.feature_scale) for matrix in (left, right))
+        self.encoders.set_heads([f[1:], g[1:]], [f[0], g[0]], self.prepare(x[:1]))
+        self.is_calibrated.fill_(not self.normalizes)
+
+    def with_constant(self, features: Tensor) -> Tensor:
+        """Features behind the constant mode, where the model has one."""
+        return prepend_constant(features) if self.has_centering else features
 
     def _normalise_batch(self, features: Tensor) -> Tensor:
         self.is_calibrated.fill_(False)  # training on moves the features away from frozen statistics
@@ -275,36 +291,30 @@ class KoopmanLoRAModel(nn.Module):
             return
         was_training = self.training
         self.eval()
-        count, first, second = 0, 0.0, 0.0
+        count = 0
+        first = second = torch.zeros((), dtype=torch.float64, device=self.device)
         for x, x_next in batches:
             features = torch.stack(self.encoders(self.prepare(x), self.prepare(x_next)))
             wide = features.to(torch.complex128 if features.is_complex() else torch.float64)  # (side, batch, feature)
             count, first, second = count + len(x), first + wide.sum(1), second + wide.abs().square().sum(1)
         if count == 0:
             raise ValueError("pairs to calibrate on are empty; give at least one pair (x, x_next).")
-        self._freeze(first / count, second / count)
-        self.train(was_training)
-
-    def calibrate_by_moments(self, M_f: np.ndarray, M_g: np.ndarray) -> None:
-        """`calibrate` from second moments (n_modes, n_modes) of the features that `raw_maps` gives."""
-        if not self.normalizes:
-            return
-        first = int(self.has_centering)
-        mean = np.stack([M[0, first:] for M in (M_f, M_g)])  # the constant mode's products with the others
-        second = np.stack([np.diag(M).real[first:] for M in (M_f, M_g)])
-        self._freeze(torch.from_numpy(mean), torch.from_numpy(second))
-
-    @torch.no_grad()
-    def _freeze(self, mean: Tensor, second: Tensor) -> None:
-        """Keep means (side, feature), where they are taken off, and second moments, where these are made 1."""
+        mean, power = first / count, second / count
         if not self.has_centering:
             mean = torch.zeros_like(mean)
-        if self.learn_svals:
-            power = second - mean.abs().square()
-            self.feature_scale.copy_(power.clamp_min(torch.finfo(self.dtype).tiny).sqrt())
+        scale = (power - mean.abs().square()).clamp_min(torch.finfo(self.dtype).tiny).sqrt()
+        self.set_normalisation(mean, scale if self.learn_svals else torch.ones_like(scale))
+        self.train(was_training)
+
+    @torch.no_grad()
+    def set_normalisation(self, mean: Tensor, scale: Tensor, svals: Tensor | None = None) -> None:
+        """Freeze the statistics of the features, (2, n_learned) each for f and g, and overwrite learned svals."""
         dtype = self.dtype.to_complex() if mean.is_complex() else self.dtype
         self.feature_mean = mean.to(self.device, dtype)
+        self.feature_scale.copy_(scale)
         self.is_calibrated.fill_(True)
+        if svals is not None:
+            self.set_svals(svals)
 
 
 def prepend_constant(features: Tensor) -> Tensor:

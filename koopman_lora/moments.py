@@ -6,7 +6,8 @@ Everything downstream is a function of moments. They carry their clock, add, and
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +35,10 @@ EDMD = ("M_f", "T_ff", "M_f1")
 OBSERVABLES = ("H_f", "H_g")
 
 
+# From a batch of states (batch, *state), a tensor, to features (batch, n_features), a tensor or an array.
+FeatureMap = Callable[[Any], Any]
+
+
 class MissingMomentError(ValueError, AttributeError):
     """A moment was asked for that was not estimated."""
 
@@ -55,7 +60,7 @@ class Moments:
 
     References
     ----------
-    MATH.md, section 2.
+    docs/mathematics.md, section 2.
 
     Examples
     --------
@@ -126,12 +131,12 @@ class Moments:
                 f"moments to add must be of the same observables; got {self.observable_names} and "
                 f"{other.observable_names}."
             )
-        both = self.orientation_sums, other.orientation_sums
+        both = [m.orientation_sums for m in (self, other) if m.orientation_sums is not None]
         return Moments(
             {n: np.concatenate([self.block_sums[n], other.block_sums[n]], axis=-3) for n in self.names},
             np.concatenate([self.block_counts, other.block_counts], axis=-1),
             self.clock.agreed(other.clock),
-            None if any(part is None for part in both) else np.concatenate(both, axis=-2),
+            np.concatenate(both, axis=-2) if len(both) == 2 else None,
             self.observable_names,
         )
 
@@ -164,6 +169,10 @@ class Moments:
         array([3., 1.])
         """
         return self._by_block((np.unique(labels)[:, None] == labels).astype(float))
+
+    def joined(self, blocks: np.ndarray) -> Moments | None:
+        """The blocks of a mask (n_blocks,) as one block; None if there are none."""
+        return self.selected(blocks).merged(np.zeros(np.count_nonzero(blocks))) if blocks.any() else None
 
     def reweighted(self, weights: np.ndarray) -> Moments:
         """Moments with a leading axis, one entry for every row of block weights (n_resamples, n_blocks)."""
@@ -209,9 +218,9 @@ class Moments:
         >>> m.time_reversed().M_f
         array([[4.]])
         """
+        sums: dict[str, np.ndarray] = {}
         swapped = (("M_f", "M_g"), ("M_f1", "M_g0"), ("C_gf", "C_fg"), ("H_f", "H_g"))
         transposed = (("T_ff", "T_gg"), ("T_fg", "T_fg"))
-        sums = {}
         for a, b in swapped:
             sums |= {new: self.block_sums[old] for new, old in ((a, b), (b, a)) if old in self}
         for a, b in transposed:
@@ -251,18 +260,3 @@ class Moments:
     def _require(self, name: str) -> None:
         if name not in self:
             getattr(self, name)  # raises, and says how to estimate it
-
-
-def check_observable_names(names: Sequence[str] | None, n_observables: int) -> tuple[str, ...] | None:
-    """The names as a tuple, or a ValueError if there are not as many as observables.
-
-    Examples
-    --------
-    >>> check_observable_names(["x", "y"], 2)
-    ('x', 'y')
-    """
-    if names is None:
-        return None
-    if len(names) != n_observables:
-        raise ValueError(f"observable_names must name {n_observables} observables; got {len(names)}: {list(names)}.")
-    return tuple(map(str, names))

@@ -11,10 +11,10 @@ import xarray as xr
 from torch import Tensor
 
 from koopman_lora._labels import FORECASTER, OBSERVABLE, SAMPLE, STEP, TIME, interval, labelled, provenance
-from koopman_lora.accumulation import FeatureMap, flat_state
+from koopman_lora.accumulation import flat_state
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.data.pairs import LaggedPairs, lagged_pairs
-from koopman_lora.moments import Moments
+from koopman_lora.moments import FeatureMap, Moments
 from koopman_lora.propagation import Propagator, propagator
 
 FORECASTERS = ("koopman", "persistence", "climatology", "linear")
@@ -57,12 +57,10 @@ def forecast(
 
     References
     ----------
-    MATH.md, section 7.
+    docs/mathematics.md, section 7.
 
     Examples
     --------
-    >>> import torch
-    >>> from koopman_lora.accumulation import estimate_moments
     >>> x = torch.linspace(-1, 1, 101)[:, None].double()
     >>> m = estimate_moments(lambda s: s, lambda s: s, (x, 0.5 * x), observables=flat_state)
     >>> forecast(m, np.array([[8.0]]), 3)[:, 0, 0].values.round(6)
@@ -107,8 +105,6 @@ def forecast_band(
 
     Examples
     --------
-    >>> import torch
-    >>> from koopman_lora.accumulation import estimate_moments
     >>> x = torch.linspace(-1, 1, 101)[:, None].double()
     >>> m = estimate_moments(lambda s: s, lambda s: s, (x, 0.5 * x), observables=flat_state)
     >>> band = forecast_band(m, np.array([[8.0]]), 1)
@@ -218,7 +214,7 @@ def forecast_error(
     -------
     Dataset
         `rmse` and `relative_rmse` (forecaster, step, observable), the latter in standard deviations of the training
-        data; `n_pairs` (step).
+        data; `relative_rmse_mean` (forecaster, step), its mean over the observables that vary; `n_pairs` (step).
 
     Raises
     ------
@@ -227,8 +223,6 @@ def forecast_error(
 
     Examples
     --------
-    >>> import torch
-    >>> from koopman_lora.accumulation import estimate_moments
     >>> series = 0.5 ** np.arange(12.0)[:, None]
     >>> train = lagged_pairs(series)
     >>> m = estimate_moments(lambda s: s, lambda s: s, train, observables=flat_state)
@@ -253,11 +247,12 @@ def forecast_error(
     rmse, scale = np.swapaxes(errors, 0, 1), h.std(axis=0)  # (forecaster, step, observable)
     relative = np.divide(rmse, scale, out=np.full_like(rmse, np.nan), where=scale > 0)
     dims = (FORECASTER, STEP, OBSERVABLE)
-    return labelled(
+    error = labelled(
         {"rmse": (dims, rmse), "relative_rmse": (dims, relative, {"units": "1"}), "n_pairs": (STEP, counts)},
         provenance(method=method, **moments.clock.attrs()),
         {FORECASTER: list(FORECASTERS), **_coordinates(steps, moments)},
     )
+    return error.assign(relative_rmse_mean=error["relative_rmse"].mean(OBSERVABLE, keep_attrs=True))
 
 
 def _real_array(values: Any) -> np.ndarray:

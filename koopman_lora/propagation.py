@@ -52,12 +52,10 @@ def propagator(
 
     References
     ----------
-    MATH.md, section 7.
+    docs/mathematics.md, section 7.
 
     Examples
     --------
-    >>> import torch
-    >>> from koopman_lora.accumulation import estimate_moments
     >>> x = torch.linspace(-1, 1, 101)[:, None].double()
     >>> m = estimate_moments(lambda s: s, lambda s: s, (x, 0.5 * x), observables=lambda s: 3 * s)
     >>> step = propagator(m)

@@ -35,7 +35,8 @@ def eigenpair_residuals(moments: Moments, held_out: Moments | None = None, toler
 
     References
     ----------
-    MATH.md, section 6; Colbrook and Townsend, Rigorous data-driven computation of spectral properties (2024).
+    docs/mathematics.md, section 6.
+    Colbrook and Townsend, Rigorous data-driven computation of spectral properties (2024).
     """
     step = propagator(moments, "edmd")
     eig = sorted_eig(step.K)  # in coordinates of unit second moment, so that condition numbers are those in L2

@@ -6,14 +6,15 @@ import dataclasses
 from typing import NamedTuple
 
 import numpy as np
+import torch
 import xarray as xr
 
 from koopman_lora._labels import labelled, provenance
 from koopman_lora._linalg import RANK_TOLERANCE, WhitenedSVD, whitened_svd
 from koopman_lora.data.groups import block_numbers
 from koopman_lora.data.pairs import LaggedPairs
-from koopman_lora.losses import lora_terms
-from koopman_lora.moments import Moments
+from koopman_lora.loss_terms import lora_terms
+from koopman_lora.moments import FeatureMap, Moments
 
 # Blocks of the held-out pairs: their jackknife tells noise from difference.
 VALIDATION_BLOCKS = 32
@@ -56,6 +57,15 @@ class Validation:
         counts = np.diff([0, *cuts, len(phi)]).astype(float)
         return cls(sigma, Moments(sums, counts, pairs.clock), phi, psi)
 
+    @classmethod
+    def of_solution(cls, solution: WhitenedSVD, maps: tuple[FeatureMap, FeatureMap], pairs: LaggedPairs) -> Validation:
+        """Validation of singular triples given as coefficients on feature maps, in one pass over the held-out pairs."""
+        f, g = maps
+        with torch.no_grad():
+            batches = [(f(x).cpu().numpy(), g(x_next).cpu().numpy()) for x, x_next in pairs.batches()]
+        phi, psi = (np.concatenate(side) for side in zip(*batches, strict=True))
+        return cls.of_functions(solution.values, phi @ solution.left, psi @ solution.right, pairs)
+
     def __repr__(self) -> str:
         shown = ", ".join(f"{value:.3f}" for value in self.sigma[:6]) + (", ..." if len(self.sigma) > 6 else "")
         return f"Validation(sigma {shown} from training; {self.moments.n_pairs} held-out pairs)"
@@ -82,7 +92,7 @@ def vamp_e(sigma: np.ndarray, there: Moments) -> np.ndarray:
 
     References
     ----------
-    MATH.md, section 6.
+    docs/mathematics.md, section 6.
 
     Examples
     --------
@@ -109,7 +119,7 @@ def vamp_scores(train: Moments, test: Moments, n_modes: int | None = None, thres
 
     References
     ----------
-    MATH.md, section 6; Wu and Noe (2020).
+    docs/mathematics.md, section 6; Wu and Noe (2020).
 
     Examples
     --------

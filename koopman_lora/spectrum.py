@@ -74,7 +74,7 @@ def koopman_spectrum(moments: Moments, svals: Any = None, *, threshold: float = 
 
     References
     ----------
-    MATH.md, sections 2 and 4.
+    docs/mathematics.md, sections 2 and 4.
 
     Examples
     --------

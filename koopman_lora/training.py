@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
-from koopman_lora._linalg import whitened_svd
 from koopman_lora.accumulation import estimate_moments
-from koopman_lora.data.pairs import LaggedPairs, standardization
+from koopman_lora.data.pairs import LaggedPairs
 from koopman_lora.data.splits import Split, as_split
-from koopman_lora.losses import NestedLoRALoss, best_svals, lora_terms
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import CROSS, Moments
+from koopman_lora.normalisation import normalise
 from koopman_lora.training_loop import (
     TrainingLoop,
     TrainingOptions,
@@ -68,7 +66,6 @@ def fit(
 
     Examples
     --------
-    >>> from koopman_lora.data.pairs import lagged_pairs
     >>> model = KoopmanLoRAModel(1, 3, hidden_dims=(8,), has_centering=True)
     >>> series = np.sin(np.arange(500) / 7.0)[:, None]
     >>> fit(model, lagged_pairs(series), n_epochs=2).history.sizes["epoch"]
@@ -76,7 +73,7 @@ def fit(
     """
     result = train(
         model,
-        pairs,
+        as_split(pairs, seed),
         loss=loss,
         n_epochs=n_epochs,
         batch_size=batch_size,
@@ -90,7 +87,7 @@ def fit(
 
 def train(
     model: KoopmanLoRAModel,
-    pairs: LaggedPairs | Split,
+    split: Split,
     *,
     loss: nn.Module | None = None,
     n_epochs: int | None = None,
@@ -103,7 +100,6 @@ def train(
     options = options or TrainingOptions()
     for name, value in (("batch_size", batch_size), ("n_epochs", n_epochs)):
         check_positive(name, value)
-    split = as_split(pairs, seed)
     if split.pairs.state_shape != model.state_shape:
         raise ValueError(f"model takes states of shape {model.state_shape}; pairs hold {split.pairs.state_shape}.")
     training = split.training
@@ -113,12 +109,8 @@ def train(
             f"with {len(training)} training pairs."
         )
     model.clock = split.pairs.clock
-    if options.standardize:
-        model.standardize.set_statistics(*standardization(training))
     with quiet_fabric(), fork_seed(seed):
-        loop = TrainingLoop(model, training, split.held_out, loss or NestedLoRALoss(model.n_modes), options)
-        loop.configure(n_epochs, batch_size)
-        return loop.run(split, progress)
+        return TrainingLoop(model, split, loss, options).run(n_epochs, batch_size, progress)
 
 
 def raw_moments(model: KoopmanLoRAModel, pairs: LaggedPairs) -> Moments:
@@ -142,13 +134,6 @@ def freeze(model: KoopmanLoRAModel, raw: Moments, is_refined: bool = False) -> M
     model.eval()
     if not model.normalizes:
         return raw
-    model.calibrate_by_moments(raw.M_f, raw.M_g)
-    moments = raw.transformed(model.normalisation(0), model.normalisation(1))
-    if model.learn_svals:
-        matrices = moments.M_f, moments.T_fg, moments.M_g
-        if is_refined:
-            svals = torch.from_numpy(whitened_svd(*matrices).values)
-        else:
-            svals = best_svals(lora_terms(*map(torch.from_numpy, matrices)), True, model.has_centering)
-        model.set_svals(svals)
-    return moments
+    normal = normalise(raw, model.has_centering, model.learn_svals, is_refined)
+    model.set_normalisation(*normal.as_tensors())
+    return normal.moments

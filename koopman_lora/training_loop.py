@@ -22,9 +22,9 @@ from tqdm.auto import tqdm
 from koopman_lora._labels import EPOCH, MODE, labelled, provenance
 from koopman_lora._linalg import whitened_svd
 from koopman_lora.accumulation import estimate_moments
-from koopman_lora.data.pairs import BATCH, LaggedPairs
+from koopman_lora.data.pairs import BATCH, LaggedPairs, standardization
 from koopman_lora.data.splits import Split
-from koopman_lora.losses import NonFiniteLossError
+from koopman_lora.losses import NestedLoRALoss, NonFiniteLossError
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import CROSS, Moments
 from koopman_lora.scores import jackknife_error, triples_vamp_e
@@ -149,40 +149,47 @@ class TrainingLoop:
     def __init__(
         self,
         model: KoopmanLoRAModel,
-        train: LaggedPairs,
-        test: LaggedPairs | None,
-        loss: nn.Module,
+        split: Split,
+        loss: nn.Module | None,
         options: TrainingOptions,
     ) -> None:
-        self.fabric = Fabric(accelerator=options.accelerator, devices=1, precision=options.precision)
-        self.model, self.train, self.test, self.loss, self.options = model, train, test, loss, options
+        precision: Any = options.precision  # Fabric checks the word itself
+        self.fabric = Fabric(accelerator=options.accelerator, devices=1, precision=precision)
+        self.model, self.split, self.options = model, split, options
+        self.train, self.test = split.training, split.held_out
+        self.loss = loss or NestedLoRALoss(model.n_modes)
         self.records: list[dict[str, Any]] = []
 
-    def configure(self, n_epochs: int | None, batch_size: int) -> None:
+    def _configure(self, n_epochs: int | None, batch_size: int) -> None:
         """Set up optimiser, schedule and the data in memory."""
         # no batch smaller than n_modes, also where few pairs are cut into parts of equal size
         self.steps_per_epoch = max(1, min(round(len(self.train) / batch_size), len(self.train) // self.model.n_modes))
         self.n_epochs = n_epochs or max(5, math.ceil(MIN_STEPS / self.steps_per_epoch))
         encoders = [p for p in self.model.parameters() if p is not self.model.svals_params]
-        learning_rate = self.options.learning_rate
-        groups = [{"params": encoders, "lr": learning_rate}]
+        peaks = [self.options.learning_rate]
+        groups: list[dict[str, Any]] = [{"params": encoders, "lr": peaks[0]}]
         if self.model.svals_params is not None:
-            groups.append({"params": [self.model.svals_params], "lr": SVALS_LEARNING_RATE * learning_rate})
-        peaks = [group["lr"] for group in groups]
+            peaks.append(SVALS_LEARNING_RATE * peaks[0])
+            groups.append({"params": [self.model.svals_params], "lr": peaks[1]})
         optimizer = torch.optim.AdamW(groups, weight_decay=self.options.weight_decay, fused=True)
         # at least 4 steps, so that the warm-up of the schedule is never empty
         total = max(self.steps_per_epoch * self.n_epochs, 4)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peaks, total_steps=total)
         # the wrapped module only walks over inputs and outputs, which are where and what they should be already
         _, self.optimizer = self.fabric.setup(self.model, optimizer)
-        self.settings = {"batch_size": batch_size, "learning_rate": learning_rate}
-        self.settings["weight_decay"] = self.options.weight_decay
+        self.settings = {"batch_size": batch_size, "learning_rate": peaks[0], "weight_decay": self.options.weight_decay}
+        if self.options.standardize:
+            self.model.standardize.set_statistics(*standardization(self.train))
         with torch.no_grad():  # standardised once, in the data's own precision
             self.x, self.x_next = self.model.prepare(self.train.x), self.model.prepare(self.train.x_next)
 
-    def run(self, split: Split, progress: bool) -> TrainingResult:
+    def run(self, n_epochs: int | None, batch_size: int, progress: bool) -> TrainingResult:
         """Train; the best state is in the model afterwards."""
-        best, chosen, state, stop_reason = None, None, None, "finished"
+        self._configure(n_epochs, batch_size)
+        best: _Score | None = None
+        chosen: _Score | None = None
+        state: dict[str, Any] | None = None
+        stop_reason = "finished"
         start = time.perf_counter()
         bar = tqdm(range(1, self.n_epochs + 1), desc="training", unit="epoch", disable=not progress)
         for epoch in bar:
@@ -192,7 +199,9 @@ class TrainingLoop:
                 if state is not None:  # leave the model as good as it was, not broken
                     self.model.load_state_dict(state)
                 raise
-            score = self._held_out_score(epoch) if self.test is not None else _Score(epoch, -mean_loss, np.zeros(2))
+            score = (
+                _Score(epoch, -mean_loss, np.zeros(2)) if self.test is None else self._held_out_score(epoch, self.test)
+            )
             self._record(mean_loss, score.value)
             bar.set_postfix(loss=f"{mean_loss:.4f}", score=f"{score.value:.4f}")
             if best is None or score.value > best.value:
@@ -202,10 +211,12 @@ class TrainingLoop:
             if self.options.patience and epoch - best.epoch >= self.options.patience:
                 stop_reason = "early stopping"
                 break
+        assert chosen is not None  # there is at least one epoch
+        assert state is not None
         self.model.load_state_dict(state)
         seconds = time.perf_counter() - start
         self.model.eval()
-        return TrainingResult(self._history(chosen.epoch), chosen.epoch, stop_reason, split, seconds)
+        return TrainingResult(self._history(chosen.epoch), chosen.epoch, stop_reason, self.split, seconds)
 
     def _epoch(self, epoch: int) -> float:
         self.model.train()
@@ -233,12 +244,12 @@ class TrainingLoop:
             )
         return mean_loss
 
-    def _held_out_score(self, epoch: int) -> _Score:
+    def _held_out_score(self, epoch: int, pairs: LaggedPairs) -> _Score:
         """VAMP-E of the held-out pairs from summed moments, at the singular triples of (part of) the training pairs."""
         self.model.eval()
         step = -(-len(self.x) // SCORE_PAIRS)
         train = self._moments(self.x[::step], self.x_next[::step], n_blocks=1)
-        test = self._moments(self.model.prepare(self.test.x), self.model.prepare(self.test.x_next), n_blocks=16)
+        test = self._moments(self.model.prepare(pairs.x), self.model.prepare(pairs.x_next), n_blocks=16)
         triples = whitened_svd(train.M_f, train.T_fg, train.M_g)
         return _Score(epoch, float(triples_vamp_e(triples, test)), triples_vamp_e(triples, test.leaving_out()))
 
@@ -247,11 +258,11 @@ class TrainingLoop:
         with torch.no_grad():
             batches = zip(z.split(BATCH), z_next.split(BATCH), strict=True)
             f, g = zip(*(self.model.encoders(*batch) for batch in batches), strict=True)
-            features = tuple(self.model.with_constant(torch.cat)(side) for side in (f, g))
+            features = self.model.with_constant(torch.cat(f)), self.model.with_constant(torch.cat(g))
         return estimate_moments(lambda f: f, lambda g: g, features, n_blocks=n_blocks, names=CROSS)
 
     def _record(self, mean_loss: float, score: float) -> None:
-        record = {"loss": mean_loss, "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        record: dict[str, Any] = {"loss": mean_loss, "learning_rate": self.optimizer.param_groups[0]["lr"]}
         if self.test is not None:
             record["held_out_vamp_e"] = score
         if self.model.svals is not None:

@@ -49,17 +49,17 @@ HALVES = evaluate_on_grid(
 def chain_results():
     """What is made of a chain of three states: model, test, forecast band, forecast error, gaps."""
     chain = kl.systems.FiniteMarkovChain.with_blocks(n_blocks=3, states_per_block=1, coupling=0.2, seed=1)
-    data = chain.simulate(4, 1000)
-    moments = {
-        lag: estimate_moments(identity, identity, kl.lagged_pairs(data, lag), observables=identity) for lag in (1, 2, 4)
-    }
-    units = {"dt": 0.5, "time_unit": "ns"}
+    data = list(chain.simulate(4, 1000).values)
+    pairs = [kl.lagged_pairs(data, lag, dt=0.5, time_unit="ns") for lag in (1, 2, 4)]
+    named = {"observables": identity, "observable_names": ["a", "b", "c"]}
+    moments = [estimate_moments(identity, identity, at_lag, **named) for at_lag in pairs]
+    bootstrap = kl.Bootstrap(20)
     return {
-        "model": macroscopic_model(moments[1], n_resamples=20, **units),
-        "test": chapman_kolmogorov(moments, np.eye(3), n_resamples=20, **units),
-        "band": forecast_band(moments[1], np.eye(3), 5, n_resamples=20, observable_names=["a", "b", "c"], **units),
-        "error": forecast_error(moments[1], identity, kl.lagged_pairs(data), chain.simulate(2, 200, seed=7), 3),
-        "gaps": number_of_states(moments[1], n_resamples=20),
+        "model": macroscopic_model(moments[0], bootstrap=bootstrap),
+        "test": chapman_kolmogorov(moments, np.eye(3), bootstrap=bootstrap),
+        "band": forecast_band(moments[0], np.eye(3), 5, bootstrap=bootstrap),
+        "error": forecast_error(moments[0], identity, pairs[0], chain.simulate(2, 200, seed=7), 3),
+        "gaps": number_of_states(moments[0], bootstrap=bootstrap),
     }
 
 

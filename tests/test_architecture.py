@@ -3,6 +3,7 @@
 import ast
 import pathlib
 import re
+import statistics
 import subprocess
 import sys
 
@@ -199,3 +200,68 @@ def test_importing_loads_no_heavy_optional_package():
     bare = "import sys, torch, xarray, lightning_fabric"
     without = ast.literal_eval(run(f"{bare}; print([m for m in {heavy} if m in sys.modules])"))
     assert [m for m in loaded if m not in without] == []
+
+
+# ---- small rooms, short forms, one front door ------------------------------------------------------------------------
+
+
+def lines(path):
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_no_file_is_long(path):
+    assert lines(path) <= 350
+
+
+def test_files_are_short():
+    assert statistics.median(lines(path) for path in FILES) < 180
+
+
+# settings of a whole procedure, each with a default; everything else takes what it needs
+MANY_SETTINGS = {"estimator.KoopmanLoRA.__init__", "svd.neural_svd.NeuralSVD.__init__"}
+
+
+def public_functions(path):
+    """Functions, methods and constructors that a user may call: (dotted name, number of parameters but self)."""
+
+    def walk(node, name, in_class):
+        for child in node.body:
+            if isinstance(child, ast.ClassDef) and not child.name.startswith("_"):
+                yield from walk(child, f"{name}.{child.name}", True)
+            elif isinstance(child, ast.FunctionDef) and (child.name == "__init__" or not child.name.startswith("_")):
+                a = child.args
+                names = [p.arg for p in (*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg) if p is not None]
+                yield f"{name}.{child.name}", len([n for n in names if not (in_class and n in ("self", "cls"))])
+
+    yield from walk(ast.parse(path.read_text(encoding="utf-8")), module_name(path), False)
+
+
+def test_public_functions_take_few_parameters():
+    found = {name: n for path in FILES for name, n in public_functions(path)}
+    assert len(found) > 200
+    assert MANY_SETTINGS <= set(found)
+    assert {name: n for name, n in found.items() if n > 8 and name not in MANY_SETTINGS} == {}
+
+
+def public_names():
+    """Names that `koopman_lora/__init__.py` imports for its users: written `name as name`."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    aliases = [alias for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names]
+    return [alias.asname for alias in aliases if alias.asname is not None]
+
+
+def test_help_names_every_public_name_and_no_other():
+    entries = [re.match(r"    (\w+(?:, \w+)*)  +\S", line) for line in koopman_lora.__doc__.splitlines()]
+    described = [name for entry in entries if entry for name in entry.group(1).split(", ")]
+    assert len(described) == len(set(described)) > 50
+    assert sorted(described) == sorted(public_names())
+    for name in described:
+        assert hasattr(koopman_lora, name), name
+
+
+def test_the_front_door_has_no_name_but_its_public_ones():
+    """What `import koopman_lora` shows beside them are its own files, which Python puts there."""
+    files = {path.stem for path in PACKAGE.glob("*.py")} | {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    shown = {name for name in vars(koopman_lora) if not name.startswith("_")}
+    assert shown - files - set(public_names()) == set()

@@ -1,11 +1,27 @@
+import contextlib
+import io
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import scipy.sparse
+import xarray as xr
 
 import koopman_lora as kl
 from koopman_lora.cli import main
 from koopman_lora.demo import run_demo
-from koopman_lora.tables import spectrum_table
+from koopman_lora.findings import training_findings
+from koopman_lora.tables import (
+    comparison_text,
+    finding_text,
+    intervals_text,
+    refinement_text,
+    residuals_text,
+    scan_text,
+    scores_text,
+    selection_text,
+    spectrum_table,
+)
 
 
 def test_simulate_fit_spectrum_on_files(tmp_path, capsys):
@@ -18,7 +34,7 @@ def test_simulate_fit_spectrum_on_files(tmp_path, capsys):
     assert "held out: VAMP-1" in printed
     options = ["--out", again, "--intervals", intervals, "--n-resamples", "50", "--level", "0.9"]
     options += ["--diagnose", "--scores", "--select-n-modes", "--residuals", "--scan-lags", "1", "2"]
-    assert main(["spectrum", f"{out}/model.safetensors", data, *options]) == 0
+    assert main(["spectrum", out, data, *options]) == 0
     printed = capsys.readouterr().out
     assert "canonical" in printed
     assert "Remedy" in printed
@@ -32,10 +48,132 @@ def test_simulate_fit_spectrum_on_files(tmp_path, capsys):
     assert 5 < float(scan.split()[2]) < 50
     assert kl.load_dataset(intervals).attrs["n_resamples"] == 50
     fitted, computed = kl.load_dataset(f"{out}/spectrum.nc"), kl.load_dataset(again)
-    assert np.allclose(fitted.canonical_singular_values, computed.canonical_singular_values, atol=1e-6)
+    assert np.allclose(fitted.canonical_singular_values, computed.canonical_singular_values, rtol=1e-12)
     exact = kl.systems.NoisyRotation().spectrum(1, 3).singular_values
     assert np.allclose(computed.canonical_singular_values, exact, atol=0.03)
-    assert (kl.load_dataset(intervals).canonical_singular_values[1:].diff("bound") > 0).all()
+    assert (kl.load_dataset(intervals).canonical_singular_values_interval[:, 1:].diff("bound") > 0).all()
+
+
+# ---- the same as in Python -------------------------------------------------------------------------------------------
+
+
+class Runs(NamedTuple):
+    """One fit on the command line and the same in Python."""
+
+    data: str
+    other_data: str
+    folder: str
+    printed: str
+    estimator: kl.KoopmanLoRA
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    paths = [str(folder / name) for name in ("x.nc", "other.nc", "fit")]
+    for seed, path in enumerate(paths[:2]):
+        arguments = ["--n-trajectories", "2", "--n-steps", "1200", "--seed", str(seed), "--out", path]
+        assert main(["simulate", "NoisyRotation", *arguments]) == 0
+    options = ["--n-modes", "3", "--lag", "2", "--n-epochs", "4", "--hidden-dims", "32", "--seed", "7"]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main(["fit", paths[0], *options, "--out", paths[2]]) == 0
+    estimator = kl.KoopmanLoRA(n_modes=3, lag=2, n_epochs=4, hidden_dims=(32,), seed=7)
+    return Runs(*paths, printed.getvalue(), estimator.fit(kl.open_trajectories(paths[0])))
+
+
+QUESTIONS = ["--diagnose", "--scores", "--select-n-modes", "--residuals"]
+
+
+def everything_as_text(estimator):
+    """What `koopman-lora spectrum` with all QUESTIONS prints, from Python."""
+    findings = training_findings(estimator.moments_, estimator.model_.svals_array())
+    parts = [
+        spectrum_table(estimator.spectrum_),
+        "\n".join([comparison_text(estimator.diagnose()), *map(finding_text, findings)]),
+        scores_text(estimator.scores()),
+        selection_text(estimator.select_n_modes()),
+        residuals_text(estimator.residuals()),
+        intervals_text(estimator.intervals()),
+    ]
+    return "\n\n".join(parts)
+
+
+@pytest.mark.parametrize("with_data", [True, False], ids=["with data", "without data"])
+def test_the_command_line_prints_what_python_says_to_the_last_digit(runs, tmp_path, capsys, with_data):
+    data, intervals = [runs.data] if with_data else [], str(tmp_path / "i.nc")
+    assert main(["spectrum", runs.folder, *data, *QUESTIONS, "--intervals", intervals]) == 0
+    assert capsys.readouterr().out == f"{everything_as_text(runs.estimator)}\nwrote {intervals}\n"
+
+
+def test_fit_prints_what_python_says(runs):
+    estimator = runs.estimator
+    expected = [spectrum_table(estimator.spectrum_), "", refinement_text(estimator.refinement_)]
+    expected += [scores_text(estimator.scores())]
+    expected += [f"before refinement, {finding_text(finding)}" for finding in estimator.findings_]
+    assert runs.printed.startswith("\n".join(expected) + "\n\nthe analysis is in ")
+
+
+def test_a_folder_of_fit_is_an_analysis_of_python(runs):
+    analysis = kl.open_analysis(runs.folder, kl.open_trajectories(runs.data))
+    assert analysis.scores() == runs.estimator.scores()
+    assert analysis.clock == runs.estimator.clock
+    assert analysis.fitted.settings["hidden_dims"] == [32]
+
+
+def test_options_of_the_bootstrap_reach_it(runs, tmp_path, capsys):
+    path = tmp_path / "i.nc"
+    options = ["--n-resamples", "60", "--level", "0.8", "--seed", "3"]
+    assert main(["spectrum", runs.folder, "--intervals", str(path), *options]) == 0
+    expected = runs.estimator.intervals(kl.Bootstrap(60, 0.8, 3))
+    assert intervals_text(expected) in capsys.readouterr().out
+    xr.testing.assert_allclose(kl.load_dataset(path), expected, rtol=1e-12)
+
+
+def test_scan_lags_prints_what_python_says(runs, capsys):
+    assert main(["spectrum", runs.folder, runs.data, "--scan-lags", "1", "2", "3"]) == 0
+    scan = runs.estimator.scan_lags(kl.open_trajectories(runs.data), [1, 2, 3])
+    assert capsys.readouterr().out == f"{spectrum_table(runs.estimator.spectrum_)}\n\n{scan_text(scan)}\n"
+
+
+def test_lags_cannot_be_scanned_without_data(runs, capsys):
+    assert main(["spectrum", runs.folder, "--scan-lags", "1", "2"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    expected = (
+        "koopman-lora spectrum: --scan-lags needs the trajectories: koopman-lora spectrum FOLDER DATA --scan-lags"
+    )
+    assert captured.err == f"{expected} ...\n"
+
+
+def test_other_data_say_so_and_are_described_by_the_same_features(runs, capsys):
+    assert main(["spectrum", runs.folder, runs.other_data, "--diagnose"]) == 0
+    printed = capsys.readouterr().out
+    first = printed.splitlines()[0]
+    assert first == f"{runs.other_data} is not what the model was fitted to: all of it counts as held out."
+    there = runs.estimator.applied_to(kl.open_trajectories(runs.other_data))
+    assert spectrum_table(there.spectrum) in printed
+    assert comparison_text(there.diagnose()) in printed
+    assert spectrum_table(runs.estimator.spectrum_) not in printed
+
+
+def test_scores_of_other_data_are_those_of_python(runs, capsys):
+    assert main(["spectrum", runs.folder, runs.other_data, "--scores"]) == 0
+    there = runs.estimator.applied_to(kl.open_trajectories(runs.other_data))
+    assert capsys.readouterr().out.endswith(f"\n{scores_text(there.scores())}\n")
+
+
+@pytest.mark.filterwarnings("ignore:svals of modes")  # one epoch is little
+def test_scores_where_nothing_was_held_out_are_refused_in_one_line(runs, tmp_path, capsys):
+    folder = str(tmp_path / "fit")
+    options = ["--held-out", "0", "--no-refine", "--n-epochs", "1", "--n-modes", "3", "--hidden-dims", "16"]
+    assert main(["fit", runs.data, *options, "--out", folder]) == 0
+    assert "held out: " not in capsys.readouterr().out
+    assert main(["spectrum", folder, "--scores"]) == 2
+    error = capsys.readouterr().err
+    assert error == "koopman-lora spectrum: no pairs were held out to validate on; fit with held_out=0.1.\n"
+
+
+# ---- other commands --------------------------------------------------------------------------------------------------
 
 
 def test_parameters_reach_the_system(tmp_path):
@@ -84,9 +222,13 @@ def test_svd_of_a_matrix_on_disk(tmp_path, capsys, name):
         (["fit", "data.txt", "--out", "here"], "must end in .nc, .zarr or .npy"),
         (["fit", "short.npy", "--lag", "9", "--out", "here"], "trajectory 0 (5 frames)"),
         (["fit", "short.npy", "--nesting", "both", "--out", "here"], "nesting must be one of"),
-        (["spectrum", "missing.safetensors", "short.npy"], "missing.safetensors"),
-        (["spectrum", "data.txt", "short.npy"], "model.safetensors that `koopman-lora fit` wrote"),
-        (["spectrum", "missing.safetensors", "short.npy", "--out", "x.txt"], "must end in .nc or .zarr"),
+        (["spectrum", "missing", "short.npy"], "'missing' holds no analysis.json"),
+        (["spectrum", "damaged", "short.npy"], "'damaged/analysis.json' is damaged"),
+        (["spectrum", "foreign"], "'foreign/analysis.json' is not an analysis of this koopman_lora"),
+        (["spectrum", "missing", "--scan-lags", "1", "2"], "--scan-lags needs the trajectories"),
+        (["spectrum", "missing", "--intervals", "x.txt"], "must end in .nc or .zarr"),
+        (["spectrum", "data.txt", "short.npy"], "give a folder that KoopmanLoRA.save or `koopman-lora fit` wrote"),
+        (["spectrum", "missing", "short.npy", "--out", "x.txt"], "must end in .nc or .zarr"),
         (["fit", "empty.npy", "--out", "here"], "'empty.npy' cannot be read"),
         (["fit", "empty.nc", "--out", "here"], "'empty.nc' cannot be read"),
         (["svd", "empty.npy", "--out", "r.nc"], "'empty.npy' cannot be read"),
@@ -103,6 +245,9 @@ def test_errors_are_one_line_and_status_two(tmp_path, monkeypatch, capsys, argum
     (tmp_path / "data.txt").write_text("1 2 3")
     (tmp_path / "empty.npy").touch()
     (tmp_path / "empty.nc").touch()
+    for name, text in (("damaged", "{"), ("foreign", '{"format": "something else"}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "analysis.json").write_text(text)
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1
@@ -129,7 +274,14 @@ def test_demo_writes_everything_and_twice_the_same(tmp_path):
     first = run_demo(tmp_path / "a", progress=False)
     second = run_demo(tmp_path / "b", progress=False)
     names = {p.name for p in (tmp_path / "a").iterdir()}
-    assert names >= {"trajectories.nc", "model.safetensors", "spectrum.nc", "history.nc", "spectrum.png"}
+    assert names >= {
+        "trajectories.nc",
+        "analysis.json",
+        "model.safetensors",
+        "spectrum.nc",
+        "history.nc",
+        "spectrum.png",
+    }
     assert np.array_equal(first.canonical_singular_values, second.canonical_singular_values)
     reference = kl.systems.FourWellLandscape2D().spectrum(1, 8)
     assert np.allclose(first.canonical_singular_values[:4], reference.singular_values[:4], atol=0.01)

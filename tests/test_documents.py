@@ -2,10 +2,13 @@
 
 import pathlib
 import re
+import shlex
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+
+from koopman_lora.cli import make_parser
 
 ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"))
@@ -30,6 +33,16 @@ def test_readme_map_names_every_module():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     modules = [p.name for p in (ROOT / "koopman_lora").glob("*.py") if p.name != "__init__.py"]
     assert not [name for name in modules if name not in text]
+
+
+def test_readme_commands_are_understood():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = [shlex.split(line) for line in text.splitlines() if line.startswith("koopman-lora ")]
+    assert {command[1] for command in commands} == {"simulate", "fit", "spectrum", "svd"}
+    for command in commands:
+        arguments = make_parser().parse_args(command[1:])
+        assert arguments.command == command[1]
+        assert callable(arguments.run)
 
 
 @pytest.mark.slow

@@ -1,22 +1,26 @@
+import collections
 import copy
+import inspect
 import warnings
 
 import numpy as np
 import pytest
 import torch
-import xarray as xr
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from koopman_lora import KoopmanLoRA
-from koopman_lora.accumulation import estimate_moments
+from koopman_lora.analysis import KoopmanAnalysis
+from koopman_lora.baselines import VAMPLoss
+from koopman_lora.bootstrap import Bootstrap
+from koopman_lora.clock import Clock
 from koopman_lora.data.pairs import lagged_pairs
-from koopman_lora.encoders import CNN, NoLinearHeadError
-from koopman_lora.losses import NestedLoRALoss, VAMPLoss
-from koopman_lora.scores import validation_scores
+from koopman_lora.encoder_pairs import NoLinearHeadError, PairedMLP
+from koopman_lora.encoders import CNN
+from koopman_lora.estimator import KoopmanLoRA
+from koopman_lora.losses import NestedLoRALoss, NonFiniteLossError
 from koopman_lora.systems import NoisyRotation
-from koopman_lora.tables import comparison_text
+from koopman_lora.training_loop import TrainingLoop
 
 SYSTEM = NoisyRotation(omega=0.5, noise=0.5)
 LABELLED = SYSTEM.simulate(n_trajectories=2, n_steps=601, seed=0)
@@ -53,9 +57,17 @@ def test_every_form_of_the_same_data_gives_the_same_numbers():
         "pairs of tensors": (torch.from_numpy(x), torch.from_numpy(x_next)),
         "LaggedPairs": lagged_pairs(LABELLED[:1]),
     }
-    found = {n: make(n_epochs=2).fit(X).spectrum_.canonical_singular_values.values for n, X in forms.items()}
+    found = {n: make(n_epochs=2, lag=1).fit(X).spectrum_.canonical_singular_values.values for n, X in forms.items()}
     for name, values in found.items():
         assert np.allclose(values, found["labelled"], rtol=1e-9), name
+
+
+def test_explicit_pairs_ask_for_their_lag():
+    x, x_next = LABELLED.values[0, :-2], LABELLED.values[0, 2:]
+    with pytest.raises(ValueError, match=r"the lag of these pairs is unknown.*KoopmanLoRA\(lag=\.\.\.\)"):
+        make().fit((x, x_next))
+    assert make(lag=2, n_epochs=1).fit((x, x_next)).clock == Clock(2)
+    assert make(n_epochs=1).fit(LABELLED).clock.lag == 1  # trajectories are cut, at one frame by default
 
 
 def test_pairs_of_lists_of_different_lengths_never_cross_a_trajectory():
@@ -69,17 +81,15 @@ def test_dt_and_its_unit_travel_to_the_spectrum():
     labelled = NoisyRotation(omega=0.5, noise=0.5, dt=0.25).simulate(n_steps=601, seed=0)
     estimator = make(lag=2).fit(labelled)
     spectrum = estimator.spectrum_
-    assert (spectrum.lag, spectrum.dt, spectrum.time_unit) == (2, 0.25, "step")
+    assert Clock.from_attrs(spectrum.attrs) == estimator.clock == Clock(2, 0.25, "step")
     assert spectrum.timescales.attrs["units"] == "step"
     assert spectrum.frequencies.attrs["units"] == "1/step"
     given = make(lag=2, dt=0.5, time_unit="ps").fit(labelled.values[0]).spectrum_
-    assert (given.dt, given.time_unit) == (0.5, "ps")
+    assert Clock.from_attrs(given.attrs) == Clock(2, 0.5, "ps")
     assert np.allclose(given.timescales[1:], 2 * spectrum.timescales[1:], rtol=1e-6)
     assert np.isclose(spectrum.timescales[1], 0.25 * 2 / 0.5**2, rtol=0.3)
-    intervals = estimator.intervals(n_resamples=50)
-    assert (intervals.timescales[1, 0] <= spectrum.timescales[1]) & (
-        spectrum.timescales[1] <= intervals.timescales[1, 1]
-    )
+    lower, upper = estimator.intervals(Bootstrap(n_resamples=50)).timescales_interval.sel(mode=2).values
+    assert lower <= spectrum.timescales.sel(mode=2) <= upper
 
 
 @pytest.mark.parametrize("shape", [(9, 9), (2, 9, 9)], ids=["one channel", "two channels"])
@@ -130,6 +140,8 @@ def test_bad_data_surface_with_a_name_and_advice():
     ("options", "message"),
     [
         ({"lag": 0}, "lag must be an integer number of frames, at least 1; got 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive; got 0.0"),
+        ({"gradient_clip": -1.0}, "gradient_clip must be positive; got -1.0"),
         ({"n_modes": 1}, "n_modes must be at least 2"),
         ({"held_out": 0}, "held_out must be positive to choose the refinement's threshold; got 0. Use refine=False"),
         ({"held_out": 1.5}, "held_out must be a fraction of at least 0 and below 1"),
@@ -142,7 +154,8 @@ def test_bad_data_surface_with_a_name_and_advice():
         ({"encoder_g": own_encoder()}, "encoder_g needs an encoder_f"),
         ({"encoder_f": own_encoder()}, "shared_encoder=False needs an encoder_g"),
         ({"encoder_f": own_encoder(4), "encoder_g": own_encoder(4)}, r"encoder_f must give \(batch, 2\)"),
-        ({"dt": -1.0}, "dt must be a positive number"),
+        ({"dt": -1.0}, "dt must be a positive finite time between two frames; got -1.0"),
+        ({"shared_encoder": True, "encoder_f": own_encoder(), "encoder_g": own_encoder()}, "needs no encoder_g"),
     ],
 )
 def test_bad_options_surface_with_their_name(options, message):
@@ -159,52 +172,6 @@ def test_an_encoder_g_alone_is_refused_for_images_too():
 # --- what comes out ----------------------------------------------------------------------------------------------
 
 
-def test_singular_values_of_a_known_system(fitted):
-    assert np.allclose(fitted.spectrum_.canonical_singular_values, SIGMA, atol=0.06)
-    assert fitted.spectrum_.canonical_singular_values[0] == pytest.approx(1, abs=1e-12)
-
-
-def test_singular_functions_are_orthonormal_on_the_data_and_pair_up(fitted):
-    x, x_next = fitted.pairs_.x, fitted.pairs_.x_next
-    phi, psi = fitted.singular_functions(x, side="left"), fitted.singular_functions(x_next, side="right")
-    n = len(x)
-    assert np.allclose(phi.T @ phi / n, np.eye(5), atol=1e-5)
-    assert np.allclose(psi.T @ psi / n, np.eye(5), atol=1e-5)
-    assert np.allclose(phi.T @ psi / n, np.diag(fitted.spectrum_.canonical_singular_values), atol=1e-5)
-    assert np.allclose(phi[:, 0], 1, atol=1e-6)
-    assert np.abs(fitted.singular_functions(x) - phi).max() == 0  # left is the default
-    assert np.abs(psi - fitted.singular_functions(x_next)).max() > 0.1
-
-
-def test_eigenfunctions_are_of_unit_norm_and_evolve_by_their_eigenvalue(fitted):
-    values = fitted.eigenfunctions(fitted.pairs_.x)
-    assert np.iscomplexobj(values)
-    assert np.allclose(np.mean(np.abs(values) ** 2, axis=0), 1, atol=1e-4)
-    after = fitted.eigenfunctions(fitted.pairs_.x_next)
-    correlation = np.mean(np.conj(values) * after, axis=0)
-    assert np.allclose(correlation[:3], fitted.spectrum_.eigenvalues[:3], atol=0.03)
-
-
-def test_functions_take_states_in_every_form(fitted):
-    states = LABELLED.values[0, :5]
-    wanted = fitted.singular_functions(states)
-    for form in (torch.from_numpy(states), states.astype(np.float32), LABELLED[0, :5], states.tolist()):
-        assert np.allclose(fitted.singular_functions(form), wanted, atol=1e-5)
-    one_dimensional = make().fit(states_of_one_number())
-    assert one_dimensional.singular_functions(np.array([0.1, 0.2])).shape == (2, 3)
-
-
-def states_of_one_number():
-    return LABELLED.values[0, :, 0]
-
-
-def test_functions_refuse_other_shapes_and_sides(fitted):
-    with pytest.raises(ValueError, match=r"x must have shape \(n, 2\); got \(4, 3\)"):
-        fitted.singular_functions(np.ones((4, 3)))
-    with pytest.raises(ValueError, match="side must be 'left' or 'right'; got 'both'"):
-        fitted.singular_functions(np.ones((4, 2)), side="both")
-
-
 def test_learned_values_agree_with_canonical_ones_after_refinement(fitted):
     svals = fitted.model_.svals.detach().double().numpy()
     assert fitted.refinement_.is_refined
@@ -213,24 +180,15 @@ def test_learned_values_agree_with_canonical_ones_after_refinement(fitted):
     assert np.allclose(fitted.spectrum_.svals, svals)
 
 
-def test_diagnose_after_refinement_leaves_the_error_of_sampling(fitted):
-    comparison = fitted.diagnose(n_resamples=100)
-    size = comparison["size"].to_series()
-    assert comparison.verdict in ("sampling error", "generalisation gap")
-    assert max(size["training gap"], size["non-orthogonality"], size["anisotropy"]) < 1e-3
-    assert comparison.has_held_out
-    assert comparison.verdict in comparison_text(comparison)
-
-
 def test_without_refinement_the_state_is_the_trained_one():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         plain = make(refine=False).fit(LABELLED)
     assert plain.refinement_ is None
-    assert plain.training_.held_out is not None
-    size = plain.diagnose(n_resamples=20)["size"].to_series()
+    assert plain.training_.split.held_out is not None
+    size = plain.diagnose(Bootstrap(n_resamples=20))["size"].to_series()
     assert size["non-orthogonality"] + size["training gap"] > 1e-3
-    assert plain.scores().vamp_2 == pytest.approx(validation_scores(plain.validation()).vamp_2)
+    assert plain.scores().vamp_2 == pytest.approx(plain.validation().scores().vamp_2)
     refined = make().fit(LABELLED)
     assert refined.scores().vamp_e >= plain.scores().vamp_e - 1e-9
 
@@ -239,14 +197,14 @@ def test_all_pairs_train_where_nothing_is_held_out():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         estimator = make(refine=False, held_out=0, n_epochs=2).fit(LABELLED)
-    assert estimator.training_.held_out is None
-    assert len(estimator.training_.train) == len(estimator.pairs_)
-    comparison = estimator.diagnose(n_resamples=20)
+    assert estimator.training_.split.held_out is None
+    assert len(estimator.training_.split.training) == len(estimator.pairs_)
+    comparison = estimator.diagnose(Bootstrap(n_resamples=20))
     assert not comparison.has_held_out
     assert np.isnan(comparison["size"].sel(cause="generalisation gap"))
     assert not estimator.residuals().on_held_out_pairs
     for method in (estimator.validation, estimator.scores, estimator.select_n_modes):
-        with pytest.raises(ValueError, match=r"held_out=0 left no pairs to validate on; fit with held_out=0\.1"):
+        with pytest.raises(ValueError, match=r"no pairs were held out to validate on; fit with held_out=0\.1"):
             method()
 
 
@@ -257,7 +215,9 @@ def test_svals_need_not_be_learned():
     spectrum = estimator.spectrum_
     assert np.allclose(spectrum.singular_values, spectrum.canonical_singular_values, atol=1e-4)
     assert np.allclose(np.diag(spectrum.M_f), spectrum.canonical_singular_values, atol=1e-4)  # f = sqrt(sigma) phi
-    assert np.allclose(estimator.diagnose(n_resamples=20).learned, spectrum.canonical_singular_values, atol=1e-4)
+    assert np.allclose(
+        estimator.diagnose(Bootstrap(n_resamples=20)).learned, spectrum.canonical_singular_values, atol=1e-4
+    )
 
 
 def test_one_shared_encoder():
@@ -302,19 +262,6 @@ def test_another_loss_is_used():
     assert not np.allclose(default, vamp, atol=1e-9)
 
 
-def test_compute_spectrum_of_other_data(fitted):
-    fresh = SYSTEM.simulate(n_steps=2000, seed=9)
-    spectrum = fitted.compute_spectrum(fresh)
-    assert spectrum.n_pairs == 1999
-    assert np.allclose(spectrum.canonical_singular_values[:3], SIGMA[:3], atol=0.06)
-    pairs = lagged_pairs(fresh)
-    model = fitted.model_
-    wanted = estimate_moments(model.f, model.g, pairs)
-    assert np.allclose(fitted.estimate_moments(fresh).T_fg, wanted.T_fg)
-    same = fitted.compute_spectrum(fitted.pairs_)
-    xr.testing.assert_allclose(same.drop_attrs(), fitted.spectrum_.drop_attrs())
-
-
 # --- scikit-learn ------------------------------------------------------------------------------------------------
 
 
@@ -348,42 +295,149 @@ def test_every_argument_is_a_parameter_and_arrives():
         assert KoopmanLoRA(**{name: marker}).get_params(deep=False)[name] is marker
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda e: e.features(ARRAYS[0]),
-        lambda e: e.singular_functions(ARRAYS[0]),
-        lambda e: e.eigenfunctions(ARRAYS[0]),
-        lambda e: e.estimate_moments(ARRAYS),
-        lambda e: e.compute_spectrum(ARRAYS),
-        lambda e: e.intervals(),
-        lambda e: e.validation(),
-        lambda e: e.diagnose(),
-        lambda e: e.scores(),
-        lambda e: e.select_n_modes(),
-        lambda e: e.scan_lags(ARRAYS, [1, 2]),
-        lambda e: e.residuals(),
-    ],
-)
-def test_every_method_asks_for_a_fit_first(call):
-    with pytest.raises(NotFittedError, match=r"this KoopmanLoRA is not fitted yet; call .fit\(trajectories\) first"):
+HANDED_ON = [name for name, method in vars(KoopmanLoRA).items() if hasattr(method, "__wrapped__")]
+PROPERTIES = [name for name, value in vars(KoopmanLoRA).items() if isinstance(value, property)]
+
+
+def test_every_question_of_the_analysis_is_handed_on():
+    questions = {name for name, value in vars(KoopmanAnalysis).items() if inspect.isfunction(value)}
+    asked = {name for name in questions if not name.startswith("_")} - {"was_fitted_to"}
+    assert asked == {*HANDED_ON, "save", "scan_lags"}
+
+
+@pytest.mark.parametrize("name", HANDED_ON)
+def test_questions_read_as_those_of_the_analysis(name):
+    ours, theirs = getattr(KoopmanLoRA, name), getattr(KoopmanAnalysis, name)
+    assert inspect.signature(ours) == inspect.signature(theirs)
+    assert ours.__doc__ == theirs.__doc__
+    assert ours.__doc__
+    assert ours.__name__ == name
+
+
+def test_an_argument_of_a_question_has_its_name(fitted):
+    assert list(inspect.signature(fitted.intervals).parameters) == ["bootstrap"]
+    with pytest.raises(TypeError, match="n_resamples"):
+        fitted.intervals(n_resamples=5)
+
+
+NOT_FITTED = r"this KoopmanLoRA is not fitted yet; call .fit\(trajectories\) first"
+
+
+@pytest.mark.parametrize("name", [*HANDED_ON, "fitted"])
+def test_every_question_asks_for_a_fit_first(name):
+    n_arguments = sum(
+        parameter.default is parameter.empty
+        for parameter in inspect.signature(getattr(KoopmanAnalysis, name, KoopmanLoRA.fitted)).parameters.values()
+    )
+    with pytest.raises(NotFittedError, match=NOT_FITTED) as caught:
+        getattr(make(), name)(*[ARRAYS[0]] * (n_arguments - 1))
+    assert isinstance(caught.value, AttributeError)
+    assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize("call", [lambda e: e.scan_lags(ARRAYS, [1, 2]), lambda e: e.save("nowhere")])
+def test_scans_and_files_ask_for_a_fit_first(call):
+    with pytest.raises(NotFittedError, match=NOT_FITTED):
         call(make())
 
 
+@pytest.mark.parametrize("name", PROPERTIES)
+def test_every_attribute_asks_for_a_fit_first(name):
+    assert not hasattr(make(), name)  # as scikit-learn looks at it
+    with pytest.raises(NotFittedError, match=NOT_FITTED):
+        getattr(make(), name)
+
+
+class Broken(NestedLoRALoss):
+    def forward(self, f, g, svals=None):
+        return super().forward(f, g, svals) * torch.inf
+
+
+@pytest.mark.parametrize(
+    ("options", "data", "error"),
+    [
+        ({}, np.full((50, 2), np.nan), ValueError),
+        ({"n_modes": 1}, LABELLED, ValueError),
+        ({"loss": Broken(3)}, LABELLED, NonFiniteLossError),
+        # found out after the training, by the refinement
+        ({"n_modes": 18, "n_epochs": 1}, LABELLED, ValueError),
+        (
+            {"encoder_f": nn.Sequential(nn.Linear(2, 2), nn.Tanh()), "shared_encoder": True, "n_epochs": 1},
+            LABELLED,
+            NoLinearHeadError,
+        ),
+    ],
+    ids=["data", "sizes", "loss", "refinement", "head"],
+)
+def test_a_refit_that_fails_leaves_the_earlier_fit_whole(options, data, error):
+    estimator = make(n_epochs=1).fit(LABELLED)
+    before = {name: getattr(estimator, name) for name in ("analysis_", "training_", *PROPERTIES)}
+    weights = copy.deepcopy(estimator.model_.state_dict())
+    features = estimator.features(ARRAYS[0])
+    with pytest.raises(error, match=r"."):
+        estimator.set_params(**options).fit(data)
+    for name, value in before.items():
+        assert getattr(estimator, name) is value or getattr(estimator, name) == value, name
+    assert all(torch.equal(weights[name], value) for name, value in estimator.model_.state_dict().items())
+    assert np.array_equal(estimator.features(ARRAYS[0]), features)
+
+
+# --- passes over the pairs ---------------------------------------------------------------------------------------
+
+
+def rows_after_the_loop(monkeypatch, **options):
+    """States that each map of the encoders sees once the training loop is over."""
+    rows, is_over = collections.Counter(), []
+    run = TrainingLoop.run
+
+    def run_then_count(self, *args):
+        result = run(self, *args)
+        is_over.append(True)
+        return result
+
+    def counted(name):
+        whole = getattr(PairedMLP, name)
+
+        def encode(self, x):
+            rows[name] += len(x) * bool(is_over)
+            return whole(self, x)
+
+        return encode
+
+    monkeypatch.setattr(TrainingLoop, "run", run_then_count)
+    for name in ("f", "g", "trunk_f", "trunk_g"):
+        monkeypatch.setattr(PairedMLP, name, counted(name))
+    estimator = make(n_epochs=1, **options).fit(LABELLED)
+    held_out = estimator.training_.split.held_out
+    return rows, len(estimator.pairs_), 0 if held_out is None else len(held_out)
+
+
+def test_with_refinement_a_fit_passes_twice_over_the_pairs(monkeypatch):
+    rows, n_pairs, n_held_out = rows_after_the_loop(monkeypatch)
+    assert n_held_out > 0
+    # the last hidden layers, and at the held-out pairs once more; then the features, at both ends of every pair
+    assert rows["trunk_f"] == rows["trunk_g"] == n_pairs + n_held_out
+    assert rows["f"] == rows["g"] == 2 * n_pairs
+
+
+@pytest.mark.parametrize("held_out", [0.1, 0])
+def test_without_refinement_a_fit_passes_once_over_the_pairs(monkeypatch, held_out):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rows, n_pairs, n_held_out = rows_after_the_loop(monkeypatch, refine=False, held_out=held_out)
+    assert (n_held_out > 0) == (held_out > 0)
+    assert rows["trunk_f"] == rows["trunk_g"] == 0
+    assert rows["f"] == rows["g"] == 2 * n_pairs + n_held_out
+
+
+# --- findings ----------------------------------------------------------------------------------------------------
+
+
 def test_warnings_of_a_small_batch_and_findings():
-    with pytest.warns(UserWarning, match="batch_size=5 is small for 3 modes; use at least 12"):
+    with pytest.warns(UserWarning, match="batch_size=5 is small for 3 modes; use at least 12") as caught:
         estimator = make(batch_size=5, n_epochs=1).fit(LABELLED)
+    assert {warning.filename for warning in caught} == {__file__}  # where the user called fit
     assert "small batch" in {f.name for f in estimator.findings_}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make(n_epochs=1).fit(LABELLED)  # refinement mends the rest
-
-
-def test_the_number_of_modes_and_residuals_of_a_fit(fitted):
-    selection = fitted.select_n_modes(energy=0.5)
-    assert selection.energy_fraction == 0.5
-    assert 3 <= selection.recommended <= 5
-    residuals = fitted.residuals()
-    assert residuals.on_held_out_pairs
-    assert not residuals.is_spurious[:3].any()
-    assert fitted.residuals(tolerance=1e-9).is_spurious.any()

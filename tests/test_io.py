@@ -5,8 +5,9 @@ import xarray as xr
 from torch import nn
 
 import koopman_lora as kl
+from koopman_lora.clock import Clock
 from koopman_lora.encoders import CNN
-from koopman_lora.io import _write_whole
+from koopman_lora.io import write_whole
 
 
 def dataset():
@@ -34,7 +35,7 @@ def test_trajectories_saved_are_opened(tmp_path):
     trajectories = kl.systems.NoisyRotation().simulate(n_trajectories=2, n_steps=20, seed=0)
     path = kl.save_dataset(trajectories, tmp_path / "x.nc")
     assert np.array_equal(kl.open_trajectories(path), trajectories)
-    assert kl.lagged_pairs(kl.open_trajectories(path)).time_unit == trajectories.attrs["time_unit"]
+    assert kl.lagged_pairs(kl.open_trajectories(path)).clock.time_unit == trajectories.attrs["time_unit"]
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
@@ -45,7 +46,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        _write_whole(path, fail)
+        write_whole(path, fail)
     assert kl.load_dataset(path).identical(dataset())
     assert [p.name for p in tmp_path.iterdir()] == ["a.nc"]
 
@@ -66,7 +67,7 @@ def test_missing_files_are_named(tmp_path, load):
 def calibrated(model, shape):
     x = torch.randn(64, *shape, generator=torch.Generator().manual_seed(0))
     model.calibrate(x, x.flip(0))
-    model.lag, model.dt, model.time_unit = 3, 0.5, "ps"
+    model.clock = Clock(3, 0.5, "ps")
     return model.eval(), x
 
 
@@ -74,7 +75,7 @@ MODELS = {
     "default": lambda: (kl.KoopmanLoRAModel(2, 4, learn_svals=True, has_centering=True), (2,)),
     "shared": lambda: (kl.KoopmanLoRAModel(2, 4, shared_encoder=True, learn_svals=True), (2,)),
     "batchnorm": lambda: (kl.KoopmanLoRAModel(2, 4, hidden_dims=(8,), activation="ELU", use_batchnorm=True), (2,)),
-    "cnn": lambda: (kl.KoopmanLoRAModel((8, 8), 4, encoder_f=CNN(1, 4), encoder_g=CNN(1, 4)), (8, 8)),
+    "cnn": lambda: (kl.KoopmanLoRAModel.from_encoders((8, 8), 4, CNN(1, 4), CNN(1, 4)), (8, 8)),
     "float64": lambda: (kl.KoopmanLoRAModel(2, 4, learn_svals=True).double(), (2,)),
 }
 
@@ -85,7 +86,7 @@ def test_models_come_back_with_the_same_features(tmp_path, kind):
     loaded = kl.load_model(kl.save_model(model, tmp_path / "m.safetensors"))
     assert torch.equal(loaded.f(x), model.f(x))
     assert torch.equal(loaded.g(x), model.g(x))
-    assert (loaded.lag, loaded.dt, loaded.time_unit) == (3, 0.5, "ps")
+    assert loaded.clock == Clock(3, 0.5, "ps")
     assert (model.svals is None and loaded.svals is None) or torch.equal(loaded.svals, model.svals)
 
 
@@ -102,7 +103,7 @@ def test_own_encoders_must_be_given_to_load(tmp_path):
     def encoder():
         return nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 3))
 
-    model, x = calibrated(kl.KoopmanLoRAModel(2, 3, encoder_f=encoder(), encoder_g=encoder()), (2,))
+    model, x = calibrated(kl.KoopmanLoRAModel.from_encoders(2, 3, encoder(), encoder()), (2,))
     path = kl.save_model(model, tmp_path / "m.safetensors")
     with pytest.raises(ValueError, match="pass encoder_f"):
         kl.load_model(path)

@@ -5,12 +5,14 @@ from hypothesis import strategies as st
 
 from koopman_lora._linalg import (
     conjugate_transpose,
+    damped_triples,
     effective_rank,
     eigenvalue_order,
     hermitian_pinv,
     inverse_root,
     phase_of,
     sorted_eig,
+    split_span,
     whitened_svd,
 )
 
@@ -115,6 +117,45 @@ def test_rank_keeps_the_leading_triples():
     full, part = whitened_svd(M_f, T, M_g), whitened_svd(M_f, T, M_g, rank=2)
     for cut, whole in zip(part, full, strict=True):
         assert np.allclose(cut, whole[..., :2], rtol=1e-12)
+
+
+def one_and_noise(seed, kind, n=200, width=4):
+    """Rows of (1, h), h correlated and of unequal scales, and of a second view of it."""
+    h = matrix(seed, n, width, kind) @ matrix(seed + 1, width, width, kind) + 0.5
+    other = h + 2 * matrix(seed + 2, n, width, kind)
+    return [np.hstack([np.ones((n, 1)), side]) for side in (h, other)]
+
+
+@both_kinds
+def test_a_span_is_split_into_its_own_part_and_what_is_beyond_all_uncorrelated(kind):
+    rows, _ = one_and_noise(0, kind)
+    head = matrix(9, 4, 2, kind)
+    own, beyond, variances = split_span(conjugate_transpose(rows) @ rows / 200, head)
+    functions = rows @ np.hstack([own, beyond])
+    assert np.allclose(functions.mean(axis=0), 0, atol=1e-9)
+    assert np.allclose(conjugate_transpose(functions) @ functions / 200, np.eye(4), atol=1e-8)
+    centred = rows[:, 1:] @ head - (rows[:, 1:] @ head).mean(axis=0)
+    assert np.linalg.matrix_rank(np.hstack([centred, rows @ own]), tol=1e-8) == 2
+    assert ((variances > 0) & (variances <= 1 + 1e-9)).all()
+
+
+@both_kinds
+@pytest.mark.parametrize("threshold", [np.inf, 1e-12], ids=["own part", "whole span"])
+def test_damped_triples_lie_between_those_of_the_own_parts_and_of_the_whole_span(kind, threshold):
+    f, g = one_and_noise(0, kind)
+    head = matrix(9, 4, 2, kind)
+    M_f, T, M_g = (conjugate_transpose(a) @ b / 200 for a, b in ((f, f), (f, g), (g, g)))
+    found = damped_triples((M_f, T, M_g), (split_span(M_f, head), split_span(M_g, head)), threshold, n_modes=3)
+    # the same by CCA of the functions themselves, the constant among them
+    reach = head if np.isinf(threshold) else np.eye(4)
+    phi, psi = (np.hstack([side[:, :1], side[:, 1:] @ reach]) for side in (f, g))
+    wanted = whitened_svd(*(conjugate_transpose(a) @ b / 200 for a, b in ((phi, phi), (phi, psi), (psi, psi))), rank=3)
+    assert np.allclose(found.values, wanted.values, atol=1e-6)
+    assert found.values[0] == 1
+    assert np.array_equal(found.left[:, 0], np.eye(5)[0])
+    for coefficients, M in ((found.left, M_f), (found.right, M_g)):
+        assert np.allclose(conjugate_transpose(coefficients) @ M @ coefficients, np.eye(3), atol=1e-8)
+    assert np.allclose(conjugate_transpose(found.left) @ T @ found.right, np.diag(found.values), atol=1e-8)
 
 
 @given(st.lists(st.complex_numbers(max_magnitude=1e6, allow_nan=False), min_size=1, max_size=5))

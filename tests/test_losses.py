@@ -5,9 +5,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import minimize
 
-from koopman_lora.baselines import DPNetLoss, VAMPLoss, dpnet_loss, vamp_loss
-from koopman_lora.losses import NestedLoRALoss, lora_loss, nesting_weights, orthonormality_penalty
+from koopman_lora.loss_terms import LoRATerms, best_svals, lora_terms
+from koopman_lora.losses import NestedLoRALoss, lora_loss, nesting_weights, orthonormality_penalty, truncation_weights
 
 DTYPES = [torch.float64, torch.complex128]
 every_nesting = pytest.mark.parametrize("nesting", ["jnt", "seq", None])
@@ -234,8 +235,6 @@ def test_bad_weights(weights):
         (lambda f, g: lora_loss(f, g[:3]), r"f and g must have one and the same shape .* got \(4, 2\) and \(3, 2\)"),
         (lambda f, g: lora_loss(f[:, 0], g[:, 0]), r"f and g must have one and the same shape"),
         (lambda f, g: lora_loss(f[:1], g[:1]), "at least 2 pairs; got 1"),
-        (lambda f, g: vamp_loss(f[:1], g[:1]), "at least 2 pairs; got 1"),
-        (lambda f, g: dpnet_loss(f, g[:, :1]), "f and g must have one and the same shape"),
         (lambda f, g: orthonormality_penalty(f, g[:2]), "f and g must have one and the same shape"),
         (lambda f, g: lora_loss(f, g, torch.ones(3)), r"svals must have shape \(2,\), one per mode; got \(3,\)"),
         (
@@ -250,8 +249,6 @@ def test_bad_weights(weights):
         (lambda f, g: NestedLoRALoss(2, reg_weight=-1), "reg_weight must not be negative; got -1"),
         (lambda f, g: NestedLoRALoss(2, reg_weight=float("nan")), "reg_weight must not be negative; got nan"),
         (lambda f, g: NestedLoRALoss(3)(f, g), r"f must have shape \(batch, n_modes=3\); got \(4, 2\)"),
-        (lambda f, g: vamp_loss(f, g, score="3"), "score must be one of '1', '2', 'E'; got '3'"),
-        (lambda f, g: VAMPLoss(score=2), "score must be one of '1', '2', 'E'; got 2"),
     ],
 )
 def test_bad_arguments(call, message):
@@ -286,69 +283,150 @@ def test_penalty_is_added_on_unscaled_features():
     assert torch.isclose(difference, 0.7 * orthonormality_penalty(f, g), rtol=1e-12)
 
 
-# ---- baselines -------------------------------------------------------------------------------------------------------
+# ---- terms, and the best singular values -----------------------------------------------------------------------------
 
 
-def known_pair(dtype, sigma=(1.0, 0.7, 0.2), n=40):
-    """f and g with empirical M_f = M_g = I and T = diag(sigma), exactly."""
-    k = len(sigma)
-    Q = torch.linalg.qr(draw(11, n, 2 * k, dtype)[0])[0] * n**0.5
-    s = torch.tensor(sigma, dtype=torch.float64)
-    return Q[:, :k], Q[:, :k] * s + Q[:, k:] * (1 - s**2).sqrt(), s
+def second_moments(f, g):
+    n = f.shape[-2]
+    return f.mH @ f / n, f.mH @ g / n, g.mH @ g / n
 
 
-@every_dtype
-def test_vamp_of_whitened_features_is_known(dtype):
-    f, g, sigma = known_pair(dtype)
-    tiny = {"epsilon": 1e-13}
-    assert torch.isclose(vamp_loss(f, g, "1", **tiny), -sigma.sum(), rtol=1e-10)
-    assert torch.isclose(vamp_loss(f, g, "2", **tiny), -(sigma**2).sum(), rtol=1e-10)
-    assert torch.isclose(vamp_loss(f, g, "E", **tiny), -(sigma**2).sum(), rtol=1e-10)
+def as_arrays(terms):
+    return LoRATerms(*(np.asarray(term) for term in terms))
 
 
 @every_dtype
-def test_dpnet_of_whitened_features_is_known(dtype):
-    f, g, sigma = known_pair(dtype)
-    # orthonormal features have no metric distortion and unit operator norms, so strict and relaxed agree
-    for relaxed in (True, False):
-        assert torch.isclose(dpnet_loss(f, g, relaxed, epsilon=1e-13), -(sigma**2).sum(), rtol=1e-10)
-    scaled = dpnet_loss(2 * f, g, relaxed=True, metric_weight=0.5)
-    assert np.isclose(scaled.item(), -(sigma**2).sum().item() + 0.5 * 3 * (16 - 4 - np.log(4)), rtol=1e-10)
-
-
-@given(seed=st.integers(0, 10_000), dtype=st.sampled_from(DTYPES), score=st.sampled_from(["1", "2", "E"]))
-def test_vamp_is_invariant_under_invertible_maps(seed, dtype, score):
-    f, g = draw(seed, 60, 3, dtype)
-    A, B = (m + 3 * torch.eye(3) for m in draw(seed + 1, 3, 3, dtype))
-    if max(torch.linalg.cond(A), torch.linalg.cond(B)) > 1e3:
-        return
-    before, after = vamp_loss(f, g, score, epsilon=1e-14), vamp_loss(f @ A, g @ B, score, epsilon=1e-14)
-    assert torch.isclose(before, after, rtol=1e-6)
-
-
-@given(seed=st.integers(0, 10_000), dtype=st.sampled_from(DTYPES))
-def test_vamp_e_at_its_own_solution_is_vamp_2(seed, dtype):
-    f, g = draw(seed, 40, 4, dtype)
-    assert torch.isclose(vamp_loss(f, g, "E", 1e-10), vamp_loss(f, g, "2", 1e-10), rtol=1e-6)
+@pytest.mark.parametrize("kind", ["tensors", "arrays"])
+def test_terms_are_the_loss_of_scaled_features(dtype, kind):
+    f, g = draw(15, 12, 4, dtype)
+    moments = second_moments(f, g)
+    terms = lora_terms(*(moments if kind == "tensors" else (M.numpy() for M in moments)))
+    svals = torch.tensor([1.0, 0.8, 0.3, 0.1], dtype=torch.float64)
+    own = svals if kind == "tensors" else svals.numpy()
+    assert isinstance(terms.loss(own), torch.Tensor if kind == "tensors" else np.floating)
+    for size in range(1, 5):
+        root = svals[:size].sqrt()
+        wanted = lora_loss(f[:, :size] * root, g[:, :size] * root, nesting=None, unbiased=False)
+        assert np.isclose(float(terms.curve(own)[size - 1]), wanted.item(), rtol=1e-12)
+    assert np.isclose(float(terms.curve(own)[-1]), float(terms.loss(own)), rtol=1e-12)
+    assert np.isclose(float(terms.loss()), lora_loss(f, g, nesting=None, unbiased=False).item(), rtol=1e-12)
 
 
 @every_dtype
-@pytest.mark.parametrize("loss", [VAMPLoss("1"), VAMPLoss("2"), VAMPLoss("E"), DPNetLoss(True), DPNetLoss(False)])
-def test_baseline_gradients_agree_with_finite_differences(loss, dtype):
-    f, g = draw(12, 15, 3, dtype)
-    assert torch.autograd.gradcheck(lambda a, b: loss(a, b), (f.requires_grad_(), g.requires_grad_()))
+@pytest.mark.parametrize("weights", [None, [1.0, 0.0, 2.0, 0.5]])
+def test_weighted_terms_are_the_joint_nested_loss(dtype, weights):
+    f, g = draw(16, 12, 4, dtype)
+    svals = torch.tensor([1.0, 0.8, 0.3, 0.1], dtype=torch.float64)
+    terms = lora_terms(*second_moments(f, g)).weighted(truncation_weights(nesting_weights(4, weights)))
+    wanted = lora_loss(f, g, svals, "jnt", weights, unbiased=False)
+    assert torch.isclose(terms.loss(svals), wanted, rtol=1e-12)
 
 
-@pytest.mark.parametrize("score", ["1", "2", "E"])
-def test_svals_do_not_matter_to_vamp(score):
-    f, g = draw(13, 50, 3)
-    svals = torch.tensor([0.9, 0.5, 0.2]).double()
-    loss = VAMPLoss(score, epsilon=1e-12)
-    assert torch.isclose(loss(f, g, svals), loss(f, g), rtol=1e-8)
+@every_dtype
+@pytest.mark.parametrize("kind", ["tensors", "arrays"])
+def test_terms_take_leading_axes(dtype, kind):
+    f, g = (torch.stack(side) for side in zip(*(draw(seed, 9, 3, dtype) for seed in range(5)), strict=True))
+    stacked = second_moments(f, g)
+    svals = torch.tensor([0.9, 0.5, 0.2], dtype=torch.float64)
+    if kind == "arrays":
+        stacked, svals = [M.numpy() for M in stacked], svals.numpy()
+    terms = lora_terms(*stacked)
+    assert terms.linear.shape == (5, 3)
+    assert terms.quadratic.shape == (5, 3, 3)
+    assert terms.loss(svals).shape == terms.loss().shape == (5,)
+    assert terms.curve(svals).shape == (5, 3)
+    each = [lora_terms(*(M[i] for M in stacked)) for i in range(5)]
+    assert np.allclose(terms.loss(svals), [float(one.loss(svals)) for one in each], rtol=1e-12)
+    assert np.allclose(terms.curve(svals), np.stack([np.asarray(one.curve(svals)) for one in each]), rtol=1e-12)
+    # singular values of their own along the leading axis
+    many = svals * (torch.ones(5, 1).double() if kind == "tensors" else np.ones((5, 1)))
+    assert np.allclose(terms.loss(many), terms.loss(svals), rtol=1e-12)
 
 
-def test_svals_scale_the_features_of_dpnet():
-    f, g = draw(14, 50, 3)
-    svals = torch.tensor([0.9, 0.5, 0.2]).double()
-    loss = DPNetLoss(metric_weight=0.3)
-    assert torch.equal(loss(f, g, svals), dpnet_loss(f * svals.sqrt(), g * svals.sqrt(), metric_weight=0.3))
+def test_complex_terms_need_the_transpose():
+    f, g = draw(2, 10, 3, torch.complex128)[0], draw(3, 10, 3, torch.complex128)[1]
+    M_f, T, M_g = second_moments(f, g)
+    right, wrong = torch.trace(M_f @ M_g).real, (M_f * M_g).sum().real
+    assert abs(right - wrong) > 0.1
+    assert torch.isclose(lora_terms(M_f, T, M_g).quadratic.sum(), right, rtol=1e-13)
+
+
+def test_best_svals_of_orthonormal_features_are_their_correlations():
+    eye, T = torch.eye(3).double(), torch.diag(torch.tensor([1.0, 0.7, -0.2])).double()
+    terms = lora_terms(eye, T, eye)
+    assert np.allclose(best_svals(terms, is_bounded=True, has_constant=True), [1, 0.7, 0])
+    assert np.allclose(best_svals(terms, is_bounded=True), [1, 0.7, 0])
+    assert np.allclose(best_svals(terms), [1, 0.7, -0.2])
+
+
+@every_dtype
+@pytest.mark.parametrize("has_constant", [False, True])
+def test_free_svals_are_the_minimum_of_the_loss(dtype, has_constant):
+    f, g = draw(17, 50, 3, dtype)
+    terms = lora_terms(*second_moments(f, g))
+    found = best_svals(terms, has_constant=has_constant)
+    if has_constant:
+        assert found[0] == 1
+    for row in range(int(has_constant), 3):
+        for step in (1e-3, -1e-3):
+            assert terms.loss(found + step * torch.eye(3)[row]) > terms.loss(found)
+
+
+def test_svals_of_a_mode_held_twice_do_not_matter_but_their_sum():
+    f, g = draw(18, 50, 2)
+    once, twice = (lora_terms(*second_moments(f[:, cols], g[:, cols])) for cols in ([0, 1], [0, 1, 1]))
+    for is_bounded in (False, True):
+        single, double = best_svals(once, is_bounded), best_svals(twice, is_bounded)
+        assert torch.isclose(once.loss(single), twice.loss(double), rtol=1e-9)
+        assert torch.isclose(double[1:].sum(), single[1], rtol=1e-6)
+
+
+def test_bounded_svals_are_not_the_clipped_free_ones():
+    terms = LoRATerms(torch.tensor([1.5, 1.0]).double(), torch.tensor([[1.0, 0.9], [0.9, 1.0]]).double())
+    free, bounded = best_svals(terms), best_svals(terms, is_bounded=True)
+    assert free[0] > 1
+    assert free[1] < 0
+    # on the edge s_1 = 1 the other is at 1.0 - 0.9, where clipping says 0
+    assert np.allclose(bounded, [1, 0.1], atol=1e-12)
+    assert terms.loss(bounded) < terms.loss(free.clamp(0, 1)) - 1e-3
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    k=st.integers(1, 5),
+    n=st.integers(2, 12),  # fewer pairs than modes: the problem is then only semi-definite
+    size=st.floats(0.2, 3.0),
+    dtype=st.sampled_from(DTYPES),
+    has_constant=st.booleans(),
+)
+def test_bounded_svals_are_the_best_within_bounds(seed, k, n, size, dtype, has_constant):
+    f, g = draw(seed, n, k, dtype)
+    terms = lora_terms(*second_moments(f, size * g))
+    found = best_svals(terms, True, has_constant)
+    assert ((found >= 0) & (found <= 1)).all()
+    assert not has_constant or found[0] == 1
+    arrays = as_arrays(terms)
+    fixed = [(1.0, 1.0)] * has_constant + [(0.0, 1.0)] * (k - has_constant)
+    other = minimize(
+        arrays.loss,
+        np.full(k, 0.5),
+        jac=lambda s: 2 * (arrays.quadratic @ s - arrays.linear),
+        bounds=fixed,
+        method="L-BFGS-B",
+        options={"ftol": 1e-15, "gtol": 1e-12},
+    )
+    scale = 1e-9 * max(1.0, np.abs(arrays.quadratic).max())
+    value = arrays.loss(found.numpy())
+    assert abs(value - other.fun) <= 100 * scale
+    # no point of a grid is better, nor is the clipped free solution
+    grid = np.stack(np.meshgrid(*[np.linspace(low, high, 6) for low, high in fixed], indexing="ij"), -1).reshape(-1, k)
+    clipped = best_svals(terms, False, has_constant).clamp(0, 1).numpy()
+    for point in (*grid, clipped):
+        assert value <= arrays.loss(point) + scale
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_best_svals_keep_the_precision_of_the_terms(dtype):
+    terms = LoRATerms(torch.tensor([1.4, -0.2], dtype=dtype), torch.eye(2, dtype=dtype))
+    for is_bounded in (False, True):
+        assert best_svals(terms, is_bounded).dtype == dtype

@@ -4,10 +4,17 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
-from koopman_lora.encoders import CNN, EncoderPair, PairedMLP
+from koopman_lora.clock import Clock
+from koopman_lora.data.pairs import lagged_pairs
+from koopman_lora.encoder_pairs import EncoderPair, PairedMLP
+from koopman_lora.encoders import CNN
 from koopman_lora.losses import NestedLoRALoss
 from koopman_lora.model import KoopmanLoRAModel, NotCalibratedError
+from koopman_lora.spectrum import compute_koopman_spectrum
+from koopman_lora.systems import NoisyRotation
+from koopman_lora.training import fit
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +69,7 @@ def test_calibrated_features_have_unit_second_moment_exactly(kind, centred, dtyp
 
 
 def test_calibration_is_exact_for_complex_features():
-    model = KoopmanLoRAModel(2, 4, learn_svals=True, has_centering=True, encoder_f=Harmonics(3), encoder_g=Harmonics(3))
+    model = KoopmanLoRAModel.from_encoders(2, 4, Harmonics(3), Harmonics(3), learn_svals=True, has_centering=True)
     model.double().eval()
     x, x_next = states()
     model.calibrate(x, x_next)
@@ -80,9 +87,7 @@ def test_calibration_in_single_precision_survives_large_means(offset):
         def forward(self, x):
             return x + offset
 
-    model = KoopmanLoRAModel(
-        2, 3, learn_svals=True, has_centering=True, encoder_f=Shifted(), encoder_g=Shifted()
-    ).eval()
+    model = KoopmanLoRAModel.from_encoders(2, 3, Shifted(), Shifted(), learn_svals=True, has_centering=True).eval()
     x = torch.randn(20_000, 2, generator=torch.Generator().manual_seed(3))
     model.calibrate(x, x)
     assert torch.allclose(model.f(x)[:, 1:].double().std(0), torch.ones(2).double(), atol=1e-3)
@@ -229,10 +234,69 @@ def test_states_of_any_shape(shape):
 
 
 def test_users_modules_and_images():
-    model = KoopmanLoRAModel((1, 12, 10), 5, encoder_f=CNN(1, 5, (4,)), encoder_g=CNN(1, 5, (4,))).eval()
+    model = KoopmanLoRAModel.from_encoders((1, 12, 10), 5, CNN(1, 5, (4,)), CNN(1, 5, (4,))).eval()
     x = torch.randn(6, 1, 12, 10)
     assert torch.equal(model.f(x), model.encoders.module_f(x))
     assert not torch.allclose(model.f(x), model.g(x))
+
+
+def test_one_encoder_of_the_users_serves_both_sides():
+    encoder = nn.Linear(2, 3)
+    model = KoopmanLoRAModel.from_encoders(2, 3, encoder).eval()
+    x, _ = states(dtype=torch.float32)
+    assert model.shared_encoder
+    assert model.has_own_encoders
+    assert model.encoders.module_f is model.encoders.module_g is encoder
+    assert torch.equal(model.f(x), model.g(x))
+    assert {id(p) for p in model.encoders.parameters()} == {id(p) for p in encoder.parameters()}
+    assert not KoopmanLoRAModel(2, 3).has_own_encoders
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_normalisation_that_is_set_is_that_of_the_features(centred):
+    model = KoopmanLoRAModel(2, 4, learn_svals=True, has_centering=centred).double().eval()
+    n_learned = 4 - centred
+    mean, scale = centred * torch.randn(2, n_learned).double(), 1 + torch.rand(2, n_learned).double()
+    model.set_normalisation(mean, scale, torch.tensor([1.0, 0.5, 0.25, 0.125]))
+    x, _ = states()
+    for side, (raw, features) in enumerate(zip(model.raw_maps(), (model.f(x), model.g(x)), strict=True)):
+        learned = (raw(x)[:, int(centred) :] - mean[side]) / scale[side]
+        assert torch.allclose(features[:, int(centred) :], learned, atol=1e-12)
+        if centred:
+            assert torch.equal(features[:, 0], torch.ones(500).double())
+    assert np.allclose(model.svals_array()[1:], [0.5, 0.25, 0.125], atol=1e-12)
+
+
+@pytest.mark.parametrize("options", [{}, {"has_centering": True}, {"shared_encoder": True}], ids=str)
+def test_heads_are_matrices_from_last_hidden_layers_to_features(options):
+    model = KoopmanLoRAModel(2, 4, hidden_dims=(6, 5), **options).double().eval()
+    x, _ = states()
+    for trunk, raw, head in zip(model.trunk_maps(), model.raw_maps(), model.head_matrices(x), strict=True):
+        assert head.shape == (1 + 5, 4)
+        assert torch.allclose(trunk(x) @ torch.from_numpy(head), raw(x), atol=1e-12)
+    left, right = np.random.default_rng(0).normal(size=(2, 6, 4))
+    if model.has_centering:
+        left[:, 0] = right[:, 0] = np.eye(6)[0]
+    model.set_heads(left, right, x)
+    for head, wanted in zip(model.head_matrices(x), (left, right), strict=True):
+        assert np.allclose(head, wanted, atol=1e-15)
+
+
+def test_trunk_maps_are_last_hidden_layers_behind_the_constant():
+    model = KoopmanLoRAModel(2, 4, hidden_dims=(6, 5)).double().eval()
+    x, _ = states()
+    for trunk, encode in zip(model.trunk_maps(), (model.encoders.trunk_f, model.encoders.trunk_g), strict=True):
+        assert trunk(x).shape == (500, 6)
+        assert torch.equal(trunk(x)[:, 0], torch.ones(500).double())
+        assert torch.equal(trunk(x)[:, 1:], encode(model.prepare(x)))
+
+
+def test_svals_as_an_array():
+    assert KoopmanLoRAModel(2, 4).svals_array() is None
+    model = KoopmanLoRAModel(2, 3, learn_svals=True, has_centering=True)
+    model.set_svals(torch.tensor([1.0, 0.5, 0.25]))
+    assert model.svals_array().dtype == np.float64
+    assert np.allclose(model.svals_array(), [1, 0.5, 0.25], atol=1e-7)
 
 
 def test_standardisation_belongs_to_the_model():
@@ -260,6 +324,62 @@ def test_sizes_may_be_numpy_integers(input_dim):
     assert KoopmanLoRAModel(input_dim, np.int64(2)).state_shape == (3,)
 
 
+# ---- clock -----------------------------------------------------------------------------------------------------------
+
+LAGGED = lagged_pairs(NoisyRotation(omega=0.5, noise=0.5).simulate(n_steps=400, seed=0), lag=3, dt=0.2, time_unit="ps")
+
+
+def looped_model(n_steps=20):
+    """A loop of one's own, as anyone would write it: no Fabric, no `fit`."""
+    model = KoopmanLoRAModel(2, 3, hidden_dims=(8,), learn_svals=True, has_centering=True)
+    optimizer, loss = torch.optim.Adam(model.parameters(), 1e-2), NestedLoRALoss(3)
+    for _, (x, x_next) in zip(range(n_steps), DataLoader(LAGGED, batch_size=16, shuffle=True), strict=False):
+        optimizer.zero_grad()
+        loss(*model(x, x_next), model.svals).backward()
+        optimizer.step()
+    return model
+
+
+def test_fit_tells_the_model_what_one_lag_is():
+    model = KoopmanLoRAModel(2, 3, hidden_dims=(8,))
+    assert model.clock == Clock()
+    fit(model, LAGGED, n_epochs=1, batch_size=64)
+    assert model.clock == LAGGED.clock == Clock(3, 0.2, "ps")
+    assert copy.deepcopy(model).clock == model.clock
+
+
+def test_times_are_in_the_unit_of_the_pairs_after_a_loop_of_ones_own():
+    model, loader = looped_model(), DataLoader(LAGGED, batch_size=100)
+    spectrum = compute_koopman_spectrum(model, loader)
+    assert (spectrum.attrs["lag"], spectrum.attrs["dt"], spectrum.attrs["time_unit"]) == (3, 0.2, "ps")
+    assert spectrum.timescales.attrs["units"] == "ps"
+    assert spectrum.frequencies.attrs["units"] == "1/ps"
+    wanted = -3 * 0.2 / np.log(np.abs(spectrum.eigenvalues.values[1:]))
+    assert np.allclose(spectrum.timescales[1:], wanted, rtol=1e-12)
+    # the model is told: the same answer; batches of tensors know no clock, and take that of the model
+    model.clock = LAGGED.clock
+    for pairs in (loader, list(loader), iter(loader)):
+        again = compute_koopman_spectrum(model, pairs)
+        assert again.attrs["time_unit"] == "ps"
+        assert np.allclose(again.timescales[1:], wanted, rtol=1e-6)
+
+
+def test_times_count_in_lags_where_nobody_said_what_a_lag_is():
+    batches = list(DataLoader(LAGGED, batch_size=100))
+    spectrum = compute_koopman_spectrum(looped_model(), batches)
+    assert spectrum.attrs["lag"] == "unknown"
+    assert spectrum.timescales.attrs["units"] == "lag"
+    assert np.allclose(spectrum.timescales[1:], -1 / np.log(np.abs(spectrum.eigenvalues.values[1:])), rtol=1e-12)
+
+
+@pytest.mark.parametrize("other", [Clock(2, 0.2, "ps"), Clock(3, 0.1, "ps"), Clock(3, 0.2, "ns")], ids=str)
+def test_a_model_and_pairs_of_two_clocks_are_refused(other):
+    model = looped_model(2)
+    model.clock = other
+    with pytest.raises(ValueError, match=r"clocks must be one and the same .* got Clock\(lag=3, dt=0.2"):
+        compute_koopman_spectrum(model, DataLoader(LAGGED, batch_size=100))
+
+
 # ---- errors ----------------------------------------------------------------------------------------------------------
 
 
@@ -269,16 +389,13 @@ def test_sizes_may_be_numpy_integers(input_dim):
         ({"input_dim": 0}, "input_dim must be a positive integer or a shape of such; got 0"),
         ({"input_dim": ()}, r"input_dim must be a positive integer or a shape of such; got \(\)"),
         ({"input_dim": (3, 0)}, r"input_dim must be .* got \(3, 0\)"),
+        ({"input_dim": 2.7}, r"input_dim must be .* got 2.7"),
+        ({"input_dim": (3, 2.0)}, r"input_dim must be .* got \(3, 2.0\)"),
+        ({"input_dim": "23"}, r"input_dim must be .* got '23'"),
         ({"n_modes": 0}, r"n_modes must be at least 1 \(has_centering=False\); got 0"),
         ({"n_modes": 1, "has_centering": True}, r"n_modes must be at least 2 \(has_centering=True\); got 1"),
         ({"activation": "gelu3"}, "activation must be one of .* got 'gelu3'"),
         ({"hidden_dims": (8, 0)}, "hidden_dims must be positive integers"),
-        ({"encoder_f": nn.Linear(2, 4)}, "shared_encoder=False needs an encoder_g beside encoder_f"),
-        (
-            {"encoder_f": nn.Linear(2, 4), "encoder_g": nn.Linear(2, 4), "shared_encoder": True},
-            "shared_encoder=True needs no encoder_g beside encoder_f",
-        ),
-        ({"encoder_g": nn.Linear(2, 4)}, "encoder_g needs an encoder_f; got encoder_f=None"),
     ],
 )
 def test_bad_sizes(arguments, message):
@@ -295,7 +412,7 @@ def test_states_of_another_shape():
 @pytest.mark.parametrize("side", ["f", "g"])
 def test_encoders_of_another_width(side):
     widths = {"f": 4, "g": 4} | {side: 3}
-    model = KoopmanLoRAModel(2, 4, encoder_f=nn.Linear(2, widths["f"]), encoder_g=nn.Linear(2, widths["g"]))
+    model = KoopmanLoRAModel.from_encoders(2, 4, nn.Linear(2, widths["f"]), nn.Linear(2, widths["g"]))
     with pytest.raises(ValueError, match=rf"encoder_{side} must give \(batch, 4\); got \(5, 3\)"):
         model(torch.zeros(5, 2), torch.zeros(5, 2))
 

@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import pytest
 from pictures import HALVES, LINE, PLANE, chain_results, decomposed, fitted
 
+import koopman_lora as kl
 from koopman_lora import plots
 
 
@@ -15,9 +16,9 @@ def estimates():
     return {
         "spectrum": estimator.spectrum_,
         "history": estimator.training_.history,
-        "comparison": estimator.diagnose(n_resamples=20),
+        "comparison": estimator.diagnose(kl.Bootstrap(20)),
         "selection": estimator.select_n_modes(),
-        "scan": estimator.scan_lags(trajectories, [1, 2], n_resamples=20),
+        "scan": estimator.scan_lags(trajectories, [1, 2], bootstrap=kl.Bootstrap(20)),
     }
 
 

@@ -1,12 +1,14 @@
 import numpy as np
+import pytest
 from pictures import chain_results, fitted, line, texts
 
+from koopman_lora import Bootstrap
 from koopman_lora.plots import plot_energy, plot_number_of_states, plot_timescales
 
 
 def scan(lags, n_resamples=20):
     _, trajectories, estimator = fitted()
-    return estimator.scan_lags(trajectories, lags, n_resamples=n_resamples)
+    return estimator.scan_lags(trajectories, lags, bootstrap=Bootstrap(n_resamples))
 
 
 def test_energy_marks_the_recommended_number():
@@ -21,8 +23,8 @@ def test_timescales_draw_the_numbers_they_were_given():
 
 def test_timescales_without_an_upper_bound_reach_the_top():
     three = scan([1, 2, 4])
-    three["timescales_upper"][1:, 1] = np.inf
-    three["timescales_lower"][:, 1] = 0
+    three["timescales_interval"][1, 1:, 1] = np.inf
+    three["timescales_interval"][0, :, 1] = 0
     three["timescales"][1, 1] = np.nan
     ax = plot_timescales(three, n_timescales=1)
     bottom, top = ax.get_ylim()
@@ -38,6 +40,34 @@ def test_timescales_without_an_upper_bound_reach_the_top():
 def test_no_unit_is_printed_where_there_is_none():
     ax = plot_timescales(scan([1, 2], n_resamples=8).assign_attrs(time_unit="1"))
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("lag", "implied timescale")
+
+
+@pytest.mark.parametrize(
+    ("unit", "text"), [("ns", "0.5 ns (2 frames)"), ("1", "0.5 (2 frames)"), ("frame", "2 frames")]
+)
+def test_the_recommended_lag_stands_at_its_time_and_is_told_in_frames(unit, text):
+    recommended = {"recommended_lag": 2, "recommended_lag_time": 0.5, "time_unit": unit}
+    marked = line(plot_timescales(scan([1, 2]).assign_attrs(recommended)), "recommended")
+    assert marked.get_label() == f"recommended lag: {text}"
+    assert marked.get_xdata()[0] == 0.5
+
+
+def test_the_time_of_the_recommended_lag_is_that_of_the_scan():
+    found = scan([2, 4])
+    marked = line(plot_timescales(found), "recommended").get_xdata()[0]
+    assert marked == found.lag_time.sel(lag=found.attrs["recommended_lag"])
+
+
+def test_gaps_without_intervals_have_no_bars():
+    gaps = chain_results()["gaps"]
+    bars = plot_number_of_states(gaps.assign(gap_interval=np.nan * gaps.gap_interval)).containers[0].lines[2][0]
+    assert np.ptp([segment[:, 1] for segment in bars.get_segments()], axis=1) == pytest.approx(0)
+
+
+def test_bars_of_gaps_are_their_intervals():
+    gaps = chain_results()["gaps"]
+    bars = plot_number_of_states(gaps).containers[0].lines[2][0].get_segments()
+    np.testing.assert_allclose([segment[:, 1] for segment in bars], gaps.gap_interval.T)
 
 
 def test_suggested_number_of_states_is_marked():

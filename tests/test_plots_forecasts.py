@@ -1,5 +1,5 @@
 import numpy as np
-from pictures import chain_results, texts
+from pictures import chain_results, line, texts
 
 from koopman_lora.plots import plot_forecast, plot_forecast_error
 
@@ -11,6 +11,8 @@ def test_forecast_draws_band_and_truth():
     np.testing.assert_allclose(curves["forecast"], band.forecast.sel(observable="b")[:, 1])
     np.testing.assert_allclose(curves["truth"], curves["forecast"] + 1)
     assert len(ax.collections) == 1
+    edges = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert set(band.forecast_interval.sel(observable="b")[:, :, 1].values.ravel()) <= set(edges)
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("time (ns)", "b")
     assert "95 % band of the expectation" in texts(ax)
 
@@ -25,5 +27,17 @@ def test_a_number_is_no_name_of_an_observable():
     assert "sample 2" in plot_forecast(band, sample=2).get_title()
 
 
+def test_a_backward_forecast_runs_into_the_past():
+    band = chain_results()["band"]
+    past = band.assign_coords(time=("step", -band.time.values, band.time.attrs))
+    curve = line(plot_forecast(past), "forecast")
+    np.testing.assert_allclose(curve.get_xdata(), [-0.5, -1, -1.5, -2, -2.5])
+
+
 def test_every_forecaster_has_its_curve():
-    assert texts(plot_forecast_error(chain_results()["error"])) == ["koopman", "persistence", "climatology", "linear"]
+    error = chain_results()["error"]
+    ax = plot_forecast_error(error)
+    assert texts(ax) == ["koopman", "persistence", "climatology", "linear"]
+    for name in texts(ax):
+        assert np.array_equal(line(ax, name).get_ydata(), error.relative_rmse_mean.sel(forecaster=name))
+    assert ax.get_xlabel() == "horizon (ns)"

@@ -31,6 +31,12 @@ def test_no_unit_is_printed_where_there_is_none():
     assert "lag 0.1 (1 frame)" in kl.plots.plot_spectrum(spectrum).get_title()
 
 
+def test_a_lag_that_nobody_said_is_one_lag():
+    spectrum = fitted()[2].spectrum_.assign_attrs(kl.Clock().attrs())
+    assert kl.plots.plot_spectrum(spectrum).get_title() == "Koopman singular values, 1 lag"
+    assert kl.plots.plot_eigenvalues(spectrum).get_title() == "Koopman eigenvalues, 1 lag"
+
+
 def test_reference_is_legible_on_a_dark_background():
     system, _, estimator = fitted()
     with mpl.style.context("dark_background"):
@@ -40,14 +46,23 @@ def test_reference_is_legible_on_a_dark_background():
 
 def test_eigenvalues_stand_where_they_are():
     estimator = fitted()[2]
-    ax = kl.plots.plot_eigenvalues(estimator.spectrum_, estimator.intervals(n_resamples=50))
+    ax = kl.plots.plot_eigenvalues(estimator.spectrum_, estimator.intervals(kl.Bootstrap(50)))
     assert np.array_equal(line(ax, "eigenvalues").get_xdata(), estimator.spectrum_.eigenvalues.values.real)
+
+
+def test_intervals_of_both_parts_cross_at_the_eigenvalue():
+    estimator = fitted()[2]
+    intervals = estimator.intervals(kl.Bootstrap(20))
+    ax = kl.plots.plot_eigenvalues(estimator.spectrum_, intervals)
+    for axis, part in enumerate(("real", "imaginary")):
+        ends = [segment[:, axis] for segment in ax.collections[axis].get_segments()]
+        assert np.array_equal(ends, intervals.eigenvalues_interval.sel(part=part).T)
 
 
 def test_a_wide_interval_does_not_hide_the_unit_circle():
     estimator = fitted()[2]
-    spectrum, intervals = estimator.spectrum_.copy(deep=True), estimator.intervals(n_resamples=20).copy(deep=True)
-    intervals["eigenvalue_real"][1] = [-50, 50]
+    spectrum, intervals = estimator.spectrum_.copy(deep=True), estimator.intervals(kl.Bootstrap(20)).copy(deep=True)
+    intervals["eigenvalues_interval"].loc[{"part": "real", "mode": 2}] = [-50, 50]
     ax = kl.plots.plot_eigenvalues(spectrum, intervals)
     assert ax.get_xlim() == pytest.approx((-1.1, 1.1), rel=0.01)
     assert "95 % interval" in texts(ax)

@@ -34,9 +34,13 @@ def test_chapman_kolmogorov_draws_predictions_estimates_and_bands():
     test = chain_results()["test"]
     ax = plot_chapman_kolmogorov(test)
     np.testing.assert_allclose(ax.lines[0].get_ydata(), test.predicted[:, 0, 0])
+    points = next(line for line in ax.lines if line.get_marker() == "o")
+    np.testing.assert_allclose(points.get_ydata(), test.estimated[:, 0, 0])
+    edges = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert set(test.predicted_interval[:, :, 0, 0].values.ravel()) <= set(edges)
     assert len(texts(ax)) == 5
     assert ax.get_xlabel() == "time (ns)"
-    plain = plot_chapman_kolmogorov(test.drop_vars([n for n in test if n.endswith(("lower", "upper"))]))
+    plain = plot_chapman_kolmogorov(test.drop_vars(["predicted_interval", "estimated_interval"]))
     assert len(plain.collections) == 0
 
 

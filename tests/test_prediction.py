@@ -6,16 +6,12 @@ import torch
 from exact_expectations import P_EXAMPLE, exact_chain, exact_moments, exact_rotation, identity, with_one
 from scipy.special import roots_hermitenorm
 
-from koopman_lora.accumulation import estimate_moments
+from koopman_lora.accumulation import estimate_moments, flat_state
+from koopman_lora.bootstrap import Bootstrap
+from koopman_lora.clock import Clock
 from koopman_lora.data.pairs import lagged_pairs
 from koopman_lora.eigenanalysis import koopman_modes
-from koopman_lora.prediction import (
-    check_steps,
-    flat_state,
-    forecast,
-    forecast_band,
-    forecast_error,
-)
+from koopman_lora.prediction import CHUNK, check_steps, forecast, forecast_band, forecast_error
 from koopman_lora.systems import FiniteMarkovChain, LinearGaussian, OrnsteinUhlenbeck
 
 METHODS = ("operator", "edmd")
@@ -42,12 +38,12 @@ class TestExactExpectations:
 
     @pytest.mark.parametrize("method", METHODS)
     def test_chain_backward_is_the_reversed_chain(self, method):
-        chain, m = exact_chain(P_EXAMPLE)
+        chain, m = exact_chain(P_EXAMPLE, Clock(2, 0.25, "ps"))
         pi = chain.stationary_distribution
         reversed_P = (pi[:, None] * chain.transition_matrix / pi).T
-        found = forecast(m, np.eye(4), 6, method=method, direction="backward", dt=0.5)
+        found = forecast(m, np.eye(4), 6, method=method, direction="backward")
         np.testing.assert_allclose(found.sel(step=6), np.linalg.matrix_power(reversed_P, 6), atol=1e-12)
-        assert found.time.values[-1] == -3.0
+        np.testing.assert_allclose(found.time, [-0.5, -1.0, -1.5, -2.0, -2.5, -3.0])
 
     @pytest.mark.parametrize("method", METHODS)
     def test_rotation_turns_and_decays(self, method):
@@ -78,10 +74,15 @@ class TestExactExpectations:
 class TestBands:
     def test_first_row_is_the_forecast_and_bounds_surround_it(self):
         chain = FiniteMarkovChain(P_EXAMPLE)
-        m = estimate_moments(identity, identity, lagged_pairs(chain.simulate(1, 5000)), observables=identity)
-        band = forecast_band(m, np.eye(4), [1, 5], dt=0.1, time_unit="ns", observable_names=list("abcd"))
+        pairs = lagged_pairs(chain.simulate(1, 5000).values[0], dt=0.1, time_unit="ns")
+        m = estimate_moments(identity, identity, pairs, observables=identity, observable_names=list("abcd"))
+        band = forecast_band(m, np.eye(4), [1, 5])
         np.testing.assert_allclose(band.forecast, forecast(m, np.eye(4), [1, 5]), atol=1e-12)
-        assert (band.lower <= band.upper).all()
+        lower, upper = band.forecast_interval.values
+        assert (lower <= band.forecast.values).mean() > 0.9
+        assert (band.forecast.values <= upper).mean() > 0.9
+        assert (lower <= upper).all()
+        assert list(band.observable.values) == list("abcd")
         assert band.time.units == "ns"
         np.testing.assert_allclose(band.time, [0.1, 0.5])
 
@@ -91,22 +92,24 @@ class TestBands:
         for seed in range(30):
             pairs = lagged_pairs(chain.simulate(1, 3001, seed=seed))
             m = estimate_moments(identity, identity, pairs, observables=identity)
-            band = forecast_band(m, np.eye(4), [1, 3], n_resamples=100, level=0.9)
-            hits.append(((truth >= band.lower) & (truth <= band.upper)).values[:, truth[0] > 0].mean())
+            lower, upper = forecast_band(m, np.eye(4), [1, 3], bootstrap=Bootstrap(100, 0.9)).forecast_interval.values
+            hits.append(((truth >= lower) & (truth <= upper))[:, truth[0] > 0].mean())
         assert 0.82 < np.mean(hits) < 0.96
 
     def test_many_samples_are_worked_through_in_pieces(self):
         chain = FiniteMarkovChain(P_EXAMPLE)
         m = estimate_moments(identity, identity, lagged_pairs(chain.simulate(1, 500)), observables=identity)
         states = np.tile(np.eye(4), (200, 1))
-        many, few = (forecast_band(m, x, 1, n_resamples=20) for x in (states, np.eye(4)))
-        np.testing.assert_allclose(many.upper.values[:, -4:], few.upper.values, atol=1e-12)
+        many, few = (forecast_band(m, x, 1, bootstrap=Bootstrap(20)) for x in (states, np.eye(4)))
+        assert len(states) > CHUNK
+        np.testing.assert_allclose(many.forecast_interval[:, :, -4:], few.forecast_interval, atol=1e-12)
 
     def test_complex_forecasts_have_bounds_of_both_parts(self, noisy):
         moments, maps, data = noisy
-        band = forecast_band(moments, maps[0](data[:3]), 2, n_resamples=50)
+        band = forecast_band(moments, maps[0](data[:3]), 2, bootstrap=Bootstrap(50))
+        low_high, values = band.forecast_interval.values, band.forecast.values
         for part in ("real", "imag"):
-            low, mid, high = (getattr(band[name], part) for name in ("lower", "forecast", "upper"))
+            low, mid, high = (getattr(numbers, part) for numbers in (low_high[0], values, low_high[1]))
             assert (low <= high).all()
             assert ((low <= mid) & (mid <= high)).mean() > 0.9
 
@@ -115,9 +118,41 @@ class TestBands:
         with pytest.raises(ValueError, match="at least 2 blocks for a bootstrap; got 1"):
             forecast_band(one, np.ones((1, 2)), 1)
         with pytest.raises(ValueError, match="n_resamples must be at least 1; got 0"):
-            forecast_band(noisy[0], np.ones((1, 5)), 1, n_resamples=0)
+            forecast_band(noisy[0], np.ones((1, 5)), 1, bootstrap=Bootstrap(0))
         with pytest.raises(ValueError, match=r"level must lie between 0 and 1; got 95"):
-            forecast_band(noisy[0], np.ones((1, 5)), 1, n_resamples=2, level=95)
+            forecast_band(noisy[0], np.ones((1, 5)), 1, bootstrap=Bootstrap(2, level=95))
+
+
+class TestLabels:
+    def moments(self):
+        """Of a linear system at a lag of 2 frames of 0.25 ps, with its states as observables."""
+        data = OrnsteinUhlenbeck([[1.0, 2.0], [-1.0, 2.0]], np.eye(2), dt=0.25, time_unit="ps").simulate(1, 300)
+        pairs = lagged_pairs(data.assign_coords(coordinate=["angle", "momentum"]), lag=2)
+        return estimate_moments(identity, identity, pairs, observables=flat_state)
+
+    @pytest.mark.parametrize(("direction", "sign"), [("forward", 1), ("backward", -1)])
+    def test_time_is_physical_and_negative_backward(self, direction, sign):
+        m, x = self.moments(), np.ones((1, 2))
+        one = forecast(m, x, [1, 2, 5], direction=direction)
+        band = forecast_band(m, x, [1, 2, 5], direction=direction, bootstrap=Bootstrap(5))
+        for found in (one, band):
+            np.testing.assert_allclose(found.time, sign * np.array([0.5, 1.0, 2.5]))
+            assert found.time.units == "ps"
+            np.testing.assert_array_equal(found.step, [1, 2, 5])
+
+    def test_observables_are_called_like_the_coordinates(self):
+        m, x = self.moments(), np.ones((1, 2))
+        names = ["angle", "momentum"]
+        assert forecast(m, x, 1).observable.values.tolist() == names
+        band = forecast_band(m, x, 1, direction="backward", bootstrap=Bootstrap(5))
+        assert band.observable.values.tolist() == names
+
+    def test_bare_pairs_count_in_lags_and_their_observables_from_zero(self):
+        found = forecast(exact_chain(P_EXAMPLE)[1], np.eye(4), 2)
+        np.testing.assert_allclose(found.time, [1, 2])
+        np.testing.assert_array_equal(found.observable, [0, 1, 2, 3])
+        np.testing.assert_array_equal(found["sample"], [0, 1, 2, 3])
+        assert (found.time.units, found.attrs["lag"]) == ("lag", "unknown")
 
 
 class TestForecastArguments:
@@ -173,6 +208,7 @@ class TestForecastError:
         short = rmse.sel(step=[1, 3])
         assert (short.sel(forecaster="koopman") < short.sel(forecaster="climatology")).all()
         np.testing.assert_allclose(error.time, [0.2, 0.6, 1.6])
+        assert error.observable.values.tolist() == list(self.system.coordinate_names)
         np.testing.assert_array_equal(error.n_pairs, 5 * (400 - np.array([2, 6, 16])))
 
     def test_errors_are_those_of_the_closed_form(self):
@@ -186,6 +222,23 @@ class TestForecastError:
             A = np.linalg.matrix_power(linear.A, step)
             truth = np.sqrt(np.diag(linear.covariance - A @ linear.covariance @ A.T))
             np.testing.assert_allclose(error.rmse.sel(forecaster="koopman", step=step), truth, rtol=0.03)
+
+    def test_relative_errors_are_averaged_over_the_observables_that_vary(self):
+        train = lagged_pairs(self.system.simulate(2, 200, seed=0))
+        h = lambda x: np.column_stack([x.numpy(), np.ones(len(x))])  # noqa: E731
+        m = estimate_moments(identity, identity, train, observables=h)
+        error = forecast_error(m, identity, train, self.system.simulate(1, 200, seed=9), 2, observables=h)
+        assert error.relative_rmse.sel(observable=2).isnull().all()
+        wanted = (error.relative_rmse.sel(observable=0) + error.relative_rmse.sel(observable=1)) / 2
+        np.testing.assert_allclose(error.relative_rmse_mean, wanted, rtol=1e-12)
+        assert (error.relative_rmse_mean.dims, error.relative_rmse_mean.units) == (("forecaster", "step"), "1")
+
+    def test_pairs_of_an_unknown_lag_are_asked_for_it(self):
+        x = self.system.simulate(1, 100).values[0]
+        train = lagged_pairs((x[:-1], x[1:]))
+        m = estimate_moments(identity, identity, train, observables=flat_state)
+        with pytest.raises(ValueError, match="lag of these pairs is unknown, and is needed to look several lags ahead"):
+            forecast_error(m, identity, train, x, 2)
 
     def test_refusals(self):
         train = lagged_pairs(self.system.simulate(1, 100))

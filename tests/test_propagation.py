@@ -1,4 +1,4 @@
-"""Propagators against independent estimates; time reversal and symmetrising against what they claim."""
+"""Propagators against exact and independent estimates; the coordinates they work in; what they refuse."""
 
 import numpy as np
 import pytest
@@ -6,13 +6,13 @@ import torch
 from exact_expectations import P_EXAMPLE, exact_chain, identity
 
 from koopman_lora.accumulation import estimate_moments
+from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.data.pairs import lagged_pairs
-from koopman_lora.moments import CROSS, Moments
-from koopman_lora.prediction import forecast
-from koopman_lora.propagation import propagator, symmetrised, time_reversed
+from koopman_lora.moments import CROSS, EDMD, MissingMomentError
+from koopman_lora.propagation import METHODS, propagator
 from koopman_lora.systems import FiniteMarkovChain
 
-METHODS = ("operator", "edmd")
+both_methods = pytest.mark.parametrize("method", METHODS)
 
 
 def test_powers_agree_with_independently_estimated_moments():
@@ -26,35 +26,75 @@ def test_powers_agree_with_independently_estimated_moments():
         np.testing.assert_allclose(predicted, direct, atol=0.01)  # standard error of a frequency: 0.0025, correlated
 
 
-class TestSymmetrised:
-    def test_keeps_the_expectations_of_a_reversible_system(self):
-        chain, m = exact_chain([[0.9, 0.1, 0.0], [0.1, 0.7, 0.2], [0.0, 0.2, 0.8]])
-        for method in METHODS:
-            found = forecast(symmetrised(m), np.eye(3), [4], method=method).values[0]
-            np.testing.assert_allclose(found, np.linalg.matrix_power(chain.transition_matrix, 4), atol=1e-12)
-
-    def test_needs_its_moments(self):
-        m = estimate_moments(identity, identity, (torch.randn(9, 2), torch.randn(9, 2)), names=CROSS)
-        with pytest.raises(ValueError, match="moments lack M_f1"):
-            symmetrised(m)
+@both_methods
+def test_expectations_of_a_chain_are_exact_at_every_step(method):
+    chain, m = exact_chain(P_EXAMPLE)  # one-hot features and observables: E[h(x_t) | x_0] = P^t
+    start, K, readout, _ = propagator(m, method)
+    for t in (1, 2, 5):
+        found = start @ np.linalg.matrix_power(K, t - 1) @ readout
+        np.testing.assert_allclose(found, np.linalg.matrix_power(chain.transition_matrix, t), atol=1e-12)
 
 
-def test_time_reversal_is_an_involution(noisy):
-    m = noisy[0]
-    twice = time_reversed(time_reversed(m))
-    assert set(twice.names) == set(m.names) - {"phase_f", "M_h"}
-    for name in twice.names:
-        np.testing.assert_array_equal(twice.block_sums[name], m.block_sums[name])
+@both_methods
+def test_coordinates_have_unit_second_moment(noisy, method):
+    m, maps, data = noisy
+    step = propagator(m, method)
+    coordinates = maps[0](data[:-1]).numpy() @ step.start
+    np.testing.assert_allclose(coordinates.conj().T @ coordinates / len(coordinates), np.eye(5), atol=1e-9)
 
 
-def test_time_reversal_is_what_swapped_pairs_give(noisy):
-    _, (f, g, h), data = noisy
-    here = estimate_moments(f, g, (data[:-1], data[1:]), observables=h, n_blocks=1)
-    swapped = estimate_moments(g, f, (data[1:], data[:-1]), observables=h, n_blocks=1)
-    for name in time_reversed(here).names:
-        np.testing.assert_allclose(getattr(time_reversed(here), name), getattr(swapped, name), atol=1e-12)
+@both_methods
+def test_back_times_a_left_eigenvector_is_an_eigenfunction_of_the_adjoint(method):
+    """(K* h)(y) = E[h(x) | x' = y], of a chain by Bayes' rule."""
+    chain, m = exact_chain(P_EXAMPLE)
+    step = propagator(m, method)
+    values, left = np.linalg.eig(step.K.conj().T)
+    pi, P = chain.stationary_distribution, chain.transition_matrix
+    adjoint = (pi[:, None] * P).T / pi[:, None]
+    functions = step.back @ left  # at the states, one-hot as they are
+    np.testing.assert_allclose(adjoint @ functions, functions * values, atol=1e-12)
 
 
-def test_moments_with_nothing_to_reverse():
-    with pytest.raises(ValueError, match="moments hold nothing to reverse, only M_h"):
-        time_reversed(Moments({"M_h": np.ones((1, 1, 1))}, np.ones(1)))
+@both_methods
+def test_a_stack_of_resampled_moments_gives_a_stack_of_propagators(noisy, method):
+    m, _, _ = noisy
+    weights = Bootstrap(n_resamples=3).weights(m.n_blocks)
+    stack = propagator(m.reweighted(weights), method)
+    for i, weight in enumerate(weights):
+        one = propagator(m.selected(np.repeat(np.arange(m.n_blocks), weight)), method)
+        for t in (0, 2):
+            several = stack.start[i] @ np.linalg.matrix_power(stack.K[i], t) @ stack.readout[i]
+            single = one.start @ np.linalg.matrix_power(one.K, t) @ one.readout
+            np.testing.assert_allclose(several, single, atol=1e-9)
+
+
+def test_the_rank_is_the_number_of_modes(noisy):
+    m, _, _ = noisy
+    full, two = propagator(m), propagator(m, n_modes=2)
+    assert (full.K.shape, two.K.shape) == ((5, 5), (2, 2))
+    np.testing.assert_allclose(two.start, full.start[:, :2], rtol=1e-9)
+    np.testing.assert_allclose(two.K, full.K[:2, :2], rtol=1e-9, atol=1e-12)
+
+
+@both_methods
+def test_no_readout_without_observables(method):
+    x = torch.randn(50, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert propagator(estimate_moments(identity, identity, (x[:-1], x[1:])), method).readout is None
+
+
+def test_refusals(noisy):
+    m, _, _ = noisy
+    with pytest.raises(ValueError, match="method must be one of 'operator', 'edmd'; got 'dmd'"):
+        propagator(m, "dmd")
+    for n_modes in (0, 6):
+        with pytest.raises(ValueError, match=f"n_modes must lie between 1 and the 5 features; got {n_modes}"):
+            propagator(m, n_modes=n_modes)
+    with pytest.raises(ValueError, match="n_modes=2 is the rank of method 'operator'; method 'edmd' uses all features"):
+        propagator(m, "edmd", n_modes=2)
+    x = torch.randn(9, 2, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(MissingMomentError, match="moments lack C_gf"):
+        propagator(estimate_moments(identity, identity, (x, x), names=CROSS))
+    with pytest.raises(MissingMomentError, match="moments lack T_ff"):
+        propagator(estimate_moments(identity, identity, (x, x), names=CROSS), "edmd")
+    with pytest.raises(MissingMomentError, match="moments lack T_fg"):
+        propagator(estimate_moments(identity, identity, (x, x), names=EDMD))

@@ -5,14 +5,18 @@ import pytest
 import torch
 from torch import nn
 
+import koopman_lora as kl
 from koopman_lora.accumulation import estimate_moments
-from koopman_lora.comparison import captured_share
-from koopman_lora.data.pairs import fold_numbers, lagged_pairs, split_pairs
-from koopman_lora.encoders import CNN, MLP, NoLinearHeadError
+from koopman_lora.agreement import captured_share
+from koopman_lora.data.groups import fold_numbers
+from koopman_lora.data.pairs import lagged_pairs
+from koopman_lora.data.splits import Split, split_pairs
+from koopman_lora.encoder_pairs import NoLinearHeadError
+from koopman_lora.encoders import CNN, MLP
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import CROSS
-from koopman_lora.refinement import refine
-from koopman_lora.scores import Scores, validation_scores, vamp_scores
+from koopman_lora.refinement import refine, validate
+from koopman_lora.scores import Scores, Validation, vamp_scores
 from koopman_lora.spectrum import model_spectrum
 from koopman_lora.systems import LinearGaussian, NoisyRotation
 from koopman_lora.training import fit
@@ -20,8 +24,10 @@ from koopman_lora.training import fit
 SYSTEM = NoisyRotation(omega=0.7, noise=0.4)
 PAIRS = lagged_pairs(SYSTEM.simulate(n_trajectories=2, n_steps=1500, seed=1))
 REFERENCE = SYSTEM.spectrum(lag=1, n_modes=21)
+SPLIT = split_pairs(PAIRS)
 IMAGES = lagged_pairs(
-    tuple(side.repeat_interleave(18, 1).reshape(-1, 6, 6) + 0 * side[:, :1, None] for side in (PAIRS.x, PAIRS.x_next))
+    tuple(side.repeat_interleave(18, 1).reshape(-1, 6, 6) + 0 * side[:, :1, None] for side in (PAIRS.x, PAIRS.x_next)),
+    lag=1,
 )
 
 KINDS = {
@@ -46,12 +52,12 @@ def make_model(kind, n_epochs=4, pairs=PAIRS):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         if kind == "users own":
-            model = KoopmanLoRAModel(2, 5, learn_svals=True, encoder_f=users_own(), encoder_g=users_own())
+            model = KoopmanLoRAModel.from_encoders(2, 5, users_own(), users_own(), learn_svals=True)
         elif kind == "users own shared":
-            model = KoopmanLoRAModel(2, 5, learn_svals=True, encoder_f=users_own(), shared_encoder=True)
+            model = KoopmanLoRAModel.from_encoders(2, 5, users_own(), learn_svals=True)
         elif kind == "CNN":
             encoders = (CNN(1, 5, (4,), hidden_dim=16) for _ in "fg")
-            model = KoopmanLoRAModel((6, 6), 5, learn_svals=True, encoder_f=next(encoders), encoder_g=next(encoders))
+            model = KoopmanLoRAModel.from_encoders((6, 6), 5, *encoders, learn_svals=True)
         else:
             model = KoopmanLoRAModel(pairs.state_shape, 5, **({"hidden_dims": (24, 16)} | KINDS[kind]))
     if n_epochs:
@@ -71,7 +77,7 @@ def test_refined_models_agree_with_their_own_spectrum(kind):
     pairs = pairs_of(kind)
     model = make_model(kind, pairs=pairs)
     # un-trained heads, so that there is something to win
-    result = refine(model, pairs)
+    result = refine(model, split_pairs(pairs))
     assert result.is_refined
     spectrum = model_spectrum(model, estimate_moments(model.f, model.g, pairs))
     canonical = spectrum.canonical_singular_values.values
@@ -91,7 +97,7 @@ def test_refined_models_agree_with_their_own_spectrum(kind):
 
 
 def own_moments(model, pairs):
-    return estimate_moments(*model.own_maps(), pairs, names=CROSS)
+    return estimate_moments(*model.raw_maps(), pairs, names=CROSS)
 
 
 @pytest.mark.parametrize("kind", ["svals centred", "centred", "shared"])
@@ -99,7 +105,7 @@ def test_scores_are_cross_validated_and_never_fall(kind):
     for n_epochs in (0, 1, 10):
         model = make_model(kind, n_epochs).eval()
         before = copy.deepcopy(model)
-        result = refine(model, PAIRS, seed=4)
+        result = refine(model, split_pairs(PAIRS, seed=4))
         fold = fold_numbers(PAIRS)
         folds = [(PAIRS.select((fold >= 0) & (fold != i)), PAIRS.select(fold == i)) for i in range(fold.max() + 1)]
         scored = [vamp_scores(own_moments(before, a), own_moments(before, b), 5).vamp_e for a, b in folds]
@@ -112,14 +118,49 @@ def test_scores_are_cross_validated_and_never_fall(kind):
 @pytest.mark.parametrize("kind", ["svals centred", "users own"])
 def test_validation_is_the_training_pairs_solution_at_held_out_pairs(kind):
     model = make_model(kind)
-    result = refine(model, PAIRS, held_out=0.25, seed=4)
-    train, test = split_pairs(PAIRS, 0.25, seed=4)
-    assert torch.equal(result.validation.pairs.x, test.x)
+    split = split_pairs(PAIRS, 0.25, seed=4)
+    result = refine(model, split)
+    train, test = split
+    assert result.validation.moments.n_pairs == len(result.validation.phi) == len(test)
     # the refined functions come from all pairs: nearly the same solution, so nearly the same scores
     there = vamp_scores(own_moments(model, train), own_moments(model, test), 5)
-    assert np.allclose(there, validation_scores(result.validation), rtol=0.02)
+    assert np.allclose(there, result.validation.scores(), rtol=0.02)
     assert result.validation.sigma[0] == 1
     assert np.allclose(result.validation.phi[:, 0], 1)
+
+
+def frames_of(pairs):
+    here = set(zip(pairs.trajectory.tolist(), pairs.frame.tolist(), strict=True))
+    return here | {(trajectory, frame + pairs.clock.lag) for trajectory, frame in here}
+
+
+def test_validation_sees_no_frame_that_was_trained_on(monkeypatch):
+    """The split travels with the fit: a second one, of another seed, would hold out pairs that were trained on."""
+    of_functions, seen = Validation.of_functions, []
+
+    def spy(sigma, phi, psi, pairs):
+        seen.append(pairs)
+        return of_functions(sigma, phi, psi, pairs)
+
+    monkeypatch.setattr(Validation, "of_functions", spy)
+    model = make_model("svals centred", 0)
+    result = kl.fit(model, PAIRS, seed=3, n_epochs=2)
+    validation = kl.refine(model, result.split).validation
+    (validated,) = seen
+    assert len(validation.phi) == len(validated) > 100
+    assert not frames_of(validated) & frames_of(result.split.training)
+    assert frames_of(validated) == frames_of(result.split.held_out)
+    # the split of the default seed would have: so this can fail
+    assert frames_of(SPLIT.held_out) & frames_of(result.split.training)
+
+
+@pytest.mark.parametrize("kind", ["plain", "svals centred", "shared"])
+def test_validate_scores_the_models_own_features(kind):
+    model = make_model(kind)
+    validation = validate(model, SPLIT)
+    wanted = vamp_scores(own_moments(model, SPLIT.training), own_moments(model, SPLIT.held_out))
+    assert np.allclose(validation.scores(), wanted, rtol=1e-5)
+    assert len(validation.phi) == len(SPLIT.held_out)
 
 
 @pytest.mark.slow
@@ -134,7 +175,7 @@ def test_refined_functions_are_never_worse_on_fresh_data():
             model = KoopmanLoRAModel(2, 6, hidden_dims=(32, 32), learn_svals=True, has_centering=True)
         fit(model, pairs, n_epochs=60, seed=seed)
         plain = vamp_scores(own_moments(model, pairs), own_moments(model, fresh)).vamp_e
-        refine(model, pairs, seed=seed)
+        refine(model, split_pairs(pairs, seed=seed))
         assert vamp_scores(own_moments(model, pairs), own_moments(model, fresh)).vamp_e >= plain - 1e-4
 
 
@@ -147,7 +188,7 @@ def test_refinement_captures_more_of_the_truth(kind):
         with torch.no_grad():
             f, g = model.f(points).double().numpy(), model.g(points).double().numpy()
         shares.append(captured_share(f, g, REFERENCE))
-        refine(model, PAIRS)
+        refine(model, SPLIT)
     assert shares[1] > shares[0]
     assert shares[1] > 0.97
 
@@ -165,8 +206,8 @@ def test_the_span_of_the_trunk_is_searched_exactly():
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = KoopmanLoRAModel(2, 5, encoder_f=encoder(), encoder_g=encoder()).double()
-    result = refine(model, PAIRS)
+        model = KoopmanLoRAModel.from_encoders(2, 5, encoder(), encoder()).double()
+    result = refine(model, SPLIT)
     assert result.is_refined
     points = torch.from_numpy(REFERENCE.points)
     with torch.no_grad():
@@ -178,7 +219,7 @@ def test_where_nothing_is_won_the_trained_span_stays(kind):
     model = make_model(kind, n_epochs=12)
     before = copy.deepcopy(model)
     # so large that next to nothing of what lies beyond the trained features is let in
-    result = refine(model, PAIRS, thresholds=(1e12, 1e13))
+    result = refine(model, SPLIT, thresholds=(1e12, 1e13))
     assert not result.is_refined
     assert result.threshold == np.inf
     assert result.score_before == result.score_after
@@ -197,7 +238,7 @@ def test_a_lost_direction_is_found_again():
     with torch.no_grad():
         for tensor in (model.encoders.weights[-1], model.encoders.biases[-1]):
             tensor[..., 1] = tensor[..., 0]
-    result = refine(model, PAIRS)
+    result = refine(model, SPLIT)
     assert np.isfinite(result.scores).all()
     assert result.is_refined
     spectrum = model_spectrum(model, estimate_moments(model.f, model.g, PAIRS))
@@ -206,9 +247,9 @@ def test_a_lost_direction_is_found_again():
 
 def test_refining_twice_changes_nothing_more():
     model = make_model("svals centred")
-    refine(model, PAIRS)
+    refine(model, SPLIT)
     first = model_spectrum(model, estimate_moments(model.f, model.g, PAIRS))
-    refine(model, PAIRS)
+    refine(model, SPLIT)
     second = model_spectrum(model, estimate_moments(model.f, model.g, PAIRS))
     assert np.allclose(first.canonical_singular_values, second.canonical_singular_values, atol=1e-5)
 
@@ -217,7 +258,7 @@ def test_trunks_are_left_alone_and_heads_of_a_shared_encoder_part():
     model = make_model("shared")
     trunk = model.encoders.trunk_f(model.prepare(PAIRS.x)).clone()
     assert torch.equal(model.encoders.f(PAIRS.x.float()), model.encoders.g(PAIRS.x.float()))
-    assert refine(model, PAIRS).is_refined
+    assert refine(model, SPLIT).is_refined
     assert torch.equal(model.encoders.trunk_f(model.prepare(PAIRS.x)), trunk)
     assert not torch.allclose(model.f(PAIRS.x), model.g(PAIRS.x), atol=0.1)
     assert model.shared_encoder
@@ -226,14 +267,15 @@ def test_trunks_are_left_alone_and_heads_of_a_shared_encoder_part():
 def test_held_out_pairs_of_ones_own_are_for_validation_only():
     other = lagged_pairs(SYSTEM.simulate(n_trajectories=1, n_steps=800, seed=8))
     model = make_model("svals")
-    result, again = (refine(copy.deepcopy(model), PAIRS, held_out=held) for held in (other, 0.3))
+    splits = Split.given(PAIRS, other), split_pairs(PAIRS, 0.3)
+    result, again = (refine(copy.deepcopy(model), split) for split in splits)
     assert np.allclose(result.scores, again.scores, rtol=1e-9)
-    assert torch.equal(result.validation.pairs.x, other.x)
-    refine(model, PAIRS, held_out=other)
+    assert result.validation.moments.n_pairs == len(other)
+    refine(model, splits[0])
     spectrum = model_spectrum(model, estimate_moments(model.f, model.g, PAIRS))
     assert np.allclose(spectrum.M_f, np.diag(spectrum.svals), atol=1e-4)  # orthonormal over PAIRS alone
     in_sample = vamp_scores(own_moments(model, PAIRS), own_moments(model, other))
-    assert np.allclose(in_sample, validation_scores(result.validation), rtol=1e-4)
+    assert np.allclose(in_sample, result.validation.scores(), rtol=1e-4)
     assert isinstance(in_sample, Scores)
 
 
@@ -247,12 +289,12 @@ def test_noiseless_systems_keep_the_constant_apart():
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = KoopmanLoRAModel(2, 3, has_centering=True, learn_svals=True, encoder_f=encoder(), encoder_g=encoder())
+        model = KoopmanLoRAModel.from_encoders(2, 3, encoder(), encoder(), learn_svals=True, has_centering=True)
     model.double().eval()
     with torch.no_grad():
         for side in (model.encoders.module_f, model.encoders.module_g):
             side[1].weight[1] = side[1].weight[0] * 1.001  # one direction lost: something to win
-    assert refine(model, pairs).is_refined
+    assert refine(model, split_pairs(pairs)).is_refined
     spectrum = model_spectrum(model, estimate_moments(model.f, model.g, pairs))
     assert np.allclose(spectrum.canonical_singular_values, 1, atol=1e-6)
     assert np.allclose(spectrum.svals, 1, atol=1e-6)
@@ -265,12 +307,12 @@ def test_noiseless_systems_keep_the_constant_apart():
 def test_opaque_modules_are_refused_and_not_changed(side):
     opaque = nn.Sequential(nn.Linear(2, 5), nn.Tanh())
     encoders = {"f": MLP(2, 5, (8,)), "g": MLP(2, 5, (8,))} | {side: opaque}
-    model = KoopmanLoRAModel(2, 5, encoder_f=encoders["f"], encoder_g=encoders["g"]).eval()
+    model = KoopmanLoRAModel.from_encoders(2, 5, encoders["f"], encoders["g"]).eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(
         NoLinearHeadError, match=r"Sequential does not end in an nn.Linear layer, so it has no last hidden"
     ):
-        refine(model, PAIRS)
+        refine(model, SPLIT)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -278,15 +320,27 @@ def test_opaque_modules_are_refused_and_not_changed(side):
 def test_trunks_too_narrow_for_the_modes(options):
     model = KoopmanLoRAModel(2, 6, hidden_dims=(16, 4), **options)
     with pytest.raises(ValueError, match=r"n_modes=6 is more than the last hidden layer can carry \(4 units and the"):
-        refine(model, PAIRS)
-    refine(KoopmanLoRAModel(2, 5, hidden_dims=(16, 4), **options), PAIRS)  # 4 units and the constant carry 5
+        refine(model, SPLIT)
+    refine(KoopmanLoRAModel(2, 5, hidden_dims=(16, 4), **options), SPLIT)  # 4 units and the constant carry 5
 
 
-def test_bad_thresholds():
-    with pytest.raises(ValueError, match=r"thresholds must be positive; got \(0.1, 0.0\)"):
-        refine(make_model("plain", 0), PAIRS, thresholds=(0.1, 0.0))
+@pytest.mark.parametrize("threshold", [0.0, -1.0, float("nan")])
+def test_bad_thresholds(threshold):
+    with pytest.raises(ValueError, match=rf"thresholds must be positive; got \(0.1, {threshold}\)"):
+        refine(make_model("plain", 0), SPLIT, thresholds=(0.1, threshold))
 
 
-def test_bad_held_out_fraction():
-    with pytest.raises(ValueError, match="held_out must lie between 0 and 1; got 0"):
-        refine(make_model("plain", 0), PAIRS, held_out=0)
+def test_pairs_instead_of_their_split_are_refused_and_nothing_is_changed():
+    model = make_model("svals centred", 1)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(
+        TypeError, match=r"split must be the Split that the model was trained on.*got LaggedPairs.*second"
+    ):
+        kl.refine(model, PAIRS)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("ask", [refine, validate])
+def test_nothing_held_out_leaves_nothing_to_validate_on(ask):
+    with pytest.raises(ValueError, match=r"split holds out no pairs.*use split_pairs\(pairs, 0\.1\)"):
+        ask(make_model("plain", 0), split_pairs(PAIRS, 0))

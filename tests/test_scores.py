@@ -4,10 +4,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from koopman_lora._linalg import whitened_svd
 from koopman_lora.accumulation import estimate_moments
-from koopman_lora.losses import vamp_loss
+from koopman_lora.baselines import vamp_loss
+from koopman_lora.data.pairs import lagged_pairs
 from koopman_lora.moments import CROSS, Moments
-from koopman_lora.scores import Validation, validation_scores, validation_sigma, vamp_scores
+from koopman_lora.scores import (
+    Validation,
+    held_out_scores,
+    jackknife_error,
+    triples_vamp_e,
+    vamp_e,
+    vamp_e_curve,
+    vamp_scores,
+)
 
 
 def draw(seed, n, k, kind):
@@ -89,18 +99,91 @@ def test_noise_features_lower_the_held_out_score():
     assert on_training_pairs.vamp_e > clean
 
 
+def pairs_of(n, clock=()):
+    return lagged_pairs((np.arange(1.0, n + 1), np.arange(2.0, n + 2)), *clock)
+
+
 @kinds
-def test_validation_scores_are_those_of_the_moments(kind):
+def test_scores_of_a_validation_are_those_of_the_moments(kind):
     f, g = draw(4, 300, 4, kind)
     train, test = moments(f[:200], g[:200]), moments(f[200:], g[200:])
-    from koopman_lora._linalg import whitened_svd
-
     left, sigma, right = whitened_svd(train.M_f, train.T_fg, train.M_g, rank=3)
-    validation = Validation(sigma, f[200:] @ left, g[200:] @ right, None)
-    assert np.allclose(validation_scores(validation), vamp_scores(train, test, 3), rtol=1e-8)
+    validation = Validation.of_functions(sigma, f[200:] @ left, g[200:] @ right, pairs_of(100))
+    assert np.allclose(validation.scores(), vamp_scores(train, test, 3), rtol=1e-8)
     phi, psi = validation.phi, validation.psi
     wanted = [np.real(np.vdot(a, b)) / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(phi.T, psi.T, strict=True)]
-    assert np.allclose(validation_sigma(validation), wanted, rtol=1e-12)
+    assert np.allclose(validation.correlations(), wanted, rtol=1e-12)
+
+
+@kinds
+def test_a_validation_holds_the_moments_of_its_functions_in_blocks_of_time(kind):
+    f, g = draw(6, 100, 2, kind)
+    validation = Validation.of_functions(np.array([0.9, 0.3]), f, g, pairs_of(100, (5, 0.5, "ns")))
+    assert 25 <= validation.moments.n_blocks <= 32
+    assert validation.moments.n_pairs == 100
+    assert validation.moments.clock.lag_time == 2.5
+    whole = moments(f, g)
+    first = int(validation.moments.block_counts[0])
+    for name, side in (("M_f", (f, f)), ("M_g", (g, g)), ("T_fg", (f, g))):
+        assert np.allclose(getattr(validation.moments, name), getattr(whole, name), rtol=1e-12)
+        head = side[0][:first].conj().T @ side[1][:first]
+        assert np.allclose(validation.moments.block_sums[name][0], head, rtol=1e-12)
+    assert str(validation) == "Validation(sigma 0.900, 0.300 from training; 100 held-out pairs)"
+
+
+@kinds
+def test_a_validation_of_a_solution_is_that_of_its_functions_at_the_held_out_pairs(kind):
+    f, g = draw(10, 300, 4, kind)
+    train = moments(f[:200], g[:200])
+    solution = whitened_svd(train.M_f, train.T_fg, train.M_g, rank=3)
+    pairs = pairs_of(100)  # x = 1, 2, ...: the number of a row, and x' the next one
+    rows = (lambda x: torch.from_numpy(f)[199 + x[:, 0].long()], lambda y: torch.from_numpy(g)[198 + y[:, 0].long()])
+    found = Validation.of_solution(solution, rows, pairs)
+    assert np.allclose(found.phi, f[200:] @ solution.left, rtol=1e-12, atol=1e-12)
+    assert np.allclose(found.psi, g[200:] @ solution.right, rtol=1e-12, atol=1e-12)
+    assert np.allclose(found.sigma, solution.values, rtol=1e-12)
+    assert np.allclose(found.scores(), vamp_scores(train, moments(f[200:], g[200:]), 3), rtol=1e-8)
+
+
+@given(seed=st.integers(0, 500))
+def test_the_curve_is_vamp_e_of_each_leading_number_of_functions(seed):
+    f, g = draw(seed, 60, 4, "complex")
+    there = moments(f, g)
+    sigma = np.sort(np.random.default_rng(seed).uniform(0, 1, 4))[::-1]
+    wanted = [float(vamp_e(sigma[:n], moments(f[:, :n], g[:, :n]))) for n in range(1, 5)]
+    assert np.allclose(vamp_e_curve(sigma, there), wanted, rtol=1e-10, atol=1e-12)
+    C00, C01, C11 = there.M_f, there.T_fg, there.M_g
+    S = np.diag(sigma)
+    assert np.isclose(wanted[-1], np.real(2 * np.trace(S @ C01) - np.trace(S @ C00 @ S @ C11)), rtol=1e-10)
+
+
+@kinds
+def test_vamp_e_leaving_out_blocks_is_vamp_e_without_their_pairs(kind):
+    f, g = draw(7, 60, 3, kind)
+    train = moments(*draw(8, 60, 3, kind))
+    triples = whitened_svd(train.M_f, train.T_fg, train.M_g)
+    rows = torch.arange(60)[:, None]
+    maps = (lambda i: f[i[:, 0].numpy()], lambda i: g[i[:, 0].numpy()])
+    blocks = estimate_moments(*maps, (rows, rows), names=CROSS, n_blocks=6)
+    found = triples_vamp_e(triples, blocks.leaving_out())
+    others = [np.arange(60) // 10 != block for block in range(6)]
+    wanted = [float(triples_vamp_e(triples, moments(f[kept], g[kept]))) for kept in others]
+    assert np.allclose(found, wanted, rtol=1e-10)
+
+
+def test_the_jackknife_of_a_mean_is_its_standard_error():
+    values = np.random.default_rng(0).normal(size=(20, 2))
+    without = (values.sum(axis=0) - values) / 19
+    assert np.allclose(jackknife_error(without), values.std(axis=0, ddof=1) / np.sqrt(20), rtol=1e-12)
+
+
+def test_held_out_scores_are_vamp_scores_with_their_conventions():
+    f, g = draw(9, 1500, 3, "real")
+    train, test = moments(f[:1000], g[:1000]), moments(f[1000:], g[1000:])
+    scores = held_out_scores(train, test)
+    assert [float(scores[n]) for n in ("vamp_1", "vamp_2", "vamp_e")] == list(vamp_scores(train, test))
+    assert scores.counts_constant_mode
+    assert (scores.n_pairs_train, scores.n_pairs_held_out) == (1000, 500)
 
 
 def test_scores_from_summed_moments_are_not_means_of_batch_scores():

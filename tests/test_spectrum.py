@@ -1,24 +1,28 @@
+import dataclasses
+
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
 from koopman_lora.accumulation import estimate_moments
+from koopman_lora.clock import Clock
 from koopman_lora.data.pairs import lagged_pairs
+from koopman_lora.eigenanalysis import eigen_analysis
 from koopman_lora.losses import NestedLoRALoss
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import CROSS, Moments
 from koopman_lora.spectrum import (
     compute_koopman_spectrum,
     evaluate_functions,
-    implied_frequencies,
-    implied_timescales,
     koopman_spectrum,
     model_spectrum,
+    scaled_by,
 )
-from koopman_lora.systems import LinearGaussian, NoisyRotation
+from koopman_lora.systems import FiniteMarkovChain, LinearGaussian, NoisyRotation
 
 RNG = np.random.default_rng(0)
 SYSTEM = LinearGaussian(A=[[0.9, 0.2], [-0.2, 0.7]], B=np.diag([0.5, 0.4]))
@@ -107,7 +111,7 @@ def test_canonical_values_and_functions_do_not_depend_on_the_basis(seed, is_comp
     assert first.canonical_singular_values.max() <= 1 + 1e-9
     assert first.canonical_singular_values.min() >= 0
     values = features(PAIRS.x[:50]).numpy(), features(PAIRS.x_next[:50]).numpy()
-    for side, name, change in ((0, "left_coefficients", A), (1, "right_coefficients", B)):
+    for side, name, change in ((0, "phi_coefficients", A), (1, "psi_coefficients", B)):
         before = evaluate_functions(values[side], first[name])
         after = evaluate_functions(values[side] @ change, second[name])
         assert np.allclose(before, after, atol=1e-4), name  # same functions, same phases
@@ -122,8 +126,8 @@ MOMENTS = {
 @pytest.mark.parametrize("features", [polynomials, waves], ids=["real", "complex"])
 def test_singular_functions_are_orthonormal_on_the_data(features):
     spectrum = koopman_spectrum(estimate_moments(features, features, PAIRS))
-    phi = evaluate_functions(features(PAIRS.x), spectrum.left_coefficients)
-    psi = evaluate_functions(features(PAIRS.x_next), spectrum.right_coefficients)
+    phi = evaluate_functions(features(PAIRS.x), spectrum.phi_coefficients)
+    psi = evaluate_functions(features(PAIRS.x_next), spectrum.psi_coefficients)
     n, k = phi.shape
     assert np.allclose(phi.conj().T @ phi / n, np.eye(k), atol=1e-9)
     assert np.allclose(psi.conj().T @ psi / n, np.eye(k), atol=1e-9)
@@ -133,8 +137,8 @@ def test_singular_functions_are_orthonormal_on_the_data(features):
 def test_constant_function_is_the_first_triple():
     spectrum = koopman_spectrum(MOMENTS[False])
     assert np.isclose(spectrum.canonical_singular_values[0], 1, atol=1e-12)
-    phi = evaluate_functions(polynomials(PAIRS.x), spectrum.left_coefficients)
-    psi = evaluate_functions(polynomials(PAIRS.x_next), spectrum.right_coefficients)
+    phi = evaluate_functions(polynomials(PAIRS.x), spectrum.phi_coefficients)
+    psi = evaluate_functions(polynomials(PAIRS.x_next), spectrum.psi_coefficients)
     assert np.allclose(phi[:, 0], 1, atol=1e-8)
     assert np.allclose(psi[:, 0], 1, atol=1e-8)
 
@@ -144,7 +148,7 @@ def test_phases_do_not_flip_between_samples_of_the_same_system():
         koopman_spectrum(estimate_moments(polynomials, polynomials, lagged_pairs(SYSTEM.simulate(4, 4000, seed=seed))))
         for seed in range(4)
     ]
-    functions = [evaluate_functions(polynomials(PAIRS.x), s.left_coefficients)[:, :3] for s in spectra]
+    functions = [evaluate_functions(polynomials(PAIRS.x), s.phi_coefficients)[:, :3] for s in spectra]
     for other in functions[1:]:
         overlap = np.sum(functions[0] * other, axis=0) / len(other)
         assert (overlap > 0.9).all()
@@ -181,7 +185,7 @@ def test_rank_deficient_features_lose_nothing_and_invent_nothing():
     assert np.allclose(second.canonical_singular_values[:6], first.canonical_singular_values, atol=1e-8)
     assert np.allclose(second.canonical_singular_values[6:], 0, atol=1e-12)
     assert np.allclose(np.sort(np.abs(second.eigenvalues[:6])), np.sort(np.abs(first.eigenvalues)), atol=1e-7)
-    assert all(np.isfinite(second[name]).all() for name in ("K_matrix", "U", "Vh", "left_coefficients", "eigenvalues"))
+    assert all(np.isfinite(second[name]).all() for name in ("K_matrix", "U", "Vh", "phi_coefficients", "eigenvalues"))
 
 
 def test_sigma_above_one_is_an_alarm_not_clipped():
@@ -219,8 +223,8 @@ def test_k_matrix_is_the_least_squares_solution():
 def test_different_maps_for_f_and_g():
     left, right = lambda x: polynomials(x, 2), lambda x: polynomials(x, 3)
     spectrum = koopman_spectrum(estimate_moments(left, right, PAIRS))
-    phi = evaluate_functions(left(PAIRS.x), spectrum.left_coefficients)
-    psi = evaluate_functions(right(PAIRS.x_next), spectrum.right_coefficients)
+    phi = evaluate_functions(left(PAIRS.x), spectrum.phi_coefficients)
+    psi = evaluate_functions(right(PAIRS.x_next), spectrum.psi_coefficients)
     assert np.allclose(phi.T @ psi / len(phi), np.diag(spectrum.canonical_singular_values), atol=1e-9)
     small = koopman_spectrum(MOMENTS[False]).canonical_singular_values
     assert (spectrum.canonical_singular_values >= small - 1e-10).all()  # a wider g catches no less
@@ -231,7 +235,7 @@ def test_different_maps_for_f_and_g():
 
 def test_edmd_of_a_polynomial_dictionary_finds_the_eigenvalues():
     pairs = lagged_pairs(SYSTEM.simulate(n_trajectories=10, n_steps=10_000, seed=5), lag=2)
-    spectrum = koopman_spectrum(estimate_moments(polynomials, polynomials, pairs), lag=2)
+    spectrum = koopman_spectrum(estimate_moments(polynomials, polynomials, pairs))
     exact = SYSTEM.spectrum(lag=2, n_modes=6)
     for name in ("eigenvalues", "edmd_eigenvalues"):
         for value in exact.eigenvalues:
@@ -241,7 +245,7 @@ def test_edmd_of_a_polynomial_dictionary_finds_the_eigenvalues():
 
 def test_eigenfunctions_satisfy_their_equation():
     spectrum = koopman_spectrum(MOMENTS[False])
-    v, values = spectrum.eigenvector_coefficients.values, spectrum.eigenvalues.values
+    v, values = spectrum.right_eigenfunction_coefficients.values, spectrum.eigenvalues.values
     edmd = np.linalg.inv(MOMENTS[False].M_f) @ MOMENTS[False].T_ff
     # with f = g of one span, the rank-n operator is the EDMD operator
     assert np.allclose(edmd @ v, v * values, atol=1e-8)
@@ -250,7 +254,7 @@ def test_eigenfunctions_satisfy_their_equation():
 
 
 def test_timescales_and_frequencies_have_the_physical_unit():
-    spectrum = koopman_spectrum(MOMENTS[False], lag=3, dt=0.5, time_unit="ps")
+    spectrum = koopman_spectrum(dataclasses.replace(MOMENTS[False], clock=Clock(3, 0.5, "ps")))
     eigenvalues = spectrum.eigenvalues.values
     assert np.allclose(spectrum.timescales[1:], -1.5 / np.log(np.abs(eigenvalues[1:])))
     assert np.isinf(spectrum.timescales[0])
@@ -268,9 +272,80 @@ def test_timescales_and_frequencies_invert_the_exponential(timescale, frequency,
     if decay > 600 or decay < 1e-5:
         return
     value = np.exp((decay if growth and decay < 600 else -decay) + 2j * np.pi * frequency)
-    assert np.isclose(implied_frequencies([value], lag_time)[0], frequency / lag_time, atol=1e-9 / lag_time)
-    result = implied_timescales([value], lag_time)[0]
+    clock = Clock(1, lag_time)
+    assert np.isclose(clock.frequencies([value])[0], frequency / lag_time, atol=1e-9 / lag_time)
+    result = clock.timescales([value])[0]
     assert np.isnan(result) if growth else np.isclose(result, timescale, rtol=1e-6)
+
+
+@pytest.mark.parametrize("which", ["real", "complex", "f and g of different sizes", "rotation"])
+def test_koopman_spectrum_and_eigen_analysis_tell_the_same(noisy, which):
+    """Of one operator: the same eigenvalues in the same order, conditions, eigenfunctions and times."""
+    moments = {
+        "real": MOMENTS[False],
+        "complex": MOMENTS[True],
+        "f and g of different sizes": estimate_moments(polynomials, lambda x: polynomials(x, 3), PAIRS),
+        "rotation": noisy[0],
+    }[which]
+    moments = dataclasses.replace(moments, clock=Clock(2, 0.5, "ps"))
+    spectrum, pairs = koopman_spectrum(moments), eigen_analysis(moments)
+    assert len(spectrum.mode) == len(pairs.mode) == len(moments.M_f)
+    assert np.allclose(spectrum.eigenvalues, pairs.eigenvalues, rtol=0, atol=1e-10)
+    assert np.allclose(spectrum.eigenvalue_condition, pairs.eigenvalue_condition, rtol=1e-6)
+    assert (spectrum.eigenvalue_condition > 1 - 1e-9).all()
+    one, two = (s.right_eigenfunction_coefficients.values for s in (spectrum, pairs))
+    assert np.allclose(one, two, rtol=0, atol=1e-6 * np.abs(one).max())
+    assert np.allclose(spectrum.timescales[1:], pairs.timescales[1:], rtol=1e-6)
+    assert np.allclose(spectrum.frequencies, pairs.frequencies, atol=1e-9)
+    for name in ("timescales", "frequencies"):
+        assert spectrum[name].attrs["units"] == pairs[name].attrs["units"]
+
+
+def test_eigen_analysis_drops_what_is_no_function_and_koopman_spectrum_keeps_it_as_zeros():
+    moments = estimate_moments(*(lambda x: polynomials(x)[:, [0, 1, 2, 1, 3, 4, 5]] for _ in "fg"), PAIRS)
+    spectrum, pairs = koopman_spectrum(moments), eigen_analysis(moments)
+    assert (len(spectrum.mode), len(pairs.mode)) == (7, 6)
+    assert np.allclose(spectrum.eigenvalues[:6], pairs.eigenvalues, atol=1e-8)
+    assert np.allclose(spectrum.eigenvalue_condition[:6], pairs.eigenvalue_condition, rtol=1e-5)
+    assert spectrum.eigenvalues[6] == 0
+    assert np.isinf(spectrum.eigenvalue_condition[6])
+
+
+def test_edmd_eigenvalues_are_those_of_edmd_analysis_in_a_dimension_of_their_own():
+    spectrum = koopman_spectrum(estimate_moments(polynomials, lambda x: polynomials(x, 1), PAIRS))
+    assert spectrum.edmd_eigenvalues.dims == ("edmd_mode",)
+    assert spectrum.sizes["edmd_mode"] == 6  # one for every feature f
+    assert spectrum.sizes["mode"] == 3  # the smaller of the two sides
+    assert np.allclose(spectrum.edmd_eigenvalues, eigen_analysis(MOMENTS[False], "edmd").eigenvalues, atol=1e-10)
+
+
+def test_the_condition_of_an_eigenvalue_is_that_of_its_functions_in_L2():
+    """|l| |r| / |<l, r>| of the chain in the stationary law, whatever the features that span it."""
+    P = np.array([[6, 2, 1, 1], [1, 5, 3, 1], [0, 1, 7, 2], [3, 1, 1, 5]]) / 10
+    pi = FiniteMarkovChain(P).stationary_distribution
+    L2 = np.sqrt(pi)[:, None] * P / np.sqrt(pi)  # the operator between orthonormal functions
+    values, left, right = scipy.linalg.eig(L2, left=True, right=True)
+    wanted = 1 / np.abs(np.sum(left.conj() * right, axis=0))
+    D = np.diag(pi)
+    sums = {"M_f": D, "M_g": D, "T_fg": pi[:, None] * P, "T_ff": pi[:, None] * P, "C_gf": D}
+    moments = Moments({name: value[None] for name, value in sums.items()}, np.ones(1))
+    A, B = np.random.default_rng(0).normal(size=(2, 4, 4))
+    for some in (moments, moments.transformed(A * [1e3, 1, 1, 1e-3], B)):
+        found = koopman_spectrum(some)
+        for value, condition in zip(found.eigenvalues.values, found.eigenvalue_condition.values, strict=True):
+            assert np.isclose(condition, wanted[np.abs(values - value).argmin()], rtol=1e-6)
+
+
+def test_an_eigenvalue_of_exactly_zero_has_no_left_eigenfunction_so_an_infinite_condition():
+    """All that x tells is forgotten, but for the constant: K = diag(1, 0)."""
+    eye = np.eye(2)[None]
+    moments = Moments(
+        {"M_f": eye, "M_g": eye, "T_fg": np.diag([1.0, 0.0])[None], "T_ff": np.diag([1.0, 0.0])[None], "C_gf": eye},
+        np.ones(1),
+    )
+    found = koopman_spectrum(moments)
+    assert np.allclose(found.eigenvalues, [1, 0])
+    assert found.eigenvalue_condition.values.tolist() == [1, np.inf]
 
 
 def test_no_eigenvalues_without_their_moments():
@@ -357,9 +432,52 @@ def test_any_source_of_pairs_will_do(source):
     assert np.allclose(got.K_matrix, wanted.K_matrix, atol=1e-10)
 
 
+def test_scaling_by_svals_is_scaling_the_features():
+    svals = np.array([1.0, 0.5, 0.4, 0.3, 0.2, 0.1])
+    scaled = estimate_moments(*(lambda x: polynomials(x).numpy() * np.sqrt(svals) for _ in "fg"), PAIRS)
+    for name in scaled.names:
+        assert np.allclose(getattr(scaled_by(MOMENTS[False], svals), name), getattr(scaled, name), rtol=1e-12)
+    assert scaled_by(MOMENTS[False], None) is MOMENTS[False]
+
+
+def test_matrices_have_a_name_for_every_side():
+    spectrum = koopman_spectrum(estimate_moments(polynomials, lambda x: polynomials(x, 3), PAIRS))
+    wanted = {
+        "K_matrix": ("feature_f", "feature_g"), "T_fg": ("feature_f", "feature_g"),
+        "M_f": ("feature_f", "feature_f_column"), "M_g": ("feature_g", "feature_g_column"),
+        "phi_coefficients": ("feature_f", "mode"), "psi_coefficients": ("feature_g", "mode"),
+        "right_eigenfunction_coefficients": ("feature_f", "mode"),
+    }  # fmt: skip
+    for name, dims in wanted.items():
+        assert spectrum[name].dims == dims, name
+    for name, size in spectrum.sizes.items():
+        assert spectrum[name].values.tolist() == list(range(1, size + 1)), name
+    assert (spectrum.sizes["feature_f"], spectrum.sizes["feature_g"]) == (6, 10)
+
+
+def test_the_clock_comes_from_the_pairs_or_the_model_and_two_clocks_are_refused():
+    clock = Clock(4, 0.25, "ns")
+    model = KoopmanLoRAModel(2, 3, hidden_dims=(8,))
+    pairs = lagged_pairs((X, X_NEXT), 4, 0.25, "ns")
+    for known, source in ((Clock(), pairs), (clock, pairs), (clock, TensorDataset(X, X_NEXT))):
+        model.clock = known
+        found = compute_koopman_spectrum(model, DataLoader(source, batch_size=1000))
+        assert Clock.from_attrs(found.attrs) == clock
+    model.clock = Clock(5, 0.25, "ns")
+    with pytest.raises(ValueError, match="clocks must be one and the same to add or compare"):
+        compute_koopman_spectrum(model, DataLoader(pairs, batch_size=1000))
+
+
+def test_pairs_of_unknown_lag_count_in_lags():
+    spectrum = compute_koopman_spectrum(KoopmanLoRAModel(2, 3, hidden_dims=(8,)), [(X, X_NEXT)])
+    assert (spectrum.attrs["lag"], spectrum.attrs["dt"], spectrum.attrs["time_unit"]) == ("unknown", 1, "lag")
+    assert np.allclose(spectrum.timescales[1:], -1 / np.log(np.abs(spectrum.eigenvalues[1:])))
+    assert spectrum.timescales.attrs["units"] == "lag"
+
+
 def test_units_of_the_model_reach_its_spectrum():
     model = KoopmanLoRAModel(2, 3, hidden_dims=(8,))
-    model.lag, model.dt, model.time_unit = 4, 0.25, "ns"
+    model.clock = Clock(4, 0.25, "ns")
     spectrum = compute_koopman_spectrum(model, [(X, X_NEXT)])
     assert (spectrum.attrs["lag"], spectrum.attrs["dt"], spectrum.timescales.attrs["units"]) == (4, 0.25, "ns")
     assert np.allclose(spectrum.timescales[1:], -1 / np.log(np.abs(spectrum.eigenvalues[1:])))

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from known_matrices import normal
 
-from koopman_lora.losses import best_svals, nesting_weights, truncation_weights
+from koopman_lora.loss_terms import best_svals
+from koopman_lora.losses import nesting_weights, truncation_weights
 from koopman_lora.svd.terms import loss_terms, sampled_loss_terms
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from koopman_lora.comparison import Finding
+from koopman_lora._labels import interval, labelled
+from koopman_lora.findings import Finding
 from koopman_lora.refinement import RefinementResult
 from koopman_lora.scores import Scores
 from koopman_lora.systems import NoisyRotation
@@ -30,11 +31,9 @@ def cells(text):
     return [row.split() for row in text.splitlines()]
 
 
-def per_mode(attrs=None, **variables):
+def per_mode(attrs=None, dim="mode", **variables):
     """Dataset of one value for each mode."""
-    data = {name: ("mode", np.asarray(values)) for name, values in variables.items()}
-    n_modes = len(next(iter(variables.values())))
-    return xr.Dataset(data, coords={"mode": np.arange(1, n_modes + 1)}, attrs=attrs)
+    return labelled({name: (dim, np.asarray(values)) for name, values in variables.items()}, attrs)
 
 
 SPECTRUM = per_mode(
@@ -73,7 +72,7 @@ def test_longer_references_are_cut():
 
 
 def comparison(**attrs):
-    numbers = {"ratio_mean": 1.5, "ratio_std": 0.25, "elbow": 1, "cond_M_f": 12.0, "cond_M_g": 3456.0}
+    numbers = {"ratio_mean": 1.5, "ratio_std": 0.25, "elbow": 1, "cond_M_f": 12.0, "cond_M_g": 3456.0, "level": 0.9}
     flags = {"is_decreasing": True, "is_in_unit_interval": True}
     verdict = {"verdict": "anisotropy", "remedy": "refine."}
     data = per_mode(
@@ -83,18 +82,18 @@ def comparison(**attrs):
         canonical=[1.0, 0.625],
         canonical_held_out=[1.0, 0.61],
         held_out_error=[0.0, 0.01],
-        lower=[1.0, 0.6],
-        upper=[1.0, 0.65],
         ratio=[1.25, 1.5],
         cluster=[1, 2],
     )
+    bounds = interval("canonical", ["mode"], np.array([[1.0, 0.6], [1.0, 0.65]]))
     causes = ["training gap", "anisotropy", "generalisation gap"]
-    return data.assign(size=("cause", [0.1, 0.3, np.nan])).assign_coords(cause=causes)
+    return data.assign(bounds | {"size": ("cause", [0.1, 0.3, np.nan])}).assign_coords(cause=causes)
 
 
 def test_comparison_says_table_causes_by_size_and_verdict():
     lines = comparison_text(comparison()).splitlines()
     assert lines[0].split("  ")[0] == "mode"
+    assert lines[0].split()[-6:-2] == ["[90", "%", "90", "%]"]
     assert lines[2].split() == [
         "2",
         "0.5000",
@@ -153,9 +152,10 @@ def test_selection_says_every_rule():
 def test_residuals_flag_what_is_spurious():
     residuals = per_mode(
         {"note": "how to read it"},
-        eigenvalues=[0.9, 0.5 + 0.25j],
+        "edmd_mode",
+        edmd_eigenvalues=[0.9, 0.5 + 0.25j],
         residual=[0.01234, 2.0],
-        condition=[1.0, 1500.0],
+        eigenvalue_condition=[1.0, 1500.0],
         autocorrelation_error=[0.001, 0.75],
         is_spurious=[False, True],
     )
@@ -170,33 +170,32 @@ def test_residuals_flag_what_is_spurious():
 
 def test_scan_says_timescales_with_intervals_and_unit():
     times = np.array([[np.inf, 10.0, 5.0, 2.0, 1.0], [np.inf, 12.0, 6.0, 3.0, 2.0]])
-    sides = {"timescales": times, "timescales_lower": times - 0.5, "timescales_upper": times + 0.5}
-    scan = xr.Dataset(
-        {name: (("lag", "mode"), values) for name, values in sides.items()},
-        coords={"lag": [1, 4], "mode": np.arange(1, 6), "lag_time": ("lag", [0.5, 2.0])},
+    bounds = interval("timescales", ["lag", "mode"], np.stack([times - 0.5, times + 0.5]), "ns")
+    scan = labelled(
+        {"timescales": (("lag", "mode"), times), **bounds},
         attrs={"time_unit": "ns", "recommended_lag": 4},
+        coords={"lag": [1, 4], "lag_time": ("lag", [0.5, 2.0])},
     )
     head, first, second, last = scan_text(scan).splitlines()
-    assert head.split() == ["lag", "[ns]"] + [word for i in (2, 3, 4) for word in ("timescale", str(i), "[ns]")]
+    assert head.split() == ["lag", "(ns)"] + [word for i in (2, 3, 4) for word in ("timescale", str(i), "(ns)")]
     assert " ".join(first.split()) == "1 0.5 10 (9.5, 10.5) 5 (4.5, 5.5) 2 (1.5, 2.5)"
     assert " ".join(second.split()).startswith("4 2 12 (11.5, 12.5)")
     assert last == "recommended lag: 4 frames (shortest on the plateau)"
-    assert scan_text(scan.isel(mode=slice(2))).splitlines()[0].split() == ["lag", "[ns]", "timescale", "2", "[ns]"]
+    assert scan_text(scan.isel(mode=slice(2))).splitlines()[0].split() == ["lag", "(ns)", "timescale", "2", "(ns)"]
 
 
 def test_intervals_say_their_level_bounds_and_unit():
-    bounds = [[0.5, 0.75], [0.25, 0.5]]
+    bounds = np.array([[0.5, 0.25], [0.75, 0.5]])
     names = ("canonical_singular_values", "singular_values", "eigenvalue_modulus", "timescales")
-    intervals = xr.Dataset(
-        {name: (("mode", "bound"), np.multiply(i, bounds)) for i, name in enumerate(names, start=1)},
-        coords={"mode": [1, 2]},
-        attrs={"level": 0.9, "time_unit": "ps"},
-    )
+    variables = {}
+    for i, name in enumerate(names, start=1):
+        variables |= interval(name, ["mode"], i * bounds)
+    intervals = labelled(variables, attrs={"level": 0.9, "time_unit": "ps"})
     level, head, first, _ = intervals_text(intervals).splitlines()
     assert level == "90 % intervals"
-    assert head.split() == ["mode", "canonical", "K_matrix", "|eigenvalue|", "timescale", "[ps]"]
+    assert head.split() == ["mode", "canonical", "K_matrix", "|eigenvalue|", "timescale", "(ps)"]
     assert " ".join(first.split()) == "1 (0.5, 0.75) (1, 1.5) (1.5, 2.25) (2, 3)"
-    few = intervals_text(intervals[["singular_values"]]).splitlines()
+    few = intervals_text(intervals[["singular_values_interval"]]).splitlines()
     assert few[1].split() == ["mode", "K_matrix"]
 
 

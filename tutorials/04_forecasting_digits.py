@@ -61,16 +61,10 @@ fig.suptitle("The video: one frame per step")
 # best singular functions in the last hidden layer.
 # %%
 torch.manual_seed(0)
-model = kl.KoopmanLoRAModel(
-    pairs.state_shape,
-    N_DIGITS,
-    learn_svals=True,
-    has_centering=True,
-    encoder_f=kl.CNN(1, N_DIGITS - 1),
-    encoder_g=kl.CNN(1, N_DIGITS - 1),
-)
-result = kl.fit(model, pairs, n_epochs=10, weight_decay=1e-2, held_out=0)
-kl.refine(model, pairs)
+encoders = kl.CNN(1, N_DIGITS - 1), kl.CNN(1, N_DIGITS - 1)
+model = kl.KoopmanLoRAModel.from_encoders(pairs.state_shape, N_DIGITS, *encoders, learn_svals=True, has_centering=True)
+result = kl.fit(model, pairs, n_epochs=10, options=kl.TrainingOptions(weight_decay=1e-2))
+kl.refine(model, result.split)
 moments = kl.estimate_moments(model.f, model.g, pairs, observables=kl.flat_state)
 print(f"trained in {result.seconds:.1f} s")
 print("singular values", model.svals.detach().numpy().round(3))
@@ -160,6 +154,6 @@ assert scores["plain DMD"][-1] < 0.4, scores["plain DMD"]
 # over the images.
 # %%
 with torch.no_grad():
-    band = kl.forecast_band(moments, model.f(torch.from_numpy(images[test[:1]])), 10, n_resamples=100)
+    band = kl.forecast_band(moments, model.f(torch.from_numpy(images[test[:1]])), 10)
 ax = kl.plots.plot_forecast(band, observable=8 * 3 + 4)
 ax.set(ylabel="brightness of the centre pixel", xlabel="time (frames)")

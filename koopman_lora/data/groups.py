@@ -39,7 +39,6 @@ def block_numbers(pairs: LaggedPairs, n_blocks: int) -> np.ndarray:
 
     Examples
     --------
-    >>> from koopman_lora.data.pairs import lagged_pairs
     >>> block_numbers(lagged_pairs([np.arange(5.0), np.arange(3.0)]), 3).tolist()
     [0, 0, 1, 1, 2, 2]
     """
@@ -62,7 +61,6 @@ def without_overlap(pairs: LaggedPairs, held: np.ndarray) -> np.ndarray:
 
     Examples
     --------
-    >>> from koopman_lora.data.pairs import lagged_pairs
     >>> pairs = lagged_pairs(np.arange(8.0), lag=2)       # frames (0,2) (1,3) (2,4) (3,5) (4,6) (5,7)
     >>> without_overlap(pairs, np.array([1, 0, 0, 0, 0, 0], bool))
     array([False, True, False, True, True, True])
@@ -91,7 +89,6 @@ def fold_numbers(pairs: LaggedPairs, n_folds: int = 5) -> np.ndarray:
 
     Examples
     --------
-    >>> from koopman_lora.data.pairs import lagged_pairs
     >>> fold_numbers(lagged_pairs(np.arange(9.0)), n_folds=2).tolist()
     [0, 0, 0, -1, 1, 1, 1, 1]
     """

@@ -149,13 +149,15 @@ def lagged_pairs(
     found = common_time_step(labelled, dt, time_unit) if labelled else (dt, time_unit)
     if is_explicit and lag is None and dt is None:
         found = None, None  # how long a frame lasts says nothing about pairs an unknown number of frames apart
-    clock = _make_clock(1 if lag is None and not is_explicit else lag, *found)
+    if lag is None and not is_explicit:
+        lag = 1
+    clock = _make_clock(lag, *found)
     names = coordinate_names(labelled[0]) if labelled else None
     if is_explicit:
         x, x_next = explicit_sides(data)
         trajectory, frame = np.zeros(len(x), dtype=int), np.arange(len(x))
     else:
-        x, x_next, trajectory, frame = _cut_pairs(as_trajectories(data), clock.lag)
+        x, x_next, trajectory, frame = _cut_pairs(as_trajectories(data), clock.known_lag("to cut pairs"))
     if check_constant:
         check_constant_columns(x, names)
     return LaggedPairs(x, x_next, trajectory, frame, clock, names)

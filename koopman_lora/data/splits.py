@@ -105,7 +105,6 @@ def split_pairs(
 
     Examples
     --------
-    >>> from koopman_lora.data.pairs import lagged_pairs
     >>> split = split_pairs(lagged_pairs(np.random.default_rng(0).normal(size=1001)), held_out=0.1)
     >>> len(split.held_out), len(split.training) <= 898
     (100, True)

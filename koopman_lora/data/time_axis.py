@@ -15,8 +15,9 @@ def common_time_step(
 ) -> tuple[float | None, str | None]:
     """Time between two frames and its unit, the same for all `arrays`; None where nothing tells."""
     steps = [_time_step(array, dt, unit) for array in arrays]
+    first = 1.0 if steps[0][0] is None else steps[0][0]
     for found in steps[1:]:
-        if found[1] != steps[0][1] or not np.isclose(*(1.0 if s[0] is None else s[0] for s in (found, steps[0]))):
+        if found[1] != steps[0][1] or not np.isclose(1.0 if found[0] is None else found[0], first):
             raise ValueError(
                 f"all trajectories must have one dt and time unit; got {steps[0]} and {found}. Convert them first."
             )

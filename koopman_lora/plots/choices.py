@@ -21,6 +21,7 @@ from koopman_lora.plots.style import (
     set_log_ticks,
     set_mode_axis,
     set_whole_ticks,
+    time_text,
     with_unit,
 )
 
@@ -68,7 +69,7 @@ def plot_timescales(scan: xr.Dataset, n_timescales: int = 3, ax: Axes | None = N
     ax = make_axis(ax)
     unit, times = scan.attrs["time_unit"], scan["lag_time"].values
     shown = slice(1, 1 + n_timescales)
-    values, lower, upper = (scan[f"timescales{side}"].values[:, shown] for side in ("", "_lower", "_upper"))
+    values, (lower, upper) = scan["timescales"].values[:, shown], scan["timescales_interval"].values[:, :, shown]
     drawn = np.append(values[np.isfinite(values) & (values > 0)], times)
     bottom, top = drawn.min() / 2, 2 * drawn.max()
     for i, colour in zip(range(values.shape[1]), itertools.cycle((BLUE, ORANGE, GREEN, RED, PURPLE)), strict=False):
@@ -80,9 +81,9 @@ def plot_timescales(scan: xr.Dataset, n_timescales: int = 3, ax: Axes | None = N
     ax.fill_between(
         edges, bottom / 10, np.maximum(edges, bottom / 10), color=GREY, alpha=0.15, lw=0, label="shorter than the lag"
     )
-    recommended = scan.attrs["recommended_lag"] * scan.attrs["dt"]
-    suffix = "" if unit == "1" else f" {unit}"
-    ax.axvline(recommended, color=ink(), ls=":", zorder=1, label=f"recommended lag: {recommended:g}{suffix}")
+    recommended = scan.attrs["recommended_lag_time"]
+    text = time_text(scan.attrs["recommended_lag"], recommended, unit)
+    ax.axvline(recommended, color=ink(), ls=":", zorder=1, label=f"recommended lag: {text}")
     ax.set(xlabel=with_unit("lag", unit), ylabel=with_unit("implied timescale", unit), title="Timescales against lag")
     ax.set(yscale="log", ylim=(bottom, top), xlim=(0, edges[-1]))
     set_log_ticks(ax.yaxis)
@@ -99,7 +100,8 @@ def plot_number_of_states(suggestion: xr.Dataset, ax: Axes | None = None) -> Axe
     """
     ax = make_axis(ax)
     n, gap = suggestion["n_states"].values, suggestion["gap"].values
-    bars = np.nan_to_num(np.maximum([gap - suggestion["lower"], suggestion["upper"] - gap], 0.0))
+    lower, upper = suggestion["gap_interval"].values
+    bars = np.nan_to_num(np.maximum([gap - lower, upper - gap], 0.0))
     ax.errorbar(n, gap, bars, fmt="o", color=BLUE, capsize=3, label="gap, with interval")
     best = int(suggestion.attrs["suggested"])
     ax.axvline(best, color=ORANGE, ls="--", zorder=0, label=f"suggested: {best}")

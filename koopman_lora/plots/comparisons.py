@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -24,11 +26,12 @@ def plot_comparison(comparison: xr.Dataset, reference: HasSingularValues | None 
     modes, held_out = comparison["mode"].values, comparison["canonical_held_out"]
     if reference is not None:
         draw_reference(ax, modes, reference)
-    bounds = comparison["lower"], comparison["upper"]
-    ax.vlines(modes, *bounds, color=BLUE, alpha=0.3, lw=min(9.0, 160 / len(modes)), label="95 % interval")
+    label = f"{100 * comparison.attrs['level']:g} % interval"
+    lower, upper = comparison["canonical_interval"].values
+    ax.vlines(modes, lower, upper, color=BLUE, alpha=0.3, lw=min(9.0, 160 / len(modes)), label=label)
     draw_singular_values(ax, modes, comparison["canonical"], "canonical", "canonical (fitted pairs)")
     if comparison.attrs["has_held_out"]:
-        bars = {"fmt": "x", "color": GREEN, "ms": 6, "mew": 1.6, "lw": 1.2}
+        bars: dict[str, Any] = {"fmt": "x", "color": GREEN, "ms": 6, "mew": 1.6, "lw": 1.2}
         ax.errorbar(modes, held_out, comparison["held_out_error"], **bars, label="canonical (held out), std. error")
     draw_singular_values(ax, modes, comparison["learned"], "learned", "learned svals")
     draw_singular_values(ax, modes, comparison["K_matrix"], "K_matrix", "SVD of K_matrix")

@@ -29,7 +29,8 @@ def plot_forecast(
     ...     dims=("step", "sample", "observable"),
     ...     coords={"time": ("step", [1.0, 2.0, 3.0], {"units": "ps"}), "observable": ["x"]},
     ... )
-    >>> band = xr.Dataset({"forecast": values, "lower": values - 0.1, "upper": values + 0.1}, attrs={"level": 0.95})
+    >>> interval = xr.concat([values - 0.1, values + 0.1], dim="bound")
+    >>> band = xr.Dataset({"forecast": values, "forecast_interval": interval}, attrs={"level": 0.95})
     >>> plot_forecast(band).get_xlabel()
     'time (ps)'
     """
@@ -38,7 +39,8 @@ def plot_forecast(
     one = band.sel(observable=observable).isel(sample=sample)
     time = one["time"]
     percent = f"{100 * band.attrs['level']:g} % band of the expectation"
-    ax.fill_between(time, one["lower"], one["upper"], color=BLUE, alpha=0.3, lw=0, label=percent)
+    lower, upper = one["forecast_interval"].values
+    ax.fill_between(time, lower, upper, color=BLUE, alpha=0.3, lw=0, label=percent)
     ax.plot(time, one["forecast"], color=BLUE, label="forecast")
     if truth is not None:
         values = truth.sel(observable=observable).isel(sample=sample)
@@ -65,7 +67,7 @@ def plot_forecast_error(error: xr.Dataset, ax: Axes | None = None) -> Axes:
     }
     for name in error["forecaster"].values:
         colour, style = styles[str(name)]
-        curve = error["relative_rmse"].sel(forecaster=name).mean("observable")
+        curve = error["relative_rmse_mean"].sel(forecaster=name)
         ax.plot(error["time"], curve, color=colour, ls=style, marker="o", ms=3, label=str(name))
     ax.set(
         xlabel=with_unit("horizon", error["time"].attrs.get("units")),

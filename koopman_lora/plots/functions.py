@@ -56,9 +56,8 @@ def plot_singular_functions(
     modes = list(modes or range(2, min(5, n_modes) + 1) or [1])
     if not all(1 <= mode <= n_modes for mode in modes):
         raise ValueError(f"modes must lie between 1 and {n_modes}; got {modes}.")
-    if axes is None:
-        axes = _panels(len(modes))
-    for ax, mode in zip(axes, modes, strict=True):
+    panels = list(_panels(len(modes)) if axes is None else axes)
+    for ax, mode in zip(panels, modes, strict=True):
         if x.shape[1] == 1:
             _draw_curve(ax, x[:, 0], values[:, mode - 1], None if reference is None else reference[:, mode - 1])
             ax.set(xlabel=coordinate_names[0])
@@ -66,7 +65,7 @@ def plot_singular_functions(
             _draw_map(ax, x, values[:, mode - 1])
             ax.set(xlabel=coordinate_names[0], ylabel=coordinate_names[1])
         ax.set_title(f"${symbol}_{{{mode}}}$")
-    return np.asarray(axes)
+    return np.asarray(panels)
 
 
 def _panels(n: int) -> np.ndarray:
@@ -148,8 +147,7 @@ def _draw_grid_map(ax: Axes, functions: xr.DataArray, mode: int) -> None:
     x, y = (functions[name] for name in functions.dims[:2])
     values = functions.sel(mode=mode).transpose(y.name, x.name)
     limit = float(np.nanmax(np.abs(values)))
-    colours = {"cmap": "PuOr_r", "vmin": -limit, "vmax": limit}
-    mesh = ax.pcolormesh(x, y, values, **colours, shading="nearest", rasterized=True)
+    mesh = ax.pcolormesh(x, y, values, cmap="PuOr_r", vmin=-limit, vmax=limit, shading="nearest", rasterized=True)
     if values.min() < 0 < values.max():
         ax.contour(x, y, values, levels=[0.0], colors=BLACK)
     ax.set(xlabel=axis_label(functions, 0), ylabel=axis_label(functions, 1), title=f"Eigenfunction {mode}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -36,9 +38,11 @@ def plot_network(model: xr.Dataset, positions: np.ndarray | None = None, ax: Axe
             if i != j and rates[i, j] > 1e-3 * rates.max():
                 _draw_arrow(ax, places[i], places[j], rates[i, j], rates.max(), state_colour(i))
     for i, (place, probability) in enumerate(zip(places, pi, strict=True)):
-        ax.scatter(*place, s=1300 + 4000 * probability, color=state_colour(i), edgecolor="white", lw=2, zorder=3)
+        ax.scatter(
+            place[0], place[1], s=1300 + 4000 * probability, color=state_colour(i), edgecolor="white", lw=2, zorder=3
+        )
         text = f"{i}\n{100 * probability:.0f} %"
-        ax.text(*place, text, ha="center", va="center", color="white", fontsize=9, weight="bold", zorder=4)
+        ax.text(place[0], place[1], text, ha="center", va="center", color="white", fontsize=9, weight="bold", zorder=4)
     title = with_unit("Reduced model: populations and rates", model["rates"].attrs.get("units"))
     ax.set(xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[], title=title)
     ax.set_aspect("equal")
@@ -61,8 +65,8 @@ def _draw_arrow(ax: Axes, start: np.ndarray, end: np.ndarray, rate: float, large
     """An arrow that passes its counterpart on the left, with its rate beside it."""
     width = 0.6 + 3.4 * rate / largest
     arrow = FancyArrowPatch(
-        start,
-        end,
+        (start[0], start[1]),
+        (end[0], end[1]),
         connectionstyle="arc3,rad=0.15",
         arrowstyle="-|>",
         mutation_scale=10 + 2 * width,
@@ -77,6 +81,5 @@ def _draw_arrow(ax: Axes, start: np.ndarray, end: np.ndarray, rate: float, large
     # a third of the way, where arrows that cross in the middle leave room
     beside = start + 0.36 * along + 0.135 * np.array([along[1], -along[0]])
     box = {"facecolor": ax.get_facecolor(), "edgecolor": "none", "alpha": 0.85, "pad": 1.0}
-    ax.text(
-        *beside, f"{rate:.2g}", color=colour, ha="center", va="center", fontsize=9, weight="bold", bbox=box, zorder=5
-    )
+    style: dict[str, Any] = {"color": colour, "fontsize": 9, "weight": "bold", "bbox": box, "zorder": 5}
+    ax.text(beside[0], beside[1], f"{rate:.2g}", ha="center", va="center", **style)

@@ -15,11 +15,14 @@ from koopman_lora.plots.style import BLUE, GREY, ORANGE, SKY, add_legend, ink, l
 class HasSingularValues(Protocol):
     """Anything with `singular_values`, such as a system's reference spectrum."""
 
-    singular_values: Any
+    @property
+    def singular_values(self) -> Any:
+        """Decreasing, (n_modes,)."""
+        ...
 
 
 # Colour, marker, size and width of line of each kind of singular value, the same in every plot; they nest.
-_MARKERS = {
+_MARKERS: dict[str, dict[str, Any]] = {
     "reference": {"marker": "_", "color": None, "ms": 18, "mew": 2, "zorder": 1},
     "learned": {"marker": "D", "color": ORANGE, "ms": 8, "mfc": "none", "mew": 1.6},
     "K_matrix": {"marker": "s", "color": SKY, "ms": 11, "mfc": "none", "mew": 1.4},
@@ -44,7 +47,7 @@ def plot_spectrum(spectrum: xr.Dataset, reference: HasSingularValues | None = No
     draw_singular_values(ax, modes, spectrum["singular_values"], "K_matrix", "SVD of K_matrix")
     draw_singular_values(ax, modes, spectrum["canonical_singular_values"], "canonical", "canonical")
     set_singular_value_axis(ax, len(modes))
-    ax.set_title(f"Koopman singular values, lag {lag_text(spectrum)}")
+    ax.set_title(f"Koopman singular values, {lag_text(spectrum)}")
     add_legend(ax)
     return ax
 
@@ -64,14 +67,14 @@ def plot_eigenvalues(spectrum: xr.Dataset, intervals: xr.Dataset | None = None, 
     ax.plot(np.cos(angle), np.sin(angle), color=GREY, lw=1, label="unit circle")
     values = spectrum["eigenvalues"].values
     if intervals is not None:
-        real, imag = (intervals[f"eigenvalue_{part}"].values for part in ("real", "imag"))
+        real, imag = (intervals["eigenvalues_interval"].sel(part=part).values for part in ("real", "imaginary"))
         label = f"{100 * intervals.attrs['level']:g} % interval"
-        ax.hlines(values.imag, real[:, 0], real[:, 1], color=SKY, lw=2, label=label)
-        ax.vlines(values.real, imag[:, 0], imag[:, 1], color=SKY, lw=2)
+        ax.hlines(values.imag, *real, color=SKY, lw=2, label=label)
+        ax.vlines(values.real, *imag, color=SKY, lw=2)
     filled = BLUE if intervals is None else "none"  # a narrow interval is seen inside its marker
     ax.plot(values.real, values.imag, "o", color=BLUE, ms=6, mfc=filled, label="eigenvalues")
     limit = 1.1 * max(1.0, np.nanmax(np.abs(values)))
-    ax.set(xlabel=r"Re $\lambda$", ylabel=r"Im $\lambda$", title=f"Koopman eigenvalues, lag {lag_text(spectrum)}")
+    ax.set(xlabel=r"Re $\lambda$", ylabel=r"Im $\lambda$", title=f"Koopman eigenvalues, {lag_text(spectrum)}")
     ax.set(xlim=(-limit, limit), ylim=(-limit, 1.25 * limit))  # the legend stands above the circle
     ax.set_aspect("equal")
     for axis in (ax.xaxis, ax.yaxis):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -95,16 +93,14 @@ def plot_chapman_kolmogorov(test: xr.Dataset, ax: Axes | None = None) -> Axes:
     time = test["time"].values
     for state in test["state"].values:
         colour = state_colour(int(state))
-        predicted, estimated = (
-            {suffix: _diagonal(test, f"{name}{suffix}", state) for suffix in ("", "_lower", "_upper")}
-            for name in ("predicted", "estimated")
-        )
-        ax.plot(time, predicted[""], color=colour, label=f"state {state}")
-        if predicted["_lower"] is not None:
-            ax.fill_between(time, predicted["_lower"], predicted["_upper"], color=colour, alpha=0.25, lw=0)
-            bars = np.maximum([estimated[""] - estimated["_lower"], estimated["_upper"] - estimated[""]], 0.0)
-            ax.errorbar(time, estimated[""], bars, fmt="none", ecolor=colour, capsize=3)
-        ax.plot(time, estimated[""], "o", color=colour, mfc=ax.get_facecolor(), ms=5)
+        staying = test.sel(state=state, state_next=state)
+        ax.plot(time, staying["predicted"], color=colour, label=f"state {state}")
+        if "predicted_interval" in staying:
+            ax.fill_between(time, *staying["predicted_interval"].values, color=colour, alpha=0.25, lw=0)
+            estimated, (lower, upper) = staying["estimated"].values, staying["estimated_interval"].values
+            bars = np.maximum([estimated - lower, upper - estimated], 0.0)
+            ax.errorbar(time, estimated, bars, fmt="none", ecolor=colour, capsize=3)
+        ax.plot(time, staying["estimated"], "o", color=colour, mfc=ax.get_facecolor(), ms=5)
     ax.plot([], [], color=GREY, label="predicted, $K^n$")
     ax.plot([], [], "o", color=GREY, mfc=ax.get_facecolor(), label="estimated directly")
     ax.set(
@@ -114,7 +110,3 @@ def plot_chapman_kolmogorov(test: xr.Dataset, ax: Axes | None = None) -> Axes:
     )
     add_legend(ax, ncols=2)
     return ax
-
-
-def _diagonal(test: xr.Dataset, name: str, state: Any) -> np.ndarray | None:
-    return test[name].sel(state=state, state_next=state).values if name in test else None

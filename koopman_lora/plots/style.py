@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
+from koopman_lora.clock import Clock
+
 # Okabe and Ito's palette: told apart with every common form of colour blindness
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK, GREY = (
     "#0072B2",
@@ -64,18 +66,29 @@ def axis_label(values: xr.DataArray, axis: int) -> str:
 
 
 def lag_text(dataset: xr.Dataset) -> str:
-    """The lag of a result in its unit and in frames.
+    """The lag of a result, in its unit and in frames; "1 lag" where nobody said it.
 
     Examples
     --------
     >>> lag_text(xr.Dataset(attrs={"lag": 2, "dt": 0.5, "time_unit": "ns"}))
-    '1 ns (2 frames)'
+    'lag 1 ns (2 frames)'
     """
-    lag, dt, unit = (dataset.attrs.get(name) for name in ("lag", "dt", "time_unit"))
-    frames = f"{lag} frame{'s' if lag != 1 else ''}"
-    if unit in (None, "frame", "step"):
+    clock = Clock.from_attrs(dataset.attrs)
+    return "1 lag" if clock.lag is None else f"lag {time_text(clock.lag, clock.lag_time, clock.time_unit)}"
+
+
+def time_text(n_frames: int, time: float, unit: str) -> str:
+    """A time in its unit and in frames.
+
+    Examples
+    --------
+    >>> time_text(1, 0.5, "ns"), time_text(2, 2.0, "frame")
+    ('0.5 ns (1 frame)', '2 frames')
+    """
+    frames = f"{n_frames} frame{'s' if n_frames != 1 else ''}"
+    if unit in ("frame", "step"):
         return frames
-    return f"{lag * dt:g} ({frames})" if unit == "1" else f"{lag * dt:g} {unit} ({frames})"
+    return f"{time:g} ({frames})" if unit == "1" else f"{time:g} {unit} ({frames})"
 
 
 def set_mode_axis(ax: Axes, n_modes: int, label: str = "mode") -> None:

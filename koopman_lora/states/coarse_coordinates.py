@@ -43,7 +43,7 @@ def coarse_coordinates(
 
     References
     ----------
-    MATH.md, section 4.
+    docs/mathematics.md, section 4.
 
     Examples
     --------

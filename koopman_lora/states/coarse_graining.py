@@ -59,8 +59,6 @@ def transition_matrix(moments: Moments, estimator: str = "galerkin", reversible:
 
     Examples
     --------
-    >>> import torch
-    >>> from koopman_lora.accumulation import estimate_moments
     >>> hot = torch.eye(2)[[0, 0, 0, 1, 1]]
     >>> transition_matrix(estimate_moments(lambda x: x, lambda x: x, (hot[:-1], hot[1:]), n_blocks=1)).round(3)
     array([[0.667, 0.333], [0.   , 1.   ]])
@@ -128,9 +126,6 @@ def macroscopic_model(
 
     Examples
     --------
-    >>> from koopman_lora.accumulation import estimate_moments
-    >>> from koopman_lora.systems import FiniteMarkovChain
-    >>> from koopman_lora.data.pairs import lagged_pairs
     >>> pairs = lagged_pairs(FiniteMarkovChain([[0.9, 0.1], [0.3, 0.7]]).simulate(n_steps=4000), dt=2.0, time_unit="ns")
     >>> m = macroscopic_model(estimate_moments(lambda x: x, lambda x: x, pairs))
     >>> low, high = m.timescales_interval.sel(mode=2).values
@@ -138,6 +133,8 @@ def macroscopic_model(
     (('mode',), 'ns', True)
     """
     clock = moments.clock
+    if moments.n_blocks < 2:
+        bootstrap = None  # nothing to resample, and the attributes say so
     raw, populations = _raw_transition_matrix(moments, estimator, reversible)
     P = _stochastic(raw, populations, reversible)
     variables = _derived_variables(P, moments, estimator, reversible, bootstrap)
@@ -163,13 +160,13 @@ def macroscopic_model(
 def _derived_variables(
     P: np.ndarray, moments: Moments, estimator: str, reversible: bool, bootstrap: Bootstrap | None
 ) -> dict[str, Any]:
-    """What follows from the transition matrix alone, with intervals where there are blocks to resample."""
+    """What follows from the transition matrix alone, with intervals where there is a bootstrap."""
     clock = moments.clock
     units = {name: clock.time_unit if name in TIMES else "1" for name in DERIVED_DIMS}
     variables: dict[str, Any] = {
         name: (DERIVED_DIMS[name], values, {"units": units[name]}) for name, values in _derived(P, clock).items()
     }
-    if bootstrap is None or moments.n_blocks < 2:
+    if bootstrap is None:
         return variables
     stack = moments.reweighted(bootstrap.weights(moments.n_blocks))
     samples = [_derived(matrix, clock) for matrix in transition_matrix(stack, estimator, reversible)]

@@ -91,7 +91,7 @@ def _reached_for_sure(P: np.ndarray, ends: np.ndarray) -> np.ndarray:
     array([ True, False])
     """
     reach = _reachable(np.where(ends[:, None], np.eye(len(P)), P))
-    return (~reach | reach[:, ends].any(axis=1)).all(axis=1)
+    return np.asarray((~reach | reach[:, ends].any(axis=1)).all(axis=1))
 
 
 def mean_first_passage_times(P: np.ndarray, lag_time: float = 1.0) -> np.ndarray:

@@ -52,9 +52,6 @@ def chapman_kolmogorov(
 
     Examples
     --------
-    >>> from koopman_lora.accumulation import estimate_moments
-    >>> from koopman_lora.systems import FiniteMarkovChain
-    >>> from koopman_lora.data.pairs import lagged_pairs
     >>> data = FiniteMarkovChain([[0.9, 0.1], [0.3, 0.7]]).simulate(n_steps=20_000)
     >>> m = [estimate_moments(lambda x: x, lambda x: x, lagged_pairs(data, lag)) for lag in (1, 2, 4)]
     >>> bool((chapman_kolmogorov(m, np.eye(2)).deviation < 0.03).all())

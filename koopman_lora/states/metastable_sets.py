@@ -53,9 +53,6 @@ def number_of_states(
 
     Examples
     --------
-    >>> from koopman_lora.accumulation import estimate_moments
-    >>> from koopman_lora.systems import FiniteMarkovChain
-    >>> from koopman_lora.data.pairs import lagged_pairs
     >>> pairs = lagged_pairs(FiniteMarkovChain.with_blocks(n_blocks=3).simulate(n_steps=5000))
     >>> number_of_states(estimate_moments(lambda x: x, lambda x: x, pairs)).attrs["suggested"]
     3

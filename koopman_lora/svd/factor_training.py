@@ -61,7 +61,7 @@ def train_on_all(objective: FactorObjective, max_steps: int) -> TrainedFactors:
         before, ritz = ritz, objective.choose_coordinates()
         gain = objective.relative_gain(before, ritz)
         if objective.is_limited and gain < SMALLEST_GAIN:
-            if gain < 0:  # the outputs gained, the hidden layer as a whole lost
+            if start is not None and gain < 0:  # the outputs gained, the hidden layer as a whole lost
                 objective.load_state_dict(start)
             return _trained(objective, "no further gain")
         caution *= 2 if looked_converged else 1  # a gradient that looked converged, and was not

@@ -1,6 +1,6 @@
 """Factors of a given matrix: maps from its rows or columns to k numbers, by a table, an embedding or features.
 
-`G = g_net(rows)` is (M, k), `F = f_net(columns)` is (N, k), H ~ G F^H (MATH.md, section 8).
+`G = g_net(rows)` is (M, k), `F = f_net(columns)` is (N, k), H ~ G F^H (docs/mathematics.md, section 8).
 """
 
 from __future__ import annotations
@@ -163,6 +163,9 @@ class FeatureFactor(Factor):
     """
 
     is_limited = True
+    mean: Tensor
+    scale: Tensor
+    inputs: Tensor
 
     def __init__(self, features: Tensor, k: int, is_complex: bool, hidden_dims: Sequence[int], activation: str) -> None:
         super().__init__()

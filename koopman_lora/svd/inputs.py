@@ -75,7 +75,7 @@ def _check_finite(entries: np.ndarray, name: str) -> None:
 
 def _from_dense(H: np.ndarray, name: str) -> MatrixProducts:
     _check_finite(H, name)
-    wide = np.ascontiguousarray(H, dtype=wide_dtype(H.dtype))
+    wide: np.ndarray = np.ascontiguousarray(H, dtype=wide_dtype(H.dtype))
     return MatrixProducts(
         H.shape,
         H.dtype,
@@ -107,7 +107,7 @@ def _from_operator(H: LinearOperator, name: str) -> MatrixProducts:
     def checked(product: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
         def multiply(X: np.ndarray) -> np.ndarray:
             try:
-                values = np.asarray(product(X), dtype=wide)
+                values: np.ndarray = np.asarray(product(X), dtype=wide)
             except (NotImplementedError, TypeError, RecursionError) as error:
                 raise ValueError(f"{name} must offer matvec and rmatvec (the adjoint); one failed: {error}") from error
             if not np.isfinite(values).all():

@@ -106,7 +106,8 @@ class NeuralSVD(BaseEstimator):
 
     References
     ----------
-    MATH.md, section 8; Ryu et al., Operator SVD with Neural Networks via Nested Low-Rank Approximation (2024).
+    docs/mathematics.md, section 8.
+    Ryu et al., Operator SVD with Neural Networks via Nested Low-Rank Approximation (2024).
 
     Examples
     --------
@@ -239,7 +240,8 @@ class NeuralSVD(BaseEstimator):
         )
         n_steps = self.max_steps or (2000 if self.sample is None else 3000)
         if self.sample is not None and H.norm > 0:
-            return train_on_samples(objective, tuple(self.sample), n_steps, self.learning_rate, self.seed)
+            n_rows, n_columns = self.sample
+            return train_on_samples(objective, (n_rows, n_columns), n_steps, self.learning_rate, self.seed)
         trained = train_on_all(objective, n_steps)
         if trained.stop_reason == "max_steps":
             warnings.warn(
@@ -257,11 +259,11 @@ class NeuralSVD(BaseEstimator):
     ) -> NeuralSVD:
         self.n_steps_ = len(trained.losses)
         self.stop_reason_ = "zero matrix" if H.norm == 0 else trained.stop_reason
-        best, self.n_polish_steps_ = trained.ritz, 0
+        parts, self.n_polish_steps_ = (trained.ritz.U, trained.ritz.values, trained.ritz.V), 0
         if self.polish_steps and H.norm > 0:
-            best = polish(H.normalized(), best.V, n_modes, self.polish_steps)
-            self.n_polish_steps_ = best.n_steps
-        U, values, V = (part[..., :n_modes].numpy() for part in (best.U, best.values, best.V))
+            polished = polish(H.normalized(), trained.ritz.V, n_modes, self.polish_steps)
+            parts, self.n_polish_steps_ = (polished.U, polished.values, polished.V), polished.n_steps
+        U, values, V = (part[..., :n_modes].numpy() for part in parts)
         U, values, Vh = fix_phases(U, values * H.norm, conjugate_transpose(V), rule, reference)
         self._row_map = _map_onto(U, self._factors[0])
         self._column_map = _map_onto(conjugate_transpose(Vh), self._factors[1])

@@ -43,7 +43,7 @@ def operator_norm(
         starts = range(0, n, 256)
         blocks = [product(np.eye(n, min(256, n - start), -start, dtype=dtype)) for start in starts]
         return safe_norm(np.array([safe_norm(block) for block in blocks])), 0.0
-    signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(n, PROBES)).astype(dtype)
+    signs: np.ndarray = np.random.default_rng(0).choice([-1.0, 1.0], size=(n, PROBES)).astype(dtype)
     squares = np.square(np.linalg.norm(product(signs), axis=0))
     norm = float(np.sqrt(squares.mean()))
     return norm, float(squares.std(ddof=1) / np.sqrt(PROBES) / (2 * norm)) if norm > 0 else 0.0

@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from koopman_lora.losses import LoRATerms, NonFiniteLossError, best_svals, nesting_weights, truncation_weights
+from koopman_lora.loss_terms import LoRATerms, best_svals
+from koopman_lora.losses import NonFiniteLossError, nesting_weights, truncation_weights
 from koopman_lora.svd.factors import Factor
 from koopman_lora.svd.orthogonality import orthogonalize, scaled_orthogonality_penalty
 from koopman_lora.svd.products import MatrixProducts

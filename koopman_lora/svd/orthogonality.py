@@ -75,7 +75,9 @@ def orthogonalize(X: Tensor, orthogonality: str | None) -> Tensor:
     """
     if orthogonality not in ORTHOGONALITIES:
         raise ValueError(f"orthogonality must be one of 'bjorck', 'penalty', 'qr', None; got {orthogonality!r}.")
-    return {"bjorck": bjorck, "qr": qr_orthonormal}.get(orthogonality, lambda x: x)(X)
+    if orthogonality == "bjorck":
+        return bjorck(X)
+    return qr_orthonormal(X) if orthogonality == "qr" else X
 
 
 def orthogonality_error(U: np.ndarray) -> float:

@@ -104,6 +104,8 @@ class MatrixProducts:
 
     def block(self, rows: np.ndarray, columns: np.ndarray) -> Tensor:
         """Sub-matrix of these rows and columns, (len(rows), len(columns))."""
+        if self._select is None:
+            raise ValueError("H has products only, no entries to take a sub-matrix of.")
         return torch.as_tensor(np.asarray(self._select(rows, columns), dtype=wide_dtype(self.dtype)))
 
 

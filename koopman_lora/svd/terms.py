@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from koopman_lora.losses import LoRATerms, lora_terms
+from koopman_lora.loss_terms import LoRATerms, lora_terms
 from koopman_lora.svd.triples import svals_from_diagonal
 
 
@@ -15,11 +15,10 @@ def loss_terms(U: Tensor, HV: Tensor, V: Tensor) -> LoRATerms:
 
     References
     ----------
-    MATH.md, sections 3 and 8.
+    docs/mathematics.md, sections 3 and 8.
 
     Examples
     --------
-    >>> import torch
     >>> H, G, F = (torch.tensor(rows) for rows in ([[2.0], [3.0]], [[1.0], [0.0]], [[2.0]]))
     >>> loss_terms(G, H @ F, F).loss()     # ||(0, 3)||^2 - ||(2, 3)||^2
     tensor(-4.)
@@ -42,7 +41,6 @@ def sampled_loss_terms(U: Tensor, H_block: Tensor, V: Tensor, n_rows: int, n_col
 
     Examples
     --------
-    >>> import torch
     >>> U, V = torch.ones(2, 1).double(), torch.ones(3, 1).double()
     >>> sampled_loss_terms(U, torch.ones(2, 3).double(), V, n_rows=4, n_columns=6)
     LoRATerms(linear=tensor([24.], dtype=torch.float64), quadratic=tensor([[24.]], dtype=torch.float64))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import xarray as xr
@@ -44,7 +44,6 @@ class ReferenceSpectrum:
 
     Examples
     --------
-    >>> from koopman_lora.systems import NoisyRotation
     >>> spectrum = NoisyRotation(omega=0.5, noise=0.5).spectrum(lag=1, n_modes=3)
     >>> spectrum.singular_values.round(3)
     array([1.   , 0.882, 0.882])
@@ -69,7 +68,6 @@ class ReferenceSpectrum:
 
         Examples
         --------
-        >>> from koopman_lora.systems import NoisyRotation
         >>> reference = NoisyRotation(noise=0.5).spectrum(lag=2, n_modes=3).to_dataset()
         >>> reference.mode.values, reference.timescales.values
         (array([1, 2, 3]), array([inf, 8., 8.]))
@@ -93,7 +91,12 @@ class System:
     """
 
     dt: float
-    time_unit: str
+    if TYPE_CHECKING:  # a field of some systems, a constant of others
+
+        @property
+        def time_unit(self) -> str:
+            """Unit of `dt`."""
+
     coordinate_unit: ClassVar[str] = "1"
 
     def __post_init__(self) -> None:
@@ -159,7 +162,7 @@ class System:
         )
 
     def _parameters(self) -> dict[str, Any]:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
         return {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in values.items()}
 
 

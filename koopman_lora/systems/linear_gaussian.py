@@ -203,7 +203,8 @@ def leading_products(factors: np.ndarray, n_terms: int) -> list[Exponents]:
     [(0, 0), (1, 0), (2, 0), (0, 1), (3, 0)]
     """
     start = (0,) * len(factors)
-    heap, seen, found, last = [(-1.0, start)], {start}, [], 1.0
+    heap, seen, last = [(-1.0, start)], {start}, 1.0
+    found: list[Exponents] = []
     while len(found) < n_terms or -heap[0][0] > last * (1 - 1e-9):
         value, exponents = heapq.heappop(heap)
         found.append(exponents)
@@ -248,7 +249,7 @@ def _eigenfunctions(z: np.ndarray, covectors: np.ndarray, powers: list[Exponents
     def wick(n: Exponents) -> np.ndarray:
         if sum(n) == 0:
             return np.ones(len(z), dtype=complex)
-        i = np.flatnonzero(n)[0]
+        i = int(np.flatnonzero(n)[0])
         lower = _change(n, i, -1)
         contracted = sum(
             np.sqrt(m) * bilinear[i, j] * wick(_change(lower, j, -1)) for j, m in enumerate(lower) if m > 0
@@ -266,9 +267,11 @@ def _wick_product(hermitian: np.ndarray) -> Callable[[Exponents, Exponents], com
     def inner(n: Exponents, m: Exponents) -> complex:
         if sum(n) == 0:
             return 1.0
-        i = np.flatnonzero(n)[0]
+        i = int(np.flatnonzero(n)[0])
         lower = _change(n, i, -1)
-        return sum(np.sqrt(m[j] / n[i]) * hermitian[i, j] * inner(lower, _change(m, j, -1)) for j in np.flatnonzero(m))
+        return sum(
+            np.sqrt(m[j] / n[i]) * hermitian[i, j] * inner(lower, _change(m, int(j), -1)) for j in np.flatnonzero(m)
+        )
 
     return inner
 

@@ -47,7 +47,7 @@ class TestMemberships:
         np.testing.assert_allclose(chi, truth, atol=0.02 if optimise else 1e-10)
 
     def test_no_feasible_neighbour_is_crisper(self):
-        slow = koopman_spectrum(exact_chain_moments(BLOCKS)).left_coefficients.values[:, :3]
+        slow = koopman_spectrum(exact_chain_moments(BLOCKS)).phi_coefficients.values[:, :3]
 
         def crispness(inner):
             A = np.empty((3, 3))
@@ -63,7 +63,7 @@ class TestMemberships:
 
     def test_blocks_of_a_chain_from_singular_functions(self):
         m = exact_chain_moments(BLOCKS)
-        phi = koopman_spectrum(m).left_coefficients.values
+        phi = koopman_spectrum(m).phi_coefficients.values
         chi = memberships(phi, membership_coefficients(phi, 3))
         label = chi.argmax(axis=1)
         assert [len(set(label[BLOCKS.blocks == b])) for b in range(3)] == [1, 1, 1]
@@ -71,7 +71,7 @@ class TestMemberships:
         assert chi.max(axis=1).min() > 0.8
 
     def test_states_are_numbered_by_population(self):
-        phi = koopman_spectrum(exact_chain_moments(BLOCKS)).left_coefficients.values
+        phi = koopman_spectrum(exact_chain_moments(BLOCKS)).phi_coefficients.values
         frames = np.repeat(phi, [9] * 4 + [1] * 4 + [4] * 4, axis=0)
         population = memberships(frames, membership_coefficients(frames, 3)).mean(axis=0)
         assert (np.diff(population) < 0).all()
@@ -81,7 +81,7 @@ class TestMemberships:
         shift = np.roll(np.eye(12), 4, axis=1)
         chain = FiniteMarkovChain(BLOCKS.transition_matrix @ shift)
         s = koopman_spectrum(exact_chain_moments(chain))
-        first, second = coherent_memberships(s.left_coefficients.values, s.right_coefficients.values, 3)
+        first, second = coherent_memberships(s.phi_coefficients.values, s.psi_coefficients.values, 3)
         np.testing.assert_array_equal(first.argmax(axis=1), np.roll(second.argmax(axis=1), -4))
         assert len(set(first.argmax(axis=1))) == 3
 
@@ -110,8 +110,8 @@ class TestNumberOfStates:
         found = number_of_states(m, quantity=quantity)
         assert found.attrs["suggested"] == 4
         assert float(found.votes.sel(n_states=4)) > 0.9
-        assert (found.lower <= found.gap).all()
-        assert float(found.lower.sel(n_states=4)) > 3
+        assert (found.gap_interval.sel(bound="lower") <= found.gap).all()
+        assert float(found.gap_interval.sel(bound="lower", n_states=4)) > 3
         np.testing.assert_allclose(found.votes.sum(), 1)
 
     def test_gap_is_the_ratio_of_timescales(self):
@@ -119,7 +119,7 @@ class TestNumberOfStates:
         sigma = koopman_spectrum(m).canonical_singular_values.values
         found = number_of_states(m)
         np.testing.assert_allclose(found.gap[0], np.log(sigma[2]) / np.log(sigma[1]))
-        assert found.lower.isnull().all()
+        assert found.gap_interval.isnull().all()
         assert found.attrs["suggested"] == 3
 
     def test_refusals(self):

@@ -1,0 +1,81 @@
+"""From moments of raw features to those of normalised ones, and to the singular values that suit them best."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from koopman_lora._linalg import whitened_svd
+from koopman_lora.loss_terms import best_svals, lora_terms
+from koopman_lora.moments import Moments
+
+
+class NormalisedFeatures(NamedTuple):
+    """What normalising does to features f and g.
+
+    Attributes
+    ----------
+    mean, scale : arrays (2, n_learned) of f and g, without the constant: a feature becomes (feature - mean) / scale
+    maps : matrices (n_modes, n_modes) of f and g that do the same to rows of features, the constant among them
+    moments : of the normalised features
+    svals : singular values (n_modes,) at the minimum of the loss; None where they are not learned
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    maps: tuple[np.ndarray, np.ndarray]
+    moments: Moments
+    svals: np.ndarray | None
+
+    def as_tensors(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Mean, scale and svals for `KoopmanLoRAModel.set_normalisation`."""
+        svals = None if self.svals is None else torch.from_numpy(self.svals)
+        return torch.from_numpy(self.mean), torch.from_numpy(self.scale), svals
+
+
+def normalise(raw: Moments, has_constant: bool, learn_svals: bool, is_refined: bool = False) -> NormalisedFeatures:
+    """Mean zero beside a constant mode, unit second moment where singular values are learned.
+
+    Parameters
+    ----------
+    raw : M_f, M_g, T_fg of the raw features, the constant first where there is one
+    has_constant : the first feature is the constant function, whose products with the others are their means
+    learn_svals : whether features get unit second moment, and svals
+    is_refined : svals are the canonical singular values, which are the minimum of the loss for features that `refine`
+        made orthonormal; otherwise they are looked for
+
+    References
+    ----------
+    docs/mathematics.md, sections 3 and 5.
+
+    Examples
+    --------
+    >>> M = np.array([[[1.0, 3.0], [3.0, 13.0]]])                             # a feature of mean 3, deviation 2
+    >>> normal = normalise(Moments({"M_f": M, "M_g": M, "T_fg": M}, np.array([1])), True, True)
+    >>> normal.mean.tolist(), normal.scale.tolist(), normal.svals.tolist()
+    ([[3.0], [3.0]], [[2.0], [2.0]], [1.0, 1.0])
+    """
+    first, matrices = int(has_constant), (raw.M_f, raw.M_g)
+    second = np.stack([np.real(np.diag(M))[first:] for M in matrices])
+    mean = np.stack([M[0, first:] for M in matrices]) if has_constant else np.zeros_like(second)
+    power = np.maximum(second - np.abs(mean) ** 2, np.finfo(np.float32).tiny)
+    scale = np.sqrt(power) if learn_svals else np.ones_like(power)
+    f, g = (_matrix(m, s, has_constant) for m, s in zip(mean, scale, strict=True))
+    moments, svals = raw.transformed(f, g), None
+    between = moments.M_f, moments.T_fg, moments.M_g
+    if learn_svals and is_refined:
+        svals = whitened_svd(*between).values
+    elif learn_svals:
+        svals = best_svals(lora_terms(*map(torch.from_numpy, between)), True, has_constant).numpy()
+    return NormalisedFeatures(mean, scale, (f, g), moments, svals)
+
+
+def _matrix(mean: np.ndarray, scale: np.ndarray, has_constant: bool) -> np.ndarray:
+    if not has_constant:
+        return np.diag(1.0 / scale)
+    matrix = np.pad(np.diag(1.0 / scale), ((1, 0), (1, 0))).astype(np.result_type(mean, float))
+    matrix[0] = np.r_[1.0, -mean / scale]
+    return matrix

@@ -1,0 +1,50 @@
+import numpy as np
+
+from koopman_lora.findings import training_findings
+from koopman_lora.moments import Moments
+
+
+def findings_of(M_f, svals=None, batch_size=None):
+    M = np.asarray(M_f, dtype=float)[None]
+    return {f.name: f.message for f in training_findings(Moments({"M_f": M, "M_g": M}, np.ones(1)), svals, batch_size)}
+
+
+def test_nothing_to_say_about_orthonormal_features():
+    assert findings_of(np.eye(5), np.array([1, 0.8, 0.5, 0.3, 0.05]), 256) == {}
+
+
+def test_low_rank_is_found():
+    shared = 0.95 * np.ones((5, 5)) + 0.05 * np.eye(5)
+    found = findings_of(shared)
+    assert set(found) == {"low rank"}
+    assert "5 modes span only 1.1 dimensions" in found["low rank"]
+    assert "reg_weight=0.1" in found["low rank"]
+
+
+def test_duplicate_modes_are_named():
+    M = np.eye(5)
+    M[1, 3] = M[3, 1] = 0.995
+    found = findings_of(M)
+    assert set(found) == {"duplicate modes"}
+    assert "modes 2 and 4 are the same function" in found["duplicate modes"]
+
+
+def test_duplicates_are_named_by_their_own_number_behind_modes_that_do_not_matter():
+    M = np.eye(5)
+    M[2, 4] = M[4, 2] = 0.995
+    found = findings_of(M, np.array([1, 0.05, 0.8, 0.7, 0.6]))
+    assert "modes 3 and 5 are the same function" in found["duplicate modes"]
+    assert "duplicate modes" not in findings_of(M, np.array([1, 0.8, 0.05, 0.7, 0.06]))
+
+
+def test_saturated_svals_are_named_but_not_the_constant():
+    found = findings_of(np.eye(4), np.array([1.0, 0.99999, 0.5, 1e-4]))
+    assert set(found) == {"saturated svals"}
+    assert "svals of modes 2, 4 are saturated" in found["saturated svals"]
+
+
+def test_a_small_batch_is_found():
+    found = findings_of(np.eye(8), batch_size=12)
+    assert set(found) == {"small batch"}
+    assert "batch_size=12 is small for 8 modes; use at least 32" in found["small batch"]
+    assert findings_of(np.eye(8), batch_size=32) == {}

@@ -1,0 +1,126 @@
+import numpy as np
+import pytest
+import torch
+
+import koopman_lora as kl
+from koopman_lora.accumulation import estimate_moments
+from koopman_lora.bootstrap import Bootstrap
+from koopman_lora.clock import Clock
+from koopman_lora.lag_scan import _plateau, scan_lags
+from koopman_lora.systems import FiniteMarkovChain, NoisyRotation
+
+ROTATION = NoisyRotation(omega=0.5, noise=0.5)  # sigma 1, .882, .882, .607, .607, .325, .325, ...
+
+
+def quick(n_modes, **options):
+    return kl.KoopmanLoRA(n_modes=n_modes, **({"hidden_dims": (32, 32), "n_epochs": 6} | options))
+
+
+@pytest.fixture(scope="module")
+def rotation_data():
+    return NoisyRotation(omega=0.5, noise=0.5, dt=0.5).simulate(n_trajectories=4, n_steps=1501, seed=1)
+
+
+@pytest.fixture(scope="module")
+def rotation_fit(rotation_data):
+    return quick(5).fit(rotation_data)
+
+
+def truth_timescale(dt=0.5):
+    return dt * 2 / ROTATION.noise**2
+
+
+@pytest.mark.slow
+def test_a_scan_of_lags_finds_the_exact_timescale(rotation_fit, rotation_data):
+    scan = rotation_fit.scan_lags(rotation_data, [1, 2, 4])
+    assert scan.refit == 0
+    truth = truth_timescale()
+    lower, upper = scan.timescales_interval.sel(mode=2).values
+    assert (lower < truth).all()
+    assert (upper > truth).all()
+    assert np.allclose(scan.timescales[:, 1], truth, rtol=0.1)
+    assert np.allclose(scan.lag_time, [0.5, 1, 2])
+    assert scan.timescales.attrs["units"] == scan.time_unit == "step"
+    assert scan.recommended_lag == 1  # Markovian from the first lag on
+    sigma = ROTATION.spectrum(lag=4, n_modes=3).singular_values
+    assert np.allclose(scan.canonical_singular_values[2, :3], sigma, atol=0.05)
+
+
+@pytest.mark.slow
+def test_a_scan_that_fits_anew_agrees_and_leaves_the_estimator_alone(rotation_fit, rotation_data):
+    before, settings = rotation_fit.model_, rotation_fit.get_params()
+    scan = rotation_fit.scan_lags(rotation_data, [1, 3], refit=True, bootstrap=Bootstrap(50))
+    assert rotation_fit.model_ is before
+    assert rotation_fit.get_params() == settings
+    assert rotation_fit.clock.lag == 1
+    assert scan.refit == 1
+    assert np.allclose(scan.timescales[:, 1], truth_timescale(), rtol=0.15)
+
+
+def test_the_units_of_the_fit_hold_for_data_without_units(rotation_fit, rotation_data):
+    labelled = rotation_fit.scan_lags(rotation_data, [1, 2], bootstrap=Bootstrap(20))
+    bare = rotation_fit.scan_lags(list(rotation_data.values), [1, 2], bootstrap=Bootstrap(20))
+    assert np.allclose(labelled.timescales, bare.timescales, equal_nan=True)
+    assert np.allclose(labelled.timescales_interval, bare.timescales_interval, equal_nan=True)
+    assert (bare.dt, bare.time_unit) == (0.5, "step")
+
+
+def test_a_hidden_process_asks_for_a_longer_lag():
+    assert _plateau(np.array([[1.0, 3.0, 3.5, 3.9], [2.0, 4.0, 5.0, 6.0]])) == 1
+    assert _plateau(np.array([[1.0, 3.0], [2.0, 4.0]])) == 1
+    assert _plateau(np.array([[1.0, 3.0], [9.0, np.inf]])) == 0
+    # the first interval meets the second, but not the third
+    assert _plateau(np.array([[1.0, 2.0, 5.0], [3.0, 6.0, 7.0]])) == 1
+    assert _plateau(np.array([[np.nan, 1.0], [np.nan, 2.0]])) == 1
+
+
+def test_scans_of_impossible_lags_are_refused(rotation_fit, rotation_data):
+    for lags in ([], [2, 1], [1, 1]):
+        with pytest.raises(ValueError, match="lags must be an increasing list of frames"):
+            scan_lags(rotation_fit, rotation_data, lags)
+    with pytest.raises(ValueError, match="lag must be an integer number of frames, at least 1; got 0"):
+        scan_lags(rotation_fit, rotation_data, [0, 1])
+    x = torch.zeros(10, 2)
+    with pytest.raises(ValueError, match="X must be trajectories to scan lags; pairs have one lag only"):
+        scan_lags(rotation_fit, (x, x), [1])
+    with pytest.raises(ValueError, match="lag=2000 needs trajectories of more than 2000 frames"):
+        scan_lags(rotation_fit, rotation_data, [2000])
+    with pytest.raises(ValueError, match="X must be trajectories to scan lags; pairs have one lag only"):
+        scan_lags(rotation_fit, rotation_fit.pairs_, [1, 2])
+
+
+class OneHot:
+    """Something with a clock whose features give moments of any pairs: all that a scan asks for."""
+
+    clock = Clock(1, 0.5, "ns")
+
+    def feature_moments(self, pairs):
+        return estimate_moments(lambda x: x, lambda x: x, pairs, n_blocks=32)
+
+
+def test_a_chain_has_its_exact_timescale_at_every_lag_in_physical_time():
+    chain = FiniteMarkovChain([[0.9, 0.1], [0.2, 0.8]])  # eigenvalue 0.7
+    data = list(chain.simulate(n_trajectories=2, n_steps=20_000, seed=0).values)
+    scan = scan_lags(OneHot(), data, [1, 2, 4], bootstrap=Bootstrap(200, 0.99))
+    truth = -0.5 / np.log(0.7)
+    assert scan.timescales_interval.dims == ("bound", "lag", "mode")
+    assert scan.lag.values.tolist() == [1, 2, 4]
+    assert scan.lag_time.values.tolist() == [0.5, 1, 2]
+    lower, upper = scan.timescales_interval.sel(mode=2).values
+    assert ((lower < truth) & (truth < upper)).all()
+    assert np.allclose(scan.timescales.sel(mode=2), truth, rtol=0.1)
+    assert np.isinf(scan.timescales.sel(mode=1)).all()
+    for name in ("timescales", "timescales_interval", "lag_time"):
+        assert scan[name].attrs["units"] == "ns", name
+    assert scan.recommended_lag_time == 0.5 * scan.recommended_lag
+    assert (scan.dt, scan.time_unit, scan.n_resamples, scan.level) == (0.5, "ns", 200, 0.99)
+
+
+def test_a_fit_to_pairs_of_unknown_lag_takes_its_frames_from_the_trajectories():
+    fitted = OneHot()
+    fitted.clock = Clock()
+    data = FiniteMarkovChain([[0.9, 0.1], [0.2, 0.8]]).simulate(n_trajectories=2, n_steps=2000, seed=0)
+    scan = scan_lags(fitted, data, [1, 2], bootstrap=Bootstrap(20))
+    assert scan.time_unit == scan.timescales.attrs["units"] == data.attrs["time_unit"]
+    bare = scan_lags(fitted, list(data.values), [1, 2], bootstrap=Bootstrap(20))
+    assert (bare.dt, bare.time_unit) == (1, "frame")
