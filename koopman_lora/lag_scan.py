@@ -12,7 +12,7 @@ from sklearn.base import clone
 
 from koopman_lora._labels import LAG, MODE, interval, labelled, provenance
 from koopman_lora.bootstrap import Bootstrap
-from koopman_lora.clock import Clock
+from koopman_lora.clock import Clock, check_lag
 from koopman_lora.data.pairs import LaggedPairs, lagged_pairs
 from koopman_lora.intervals import bootstrap_intervals
 from koopman_lora.moments import Moments
@@ -61,7 +61,7 @@ def scan_lags(
     ValueError
         For lags that are empty or not increasing, or pairs, which have one lag only.
     """
-    lags = [int(lag) for lag in lags]
+    lags = [check_lag(lag) for lag in lags]
     if not lags or any(b <= a for a, b in itertools.pairwise(lags)):
         raise ValueError(f"lags must be an increasing list of frames; got {lags}.")
     if isinstance(X, (tuple, LaggedPairs)):

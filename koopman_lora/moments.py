@@ -106,8 +106,9 @@ class Moments:
     def __repr__(self) -> str:
         sizes = {name: "x".join(map(str, sums.shape[-2:])) for name, sums in self.block_sums.items()}
         listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        resampled = f" in {self.block_counts.shape[0]} resamples" if self.block_counts.ndim > 1 else ""
-        return f"Moments({listed}; {self.n_pairs} pairs in {self.n_blocks} blocks{resampled}; {self.clock})"
+        if self.block_counts.ndim > 1:
+            return f"Moments({listed}; {self.block_counts.shape[0]} resamples; {self.clock})"
+        return f"Moments({listed}; {self.n_pairs} pairs in {self.n_blocks} blocks; {self.clock})"
 
     def phases(self, coefficients: np.ndarray) -> np.ndarray:
         """Factors (n,) of modulus 1 that fix the phases of functions `f(x) @ coefficients` (k, n): the one phase rule.
@@ -168,6 +169,8 @@ class Moments:
         >>> Moments({"M_f": np.ones((3, 1, 1))}, np.array([1, 2, 1])).merged(np.array([0, 0, 1])).block_counts
         array([3., 1.])
         """
+        if np.shape(labels) != (self.n_blocks,):
+            raise ValueError(f"labels must have shape ({self.n_blocks},), one per block; got {np.shape(labels)}.")
         return self._by_block((np.unique(labels)[:, None] == labels).astype(float))
 
     def joined(self, blocks: np.ndarray) -> Moments | None:
