@@ -115,8 +115,6 @@ class NeuralSVD(BaseEstimator):
     >>> svd = NeuralSVD(n_modes=2).fit(H)
     >>> np.allclose(svd.singular_values_, np.linalg.svd(H)[1][:2], rtol=1e-4)
     True
-    >>> svd.reconstruct().shape
-    (3, 5)
     """
 
     def __init__(
