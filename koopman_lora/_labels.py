@@ -16,6 +16,8 @@ TRAJECTORY, TIME, COORDINATE, SAMPLE, OBSERVABLE = "trajectory", "time", "coordi
 MODE, FEATURE_F, FEATURE_G, EDMD_MODE = "mode", "feature_f", "feature_g", "edmd_mode"
 MODE_COLUMN, FEATURE_F_COLUMN, FEATURE_G_COLUMN = "mode_column", "feature_f_column", "feature_g_column"
 BOUND, PART, CAUSE, BLOCK = "bound", "part", "cause", "block"
+# sums that moments are made of: of features, or of one and the features
+SUM_F, SUM_G, SUM_F_COLUMN, SUM_G_COLUMN, SUM_H = "sum_f", "sum_g", "sum_f_column", "sum_g_column", "sum_h"
 # training, several fits, choices
 EPOCH, FIT, OTHER_FIT, FOLD, LAG, DIRECTION = "epoch", "fit", "other_fit", "fold", "lag", "direction"
 # forecasts: number of lags ahead

@@ -11,12 +11,16 @@ import numpy as np
 import scipy.linalg
 
 # Relative to the largest eigenvalue of a second-moment matrix whose features were scaled to unit second moment.
-# float32 features leave noise of about 1e-14 there, so 1e-10 cuts only what carries no information.
-RANK_TOLERANCE = 1e-10
+# float32 features leave noise of about 1e-14 there, so 1e-13 cuts only what carries no information.
+RANK_TOLERANCE = 1e-13
 # A canonical singular value is at most 1 up to round-off of the moments; above this it is an alarm, never clipped.
 SIGMA_TOLERANCE = 1e-6
 # Variances, relative to the largest, below which a direction is round-off of single-precision features.
 ROUND_OFF_VARIANCE = 1e-15
+# A variance below this, relative to the squared mean, is round-off of a constant.
+CONSTANT_TOLERANCE = 1e-15
+# A direction without variance is the constant only if its mean is more than round-off of the features' means.
+CONSTANT_MEAN = 1e-9
 # Neighbours of a sorted list that are closer than this, relative to the largest modulus, count as equal.
 TIE_TOLERANCE = 1e-9
 
@@ -85,6 +89,67 @@ def effective_rank(M: np.ndarray) -> float:
     """
     correlation = to_correlation(M)
     return float(np.real(np.trace(correlation)) ** 2 / np.sum(np.abs(correlation) ** 2))
+
+
+def on_shifted(shift: np.ndarray, coefficients: np.ndarray | None) -> np.ndarray:
+    """Coefficients on (1, f - shift) of the functions with `coefficients` (..., k, n) on f; of f itself without.
+
+    Examples
+    --------
+    >>> on_shifted(np.array([3.0]), None)
+    array([[3.],
+           [1.]])
+    """
+    coefficients = np.eye(len(shift)) if coefficients is None else coefficients
+    return np.concatenate([shift[None] @ coefficients, coefficients], axis=-2)
+
+
+def beside_one(A: np.ndarray, constant: np.ndarray | None = None) -> np.ndarray:
+    """The map A (k, n) of f - shift as a map of (1, f - shift) to (1, (f - shift) A + constant).
+
+    Examples
+    --------
+    >>> beside_one(np.array([[2.0]]), np.array([5.0]))
+    array([[1., 5.],
+           [0., 2.]])
+    """
+    result = np.zeros((1 + A.shape[0], 1 + A.shape[1]), dtype=np.result_type(A, 0.0 if constant is None else constant))
+    result[0, 0], result[1:, 1:] = 1.0, A
+    if constant is not None:
+        result[0, 1:] = constant
+    return result
+
+
+def without_constants(C: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """Covariances (..., k, k) in which features whose variance is round-off of their mean have none at all."""
+    variances = np.real(np.diagonal(C, axis1=-2, axis2=-1))
+    moving = variances > CONSTANT_TOLERANCE * np.abs(means) ** 2
+    return np.where(moving[..., :, None] & moving[..., None, :], C, 0.0)
+
+
+def constant_in_span(C: np.ndarray, means: np.ndarray, threshold: float = RANK_TOLERANCE) -> np.ndarray | None:
+    """Coefficients (k,) of the function 1 on features with covariances C (k, k) and means (k,); None if not there.
+
+    The function is a direction without variance whose mean is not zero.
+
+    Examples
+    --------
+    >>> constant_in_span(np.array([[1.0, 2.0], [2.0, 4.0]]), np.array([0.0, 3.0])).round(6)     # x and 2 x + 3
+    array([-0.666667,  0.333333])
+    >>> constant_in_span(np.eye(1), np.array([5.0])) is None
+    True
+    """
+    C = without_constants(C, means)
+    scale = np.sqrt(np.real(np.diag(C)))
+    scale = np.where(scale > 0, scale, np.abs(means))
+    scale = np.where(scale > 0, scale, 1.0)
+    values, vectors = np.linalg.eigh(C / np.outer(scale, scale))
+    null = vectors[:, values <= threshold * max(values[-1], np.finfo(float).tiny)] / scale[:, None]
+    along = means @ null
+    size = np.linalg.norm(along)
+    if size <= CONSTANT_MEAN * np.linalg.norm(means / scale):
+        return None
+    return null @ np.conj(along) / size**2
 
 
 def to_correlation(M: np.ndarray) -> np.ndarray:

@@ -143,6 +143,7 @@ class _Accumulator:
             raise ValueError(f"names must be among {', '.join(DEFINITIONS)}; got {list(wanted)}.")
         self.needed = sorted({part for name in self.names for part in DEFINITIONS[name]})
         self.sums: dict[str, list[np.ndarray]] = {name: [] for name in self.names}
+        self.shifts: dict[str, np.ndarray] = {}
         self.orientation: list[np.ndarray] = []
         self.counts: list[int] = []
         self.direction: tuple[np.ndarray, float] | None = None
@@ -166,17 +167,25 @@ class _Accumulator:
             if len(x) == 0:
                 continue
             features = {part: _as_features(self.maps[part[0]], (x, x_next)[part[1]], part[0]) for part in self.needed}
+            if ("f", 0) in features:
+                orientation = orientation + self._is_far_out(x) @ features["f", 0]
+            features = {part: self._about_shift(part[0], values) for part, values in features.items()}
             for name in self.names:
                 left, right = DEFINITIONS[name]
                 sums[name] = sums[name] + np.conj(features[left].T) @ features[right]
-            if ("f", 0) in features:
-                orientation = orientation + self._is_far_out(x) @ features["f", 0]
             count += len(x)
         if count:
             for name, value in sums.items():
                 self.sums[name].append(value)
             self.orientation.append(orientation)
             self.counts.append(count)
+
+    def _about_shift(self, side: str, values: np.ndarray) -> np.ndarray:
+        """The features (1, f - shift), the shift being the mean of the first batch; a constant becomes exactly 0."""
+        if side not in self.shifts:
+            is_constant = (values == values[0]).all(axis=0)
+            self.shifts[side] = np.where(is_constant, values[0], values.mean(axis=0))
+        return np.concatenate([np.ones((len(values), 1)), values - self.shifts[side]], axis=1)
 
     def fix_direction(self, x: Tensor) -> None:
         """Choose the direction and the threshold of `_is_far_out` from states (n, *state)."""
@@ -212,13 +221,14 @@ class _Accumulator:
             raise ValueError("pairs are empty; give at least one pair (x, x_next).")
         labels = None
         if "H_f" in self.sums:
-            labels = _checked_names(observable_names, self.sums["H_f"][0].shape[1])
+            labels = _checked_names(observable_names, self.sums["H_f"][0].shape[1] - 1)
         return Moments(
             {name: np.stack(values) for name, values in self.sums.items()},
             np.asarray(self.counts, dtype=float),
             clock,
             np.stack(self.orientation) if np.ndim(self.orientation[0]) else None,
             labels,
+            self.shifts,
         )
 
 

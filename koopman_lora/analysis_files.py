@@ -17,12 +17,15 @@ from torch import nn
 from koopman_lora._labels import (
     BLOCK,
     FEATURE_F,
-    FEATURE_F_COLUMN,
     FEATURE_G,
-    FEATURE_G_COLUMN,
     MODE,
     OBSERVABLE,
     SAMPLE,
+    SUM_F,
+    SUM_F_COLUMN,
+    SUM_G,
+    SUM_G_COLUMN,
+    SUM_H,
     labelled,
 )
 from koopman_lora.clock import Clock
@@ -38,8 +41,9 @@ FORMAT = "koopman_lora.analysis.v1"
 RECORD, MODEL, MOMENTS, VALIDATION = "analysis.json", "model.safetensors", "moments.nc", "validation.nc"
 SPECTRUM, HISTORY = "spectrum.nc", "history.nc"
 _ENTRIES = ("split", "fingerprint", "seed", "refinement", "findings", "settings", "files")
-_ROW_DIMS = {"f": FEATURE_F, "g": FEATURE_G}
-_COLUMN_DIMS = {"f": FEATURE_F_COLUMN, "g": FEATURE_G_COLUMN, "h": OBSERVABLE}
+_ROW_DIMS = {"f": SUM_F, "g": SUM_G}
+_COLUMN_DIMS = {"f": SUM_F_COLUMN, "g": SUM_G_COLUMN, "h": SUM_H}
+_SHIFT_DIMS = {"f": FEATURE_F, "g": FEATURE_G, "h": OBSERVABLE}
 
 
 def write_fitted(fitted: Fitted, spectrum: xr.Dataset, folder: str | os.PathLike) -> pathlib.Path:
@@ -187,6 +191,8 @@ def _moment_variables(moments: Moments, part: str) -> dict[str, Any]:
         variables[f"{part}.{name}"] = ((block, _ROW_DIMS[left], columns), sums)
     if moments.orientation_sums is not None:
         variables[f"{part}.orientation"] = ((block, FEATURE_F), moments.orientation_sums)
+    for side, shift in (moments.shifts or {}).items():
+        variables[f"{part}.shift_{side}"] = (_SHIFT_DIMS[side], shift)
     return variables
 
 
@@ -205,7 +211,8 @@ def _moments_of_dataset(dataset: xr.Dataset) -> FittedMoments:
 
 def _moments_of_variables(held: dict[str, np.ndarray], clock: Clock, labels: tuple[str, ...] | None) -> Moments:
     counts, orientation = held.pop("counts"), held.pop("orientation", None)
-    return Moments(held, counts, clock, orientation, labels if "H_f" in held else None)
+    shifts = {side: held.pop(f"shift_{side}") for side in _SHIFT_DIMS if f"shift_{side}" in held}
+    return Moments(held, counts, clock, orientation, labels if "H_f" in held else None, shifts or None)
 
 
 # --------------------------------------------------------------------------------------------------------- validation

@@ -6,13 +6,14 @@ import numpy as np
 import xarray as xr
 
 from koopman_lora._labels import CAUSE, MODE, interval, labelled, provenance
-from koopman_lora._linalg import to_correlation, whitened_svd
+from koopman_lora._linalg import to_correlation
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.intervals import bootstrap_intervals
 from koopman_lora.loss_terms import lora_terms
 from koopman_lora.moments import Moments
 from koopman_lora.scores import Validation, correlations, jackknife_error
 from koopman_lora.spectrum import koopman_spectrum
+from koopman_lora.triples import canonical_triples
 
 # Cause of disagreement -> what to do about it, in the order of the guide.
 REMEDIES = {
@@ -121,7 +122,7 @@ def _held_out_values(moments: Moments, held_out: Moments | Validation | None) ->
     if isinstance(held_out, Validation):
         functions = held_out.moments
     else:
-        left, _, right = whitened_svd(moments.M_f, moments.T_fg, moments.M_g)
+        left, _, right = canonical_triples(moments)
         functions = held_out.transformed(left, right)
     if functions.n_blocks < 2:
         raise ValueError("held_out must be kept in at least 2 blocks; use estimate_moments(n_blocks=64).")
@@ -167,7 +168,7 @@ def learned_operator_values(moments: Moments, svals: np.ndarray | None) -> np.nd
 def loss_gap(moments: Moments, svals: np.ndarray | None) -> float:
     """Un-nested loss minus its minimum `-sum sigma^2` over the span of the same features: never negative."""
     matrices = moments.M_f, moments.T_fg, moments.M_g
-    return float(lora_terms(*matrices).loss(svals) + np.sum(whitened_svd(*matrices).values ** 2))
+    return float(lora_terms(*matrices).loss(svals) + np.sum(canonical_triples(moments).values ** 2))
 
 
 def clusters(bounds: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from koopman_lora._labels import FEATURE_F, FEATURE_G, MODE, OBSERVABLE, labelle
 from koopman_lora._linalg import RANK_TOLERANCE, conjugate_transpose, eigenvalue_order
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.clock import Clock
-from koopman_lora.intervals import eigenvalue_intervals
+from koopman_lora.intervals import eigenvalue_intervals, unseen_floor
 from koopman_lora.moments import Moments
 from koopman_lora.propagation import METHODS, Propagator, check_method, propagator
 
@@ -105,7 +105,8 @@ def eigen_analysis(
     if bootstrap is not None:
         stack = moments.reweighted(bootstrap.weights(moments.n_blocks))
         drawn = np.linalg.eigvals(propagator(stack, route, n_modes, threshold).K).astype(complex)
-        variables |= eigenvalue_intervals(values, drawn, bootstrap.t_factor(moments.n_blocks), clock)
+        factor = bootstrap.t_factor(moments.n_blocks)
+        variables |= eigenvalue_intervals(values, drawn, factor, unseen_floor(moments, bootstrap.level), clock)
         attrs |= bootstrap.attrs()
     return labelled(variables, attrs)
 

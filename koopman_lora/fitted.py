@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from koopman_lora._linalg import whitened_svd
 from koopman_lora.accumulation import flat_state, moments_by_block
 from koopman_lora.data.groups import block_numbers
 from koopman_lora.data.splits import Split, SplitRecipe
@@ -21,6 +20,7 @@ from koopman_lora.normalisation import normalise
 from koopman_lora.refinement import RefinementResult, rewrite_heads
 from koopman_lora.scores import Validation
 from koopman_lora.training_loop import TrainingResult
+from koopman_lora.triples import canonical_triples
 
 # Blocks that a bootstrap resamples: enough for Student's t, each still longer than the memory of most data.
 MOMENT_BLOCKS = 64
@@ -113,7 +113,7 @@ def finish(
     in_training, in_held_out = (moments.joined(cells % N_PARTS == number) for number in (TRAINING, HELD_OUT))
     validation = None if refinement is None else refinement.validation
     if split.held_out is not None and refinement is None:
-        triples = whitened_svd(normal.moments.M_f, normal.moments.T_fg, normal.moments.M_g)
+        triples = canonical_triples(normal.moments)
         validation = Validation.of_solution(triples, (model.f, model.g), split.held_out)
     trained = trained or normal
     return Fitted(

@@ -9,11 +9,13 @@ import xarray as xr
 from scipy.optimize import linear_sum_assignment
 
 from koopman_lora._labels import MODE, PART, interval, labelled, provenance
-from koopman_lora._linalg import eigenvalue_order, hermitian_pinv, whitened_svd
-from koopman_lora.bootstrap import Bootstrap, Scale, t_interval
+from koopman_lora._linalg import TIE_TOLERANCE, eigenvalue_order
+from koopman_lora.bootstrap import Bootstrap, t_interval
 from koopman_lora.clock import Clock
 from koopman_lora.moments import Moments
 from koopman_lora.propagation import propagator
+from koopman_lora.spectrum import k_matrix, scaled_by
+from koopman_lora.triples import canonical_triples
 
 # What `benchmarks/trust.py` measures of 95 % intervals; it travels with them.
 _COVERAGE = (
@@ -30,8 +32,8 @@ def bootstrap_intervals(
     """Intervals of canonical and K_matrix singular values, eigenvalues, timescales and frequencies.
 
     Blocks of the data are drawn with replacement. An interval reaches from the estimate as many standard deviations of
-    the resampled values as Student's t asks for, on the scale of artanh(sigma) for canonical values; the bias of the
-    resampled values widens it on one side. It is conditional on the learned features.
+    the resampled values as Student's t asks for, on the scale of arccos for canonical values and moduli; the bias of
+    the resampled values widens it on one side. It is conditional on the learned features.
 
     Parameters
     ----------
@@ -62,17 +64,18 @@ def bootstrap_intervals(
     True
     """
     factor = bootstrap.t_factor(moments.n_blocks)
+    floor = unseen_floor(moments, bootstrap.level)
     stack = bootstrap.resampled(moments)
-    canonical = whitened_svd(stack.M_f, stack.T_fg, stack.M_g).values
+    canonical = canonical_triples(stack).values
     K_values = _K_matrix_values(stack, svals)
     variables = interval(
-        "canonical_singular_values", [MODE], _positive_interval(canonical[0], canonical[1:], factor, _fisher, np.tanh)
+        "canonical_singular_values", [MODE], modulus_interval(canonical[0], canonical[1:], factor, floor)
     )
-    variables |= interval("singular_values", [MODE], _positive_interval(K_values[0], K_values[1:], factor))
+    variables |= interval("singular_values", [MODE], np.maximum(t_interval(K_values[0], K_values[1:], factor), 0.0))
     if "C_gf" in stack:
         values = np.linalg.eigvals(propagator(stack).K)
         ordered = values[0][eigenvalue_order(values[0])]
-        variables |= eigenvalue_intervals(ordered, values[1:], factor, moments.clock)
+        variables |= eigenvalue_intervals(ordered, values[1:], factor, floor, moments.clock)
     variables["canonical_standard_error"] = (MODE, canonical[1:].std(axis=0))
     attrs = provenance(**bootstrap.attrs(), n_blocks=moments.n_blocks, **moments.clock.attrs(), note=_COVERAGE)
     return labelled(variables, attrs)
@@ -80,13 +83,13 @@ def bootstrap_intervals(
 
 def _K_matrix_values(stack: Moments, svals: np.ndarray | None) -> np.ndarray:
     """Singular values of `pinv(M_f) T_fg` of features scaled by sqrt(svals), (n_resamples, k)."""
-    root = np.sqrt(np.ones(stack.M_f.shape[-1]) if svals is None else np.asarray(svals))
-    scale = root[:, None] * root
-    return np.linalg.svd(hermitian_pinv(stack.M_f * scale) @ (stack.T_fg * scale), compute_uv=False)
+    return np.linalg.svd(k_matrix(scaled_by(stack, svals)), compute_uv=False)
 
 
 def match_eigenvalues(estimate: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     """Permute the eigenvalues of every resample to stand beside the nearest ones of the estimate (optimal assignment).
+
+    Where a conjugate pair stands opposite two real values, either assignment is as near: the rule of order decides.
 
     Examples
     --------
@@ -95,29 +98,35 @@ def match_eigenvalues(estimate: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     """
     result = np.empty((len(drawn), len(estimate)), dtype=drawn.dtype)
     for i, values in enumerate(drawn):
-        cost = np.abs(estimate[:, None] - values[None, :])
-        result[i] = values[linear_sum_assignment(cost)[1]]
+        ordered = values[eigenvalue_order(values)]
+        cost = np.abs(estimate[:, None] - ordered)
+        rank = np.arange(len(estimate))[:, None]
+        # the factor keeps two assignments from being equally out of order
+        ties = np.square(rank - np.arange(len(ordered))) * (1 + rank / 7)
+        result[i] = ordered[linear_sum_assignment(cost + TIE_TOLERANCE * ties)[1]]
     return result
 
 
-def eigenvalue_intervals(estimate: np.ndarray, drawn: np.ndarray, factor: float, clock: Clock) -> dict[str, Any]:
+def eigenvalue_intervals(
+    estimate: np.ndarray, drawn: np.ndarray, factor: float, floor: float, clock: Clock
+) -> dict[str, Any]:
     """Variables `eigenvalues_interval` (real and imaginary part), `eigenvalue_modulus_interval`, and of both times.
 
     Parameters
     ----------
     estimate, drawn : eigenvalues (n_modes,) and of resamples (n_resamples, at least n_modes), in any order
-    factor : of `Bootstrap.t_factor`
+    factor, floor : see `modulus_interval`
 
     Examples
     --------
     >>> drawn = np.array([[0.5, 1.0], [1.0, 0.7]])
-    >>> found = eigenvalue_intervals(np.array([1.0, 0.6]), drawn, factor=2.0, clock=Clock())
+    >>> found = eigenvalue_intervals(np.array([1.0, 0.6]), drawn, factor=2.0, floor=1.0, clock=Clock())
     >>> found["eigenvalue_modulus_interval"][1].round(3)
-    array([[1. , 0.4],
-           [1. , 0.8]])
+    array([[1.   , 0.376],
+           [1.   , 0.78 ]])
     """
     matched = match_eigenvalues(estimate, drawn)
-    modulus = _positive_interval(np.abs(estimate), np.abs(matched), factor)
+    modulus = modulus_interval(np.abs(estimate), np.abs(matched), factor, floor)
     parts = [t_interval(part(estimate), part(matched), factor) for part in (np.real, np.imag)]
     # turned by the estimate's phase first, so that no resample jumps from one end of the branch to the other
     turns = clock.frequencies(matched * np.conj(estimate))
@@ -127,21 +136,44 @@ def eigenvalue_intervals(estimate: np.ndarray, drawn: np.ndarray, factor: float,
         **interval("eigenvalues", [PART, MODE], np.stack(parts, axis=1)),
         **interval("eigenvalue_modulus", [MODE], modulus),
         # where the interval of |lambda| reaches 1 the timescale has no upper bound
-        **interval("timescales", [MODE], clock.timescales(np.minimum(modulus, 1.0)), unit),
+        **interval("timescales", [MODE], clock.timescales(modulus), unit),
         **interval("frequencies", [MODE], t_interval(frequencies, frequencies + turns, factor), f"1/{unit}"),
     }
 
 
-def _positive_interval(
-    estimate: np.ndarray, drawn: np.ndarray, factor: float, forward: Scale = np.positive, backward: Scale = np.positive
-) -> np.ndarray:
-    """`t_interval` of values that cannot be negative; those that are exactly 1, the constant mode's, keep a point."""
-    result = np.stack([estimate, estimate])
-    moving = np.abs(estimate - 1) > _EXACT_ONE
-    result[:, moving] = t_interval(estimate[moving], drawn[:, moving], factor, forward, backward)
-    return np.maximum(result, 0.0)
+def modulus_interval(estimate: np.ndarray, drawn: np.ndarray, factor: float, floor: float) -> np.ndarray:
+    """Interval (2, n) of correlations or moduli of eigenvalues, in [0, 1]; the constant mode keeps a point.
+
+    It is symmetric on the scale of the angle arccos: there the spread of an autocorrelation, and that of a probability
+    to stay that was estimated from few jumps, do not depend on its size, and a resample without a jump is finite.
+
+    Parameters
+    ----------
+    estimate, drawn : arrays (n,) and (n_resamples, n), decreasing
+    factor : of `Bootstrap.t_factor`
+    floor : no lower bound is above it: a jump that was never seen has a rate that the data bound, but not zero
+
+    Examples
+    --------
+    >>> modulus_interval(np.array([1.0, 1.0]), np.ones((9, 2)), factor=2.0, floor=0.99)    # two sets, no jump seen
+    array([[1.  , 0.99],
+           [1.  , 1.  ]])
+    """
+    upper, lower = np.cos(np.clip(t_interval(_angle(estimate), _angle(drawn), factor), 0.0, np.pi / 2))
+    result = np.stack([np.minimum(lower, floor), upper])
+    if len(estimate) and abs(estimate[0] - 1) <= _EXACT_ONE:
+        result[:, 0] = estimate[0]
+    return result
 
 
-def _fisher(correlation: np.ndarray) -> np.ndarray:
-    """Fisher's scale, on which the spread of a correlation depends on its size least; finite at 1."""
-    return np.arctanh(np.minimum(correlation, 1 - 1e-15))
+def _angle(modulus: np.ndarray) -> np.ndarray:
+    return np.arccos(np.clip(modulus, 0.0, 1.0))
+
+
+def unseen_floor(moments: Moments, level: float) -> float:
+    """Largest lower bound of a second value near 1: the slowest relaxation that no jump in the data contradicts.
+
+    In n pairs without a jump its probability is below `-ln(1 - level) / n` (3 / n at 95 %), here for both directions
+    between two sets of n / 2 pairs each.
+    """
+    return float(np.exp(4 * np.log(1 - level) / moments.n_pairs))

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from koopman_lora._linalg import conjugate_transpose, phase_of
+from koopman_lora._linalg import beside_one, conjugate_transpose, on_shifted, phase_of
 from koopman_lora.clock import Clock
 
 # (left map, left time), (right map, right time): M = E[left^H right]; 0 is x and 1 is x'
@@ -51,12 +51,15 @@ class Moments:
 
     Attributes
     ----------
-    block_sums : mapping from name to an array (..., n_blocks, k, k) of sums over the pairs of a block
+    block_sums : mapping from name to an array (..., n_blocks, k, k) of sums over the pairs of a block; with `shifts`,
+        of the features (1, f - shift), (..., n_blocks, 1 + k, 1 + k), which an offset of the data cannot swamp
     block_counts : array (..., n_blocks) of numbers of pairs
     clock : what one lag is
     orientation_sums : array (..., n_blocks, k), sums of f(x) over the states far out along a fixed direction, from
         which `phases` fixes the free phases of functions; None where no states were at hand
     observable_names : names of the observables in H_f and H_g, where they have any
+    shifts : rows (k,) near the means of the features f, g and of the observables h; None for plain sums of products,
+        from which a constant among the features cannot be told apart
 
     References
     ----------
@@ -74,6 +77,7 @@ class Moments:
     clock: Clock = Clock()
     orientation_sums: np.ndarray | None = None
     observable_names: tuple[str, ...] | None = None
+    shifts: Mapping[str, np.ndarray] | None = None
 
     @property
     def n_pairs(self) -> int:
@@ -97,18 +101,55 @@ class Moments:
         # only called for names that are no fields: M_f, T_fg, ...
         sums = self.__dict__.get("block_sums", {})
         if name in sums:
-            return sums[name].sum(axis=-3) / self.block_counts.sum(axis=-1)[..., None, None]
+            return self.between(name)
         if name in DEFINITIONS:
             how = "with observables=h" if name in OBSERVABLES else "with names=None, or with it among the names"
             raise MissingMomentError(f"moments lack {name}, they hold {', '.join(sums)}; estimate them {how}.")
         raise AttributeError(f"Moments has no attribute {name!r}.")
 
     def __repr__(self) -> str:
-        sizes = {name: "x".join(map(str, sums.shape[-2:])) for name, sums in self.block_sums.items()}
+        extra = int(self.shifts is not None)
+        sizes = {n: "x".join(str(size - extra) for size in sums.shape[-2:]) for n, sums in self.block_sums.items()}
         listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
         if self.block_counts.ndim > 1:
             return f"Moments({listed}; {self.block_counts.shape[0]} resamples; {self.clock})"
         return f"Moments({listed}; {self.n_pairs} pairs in {self.n_blocks} blocks; {self.clock})"
+
+    def _mean(self, name: str) -> np.ndarray:
+        self._require(name)
+        return self.block_sums[name].sum(axis=-3) / self.block_counts.sum(axis=-1)[..., None, None]
+
+    def between(self, name: str, left: np.ndarray | None = None, right: np.ndarray | None = None) -> np.ndarray:
+        """The moment of functions `features @ left` and `features @ right`, by default of the features themselves.
+
+        Precise also where the features have large offsets that cancel in the functions.
+        """
+        mean = self._mean(name)
+        (left_map, _), (right_map, _) = DEFINITIONS[name]
+        if self.shifts is not None:
+            left, right = on_shifted(self.shifts[left_map], left), on_shifted(self.shifts[right_map], right)
+        mean = mean if left is None else conjugate_transpose(left) @ mean
+        return mean if right is None else mean @ right
+
+    def pooled(self) -> Moments:
+        """All blocks, and all resamples where there are some, as one block."""
+        return dataclasses.replace(
+            self,
+            block_sums={n: sums.reshape(-1, *sums.shape[-2:]).sum(axis=0)[None] for n, sums in self.block_sums.items()},
+            block_counts=self.block_counts.sum()[None],
+            orientation_sums=None,
+        )
+
+    def covariance(self, name: str) -> np.ndarray:
+        """`E[(a - E a)^H (b - E b)]` where the moment is `E[a^H b]`, (..., k, k); needs `shifts`."""
+        mean = self._mean(name)
+        return mean[..., 1:, 1:] - mean[..., 1:, :1] @ mean[..., :1, 1:]
+
+    def means(self, name: str) -> np.ndarray:
+        """Mean of the right-hand features of a moment, (..., k); needs `shifts`."""
+        if self.shifts is None:
+            raise ValueError("these moments are plain sums, which hold no means; estimate_moments keeps them.")
+        return self.shifts[DEFINITIONS[name][1][0]] + self._mean(name)[..., 0, 1:]
 
     def phases(self, coefficients: np.ndarray) -> np.ndarray:
         """Factors (n,) of modulus 1 that fix the phases of functions `f(x) @ coefficients` (k, n): the one phase rule.
@@ -133,13 +174,36 @@ class Moments:
                 f"{other.observable_names}."
             )
         both = [m.orientation_sums for m in (self, other) if m.orientation_sums is not None]
+        other = other.about(self.shifts)
         return Moments(
             {n: np.concatenate([self.block_sums[n], other.block_sums[n]], axis=-3) for n in self.names},
             np.concatenate([self.block_counts, other.block_counts], axis=-1),
             self.clock.agreed(other.clock),
             np.concatenate(both, axis=-2) if len(both) == 2 else None,
             self.observable_names,
+            self.shifts,
         )
+
+    def about(self, shifts: Mapping[str, np.ndarray] | None) -> Moments:
+        """The same moments as sums about other shifts, so that they add.
+
+        Raises
+        ------
+        ValueError
+            If only one of the two has shifts.
+        """
+        if (shifts is None) != (self.shifts is None):
+            raise ValueError(
+                "moments to add must both be sums about shifts, as estimate_moments makes them, or neither."
+            )
+        if shifts is None or self.shifts is None:
+            return self
+        moves = {side: beside_one(np.eye(len(c)), self.shifts[side] - c) for side, c in shifts.items()}
+        sums = {}
+        for name, values in self.block_sums.items():
+            (left, _), (right, _) = DEFINITIONS[name]
+            sums[name] = conjugate_transpose(moves[left]) @ values @ moves[right]
+        return dataclasses.replace(self, block_sums=sums, shifts=shifts)
 
     def _by_block(self, weights: np.ndarray) -> Moments:
         """Sums over blocks with weights (n_new_blocks, n_blocks), of moments without a leading axis."""
@@ -197,6 +261,10 @@ class Moments:
     def transformed(self, A_f: np.ndarray, A_g: np.ndarray) -> Moments:
         """Moments of the features `f A_f` and `g A_g`, without another pass over the data."""
         maps = {"f": np.asarray(A_f), "g": np.asarray(A_g)}
+        shifts = self.shifts
+        if shifts is not None:
+            shifts = {**shifts, **{side: shifts[side] @ A for side, A in maps.items() if side in shifts}}
+            maps = {side: beside_one(A) for side, A in maps.items()}
         sums = {}
         for name, values in self.block_sums.items():
             (left, _), (right, _) = DEFINITIONS[name]
@@ -207,7 +275,10 @@ class Moments:
             sums[name] = values
         orientation = self.orientation_sums
         return dataclasses.replace(
-            self, block_sums=sums, orientation_sums=None if orientation is None else orientation @ maps["f"]
+            self,
+            block_sums=sums,
+            orientation_sums=None if orientation is None else orientation @ np.asarray(A_f),
+            shifts=shifts,
         )
 
     def time_reversed(self) -> Moments:
@@ -228,7 +299,13 @@ class Moments:
             sums |= {new: self.block_sums[old] for new, old in ((a, b), (b, a)) if old in self}
         for a, b in transposed:
             sums |= {new: conjugate_transpose(self.block_sums[old]) for new, old in ((a, b), (b, a)) if old in self}
-        return dataclasses.replace(self, block_sums=sums, orientation_sums=None)
+        return dataclasses.replace(self, block_sums=sums, orientation_sums=None, shifts=self._renamed(f="g", g="f"))
+
+    def _renamed(self, **sides: str) -> dict[str, np.ndarray] | None:
+        """Shifts with those of `sides` taken from other sides."""
+        if self.shifts is None:
+            return None
+        return {**self.shifts, **{new: self.shifts[old] for new, old in sides.items() if old in self.shifts}}
 
     def symmetrised(self) -> Moments:
         """Moments of f on both sides, averaged over a process and its reversal: for data known to be in equilibrium.
@@ -250,7 +327,7 @@ class Moments:
         result |= dict.fromkeys(("T_fg", "T_ff", "T_gg"), T)
         if "H_f" in sums:  # E[f(x')^H h(x')] is not among the moments; in equilibrium it is the same
             result |= {"H_f": sums["H_f"], "H_g": sums["H_f"]}
-        return dataclasses.replace(self, block_sums=result)
+        return dataclasses.replace(self, block_sums=result, shifts=self._renamed(g="f"))
 
     def of_g_only(self) -> Moments:
         """Moments of g in the place of f: M_f, T_ff and M_f1, which is all that EDMD needs."""
@@ -258,7 +335,7 @@ class Moments:
         for old in names.values():
             self._require(old)
         sums = {new: self.block_sums[old] for new, old in names.items()}
-        return dataclasses.replace(self, block_sums=sums, orientation_sums=None)
+        return dataclasses.replace(self, block_sums=sums, orientation_sums=None, shifts=self._renamed(f="g"))
 
     def _require(self, name: str) -> None:
         if name not in self:

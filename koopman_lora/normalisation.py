@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from koopman_lora._linalg import whitened_svd
 from koopman_lora.loss_terms import best_svals, lora_terms
 from koopman_lora.moments import Moments
+from koopman_lora.triples import canonical_triples
 
 
 class NormalisedFeatures(NamedTuple):
@@ -67,7 +67,7 @@ def normalise(raw: Moments, has_constant: bool, learn_svals: bool, is_refined: b
     moments, svals = raw.transformed(f, g), None
     between = moments.M_f, moments.T_fg, moments.M_g
     if learn_svals and is_refined:
-        svals = whitened_svd(*between).values
+        svals = canonical_triples(moments).values
     elif learn_svals:
         svals = best_svals(lora_terms(*map(torch.from_numpy, between)), True, has_constant).numpy()
     return NormalisedFeatures(mean, scale, (f, g), moments, svals)

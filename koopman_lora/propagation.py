@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from koopman_lora._linalg import RANK_TOLERANCE, conjugate_transpose, inverse_root, whitened_svd
+from koopman_lora._linalg import RANK_TOLERANCE
 from koopman_lora.moments import Moments
+from koopman_lora.triples import canonical_triples, moment_whitener
 
 METHODS = ("operator", "edmd")
 
@@ -67,21 +68,20 @@ def propagator(
         return _rank_propagator(moments, n_modes, threshold)
     if n_modes is not None:
         raise ValueError(f"n_modes={n_modes} is the rank of method 'operator'; method 'edmd' uses all features.")
-    W = inverse_root(moments.M_f, threshold).matrix
-    K = conjugate_transpose(W) @ moments.T_ff @ W
-    readout = K @ conjugate_transpose(W) @ moments.H_f if "H_f" in moments else None
+    W = moment_whitener(moments, "M_f", threshold).matrix
+    K = moments.between("T_ff", W, W)
+    readout = K @ moments.between("H_f", W) if "H_f" in moments else None
     return Propagator(W, K, readout, W)
 
 
 def _rank_propagator(moments: Moments, n_modes: int | None, threshold: float) -> Propagator:
-    T_fg = moments.T_fg
-    most = min(T_fg.shape[-2:])
+    most = min(moments.T_fg.shape[-2:])
     if n_modes is not None and not 1 <= n_modes <= most:
         raise ValueError(f"n_modes must lie between 1 and the {most} features; got {n_modes}.")
-    left, sigma, right = whitened_svd(moments.M_f, T_fg, moments.M_g, threshold, n_modes)
+    left, sigma, right = canonical_triples(moments, threshold, n_modes)
     back = right * sigma[..., None, :]
-    K = conjugate_transpose(back) @ moments.C_gf @ left  # diag(sigma) E[psi(x')^H phi(x')]
-    readout = conjugate_transpose(back) @ moments.H_g if "H_g" in moments else None
+    K = moments.between("C_gf", back, left)  # diag(sigma) E[psi(x')^H phi(x')]
+    readout = moments.between("H_g", back) if "H_g" in moments else None
     return Propagator(left, K, readout, back)
 
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from koopman_lora._linalg import RANK_TOLERANCE, WhitenedSVD, damped_triples, split_span, whitened_svd
+from koopman_lora._linalg import WhitenedSVD, damped_triples, split_span
 from koopman_lora.accumulation import moments_by_block
 from koopman_lora.data.groups import fold_numbers
 from koopman_lora.data.pairs import LaggedPairs
@@ -16,6 +16,7 @@ from koopman_lora.moments import CROSS, Moments
 from koopman_lora.normalisation import NormalisedFeatures, normalise
 from koopman_lora.scores import Validation, triples_vamp_e
 from koopman_lora.training import freeze, raw_moments
+from koopman_lora.triples import canonical_triples
 
 # Whitening thresholds to choose from; small ones over-fit, and an infinite one adds nothing to what was trained.
 # Trained trunks can hold modes in directions of very little variance, down to what single precision resolves.
@@ -168,7 +169,7 @@ def validate(model: KoopmanLoRAModel, split: Split) -> Validation:
     """
     if split.held_out is None:
         raise ValueError("split holds out no pairs to validate on; use split_pairs(pairs, 0.1).")
-    solution = whitened_svd(*_cross(raw_moments(model, split.training)), RANK_TOLERANCE)
+    solution = canonical_triples(raw_moments(model, split.training))
     return Validation.of_solution(solution, model.raw_maps(), split.held_out)
 
 

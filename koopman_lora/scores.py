@@ -10,11 +10,12 @@ import torch
 import xarray as xr
 
 from koopman_lora._labels import labelled, provenance
-from koopman_lora._linalg import RANK_TOLERANCE, WhitenedSVD, whitened_svd
+from koopman_lora._linalg import RANK_TOLERANCE, WhitenedSVD
 from koopman_lora.data.groups import block_numbers
 from koopman_lora.data.pairs import LaggedPairs
 from koopman_lora.loss_terms import lora_terms
 from koopman_lora.moments import FeatureMap, Moments
+from koopman_lora.triples import canonical_triples
 
 # Blocks of the held-out pairs: their jackknife tells noise from difference.
 VALIDATION_BLOCKS = 32
@@ -81,7 +82,7 @@ class Validation:
 
 def _scores(sigma: np.ndarray, there: Moments) -> Scores:
     """Scores from held-out moments of singular functions."""
-    values = whitened_svd(there.M_f, there.T_fg, there.M_g).values
+    values = canonical_triples(there).values
     return Scores(float(values.sum()), float(np.sum(values**2)), float(vamp_e(sigma, there)))
 
 
@@ -128,7 +129,7 @@ def vamp_scores(train: Moments, test: Moments, n_modes: int | None = None, thres
     >>> vamp_scores(m, m)
     Scores(vamp_1=1.0, vamp_2=1.0, vamp_e=1.0)
     """
-    triples = whitened_svd(train.M_f, train.T_fg, train.M_g, threshold, n_modes)
+    triples = canonical_triples(train, threshold, n_modes)
     return _scores(triples.values, test.transformed(triples.left, triples.right))
 
 

@@ -26,18 +26,15 @@ from koopman_lora._linalg import (
     RANK_TOLERANCE,
     SIGMA_TOLERANCE,
     WhitenedSVD,
-    conjugate_transpose,
     effective_rank,
     eigenvalue_order,
-    hermitian_pinv,
-    inverse_root,
     sorted_eig,
-    whitened_svd,
 )
 from koopman_lora.accumulation import estimate_moments
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import Moments
 from koopman_lora.propagation import propagator
+from koopman_lora.triples import canonical_triples, moment_whitener
 
 
 def koopman_spectrum(moments: Moments, svals: Any = None, *, threshold: float = RANK_TOLERANCE) -> xr.Dataset:
@@ -98,8 +95,8 @@ def koopman_spectrum(moments: Moments, svals: Any = None, *, threshold: float = 
     attrs = provenance(
         **moments.clock.attrs(),
         n_pairs=moments.n_pairs,
-        rank_f=int(inverse_root(moments.M_f, threshold).rank),
-        rank_g=int(inverse_root(moments.M_g, threshold).rank),
+        rank_f=int(moment_whitener(moments, "M_f", threshold).rank),
+        rank_g=int(moment_whitener(moments, "M_g", threshold).rank),
         effective_rank_f=effective_rank(moments.M_f),
         effective_rank_g=effective_rank(moments.M_g),
         whitening_threshold=threshold,
@@ -119,6 +116,7 @@ def scaled_by(moments: Moments, svals: np.ndarray | None) -> Moments:
     """
     if svals is None:
         return moments
+    svals = np.asarray(svals, dtype=float)
     k = moments.M_f.shape[-1]
     if svals.shape != (k,):
         raise ValueError(f"svals must have shape ({k},), one per feature; got {svals.shape}.")
@@ -129,7 +127,7 @@ def scaled_by(moments: Moments, svals: np.ndarray | None) -> Moments:
 def _basis_variables(scaled: Moments, threshold: float) -> dict[str, Any]:
     """What depends on the basis of features: the K_matrix, its SVD, and the moments that it is made of."""
     M_f, M_g, T_fg = scaled.M_f, scaled.M_g, scaled.T_fg
-    K_matrix = hermitian_pinv(M_f, threshold) @ T_fg
+    K_matrix = k_matrix(scaled, threshold)
     U, S, Vh = np.linalg.svd(K_matrix, full_matrices=False)
     return {
         "singular_values": (MODE, S),
@@ -142,9 +140,15 @@ def _basis_variables(scaled: Moments, threshold: float) -> dict[str, Any]:
     }
 
 
+def k_matrix(moments: Moments, threshold: float = RANK_TOLERANCE) -> np.ndarray:
+    """`pinv(M_f) T_fg`, (..., k, k)."""
+    W = moment_whitener(moments, "M_f", threshold).matrix
+    return W @ moments.between("T_fg", W)
+
+
 def oriented_triples(moments: Moments, threshold: float = RANK_TOLERANCE) -> WhitenedSVD:
     """Canonical triples, with the phase rule applied to both functions of a mode."""
-    left, sigma, right = whitened_svd(moments.M_f, moments.T_fg, moments.M_g, threshold)
+    left, sigma, right = canonical_triples(moments, threshold)
     turn = moments.phases(left)
     return WhitenedSVD(left * turn, sigma, right * turn)
 
@@ -152,7 +156,7 @@ def oriented_triples(moments: Moments, threshold: float = RANK_TOLERANCE) -> Whi
 def _eigen_variables(moments: Moments, triples: WhitenedSVD, threshold: float) -> dict[str, Any]:
     left, sigma, right = triples
     back = right * sigma
-    eig = sorted_eig(conjugate_transpose(back) @ moments.C_gf @ left)  # diag(sigma) E[psi(x')^H phi(x')]
+    eig = sorted_eig(moments.between("C_gf", back, left))  # diag(sigma) E[psi(x')^H phi(x')]
     vectors = left @ eig.right
     edmd = np.linalg.eigvals(propagator(moments, "edmd", threshold=threshold).K).astype(complex)
     clock = moments.clock

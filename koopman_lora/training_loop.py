@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from koopman_lora._labels import EPOCH, MODE, labelled, provenance
-from koopman_lora._linalg import whitened_svd
 from koopman_lora.accumulation import estimate_moments
 from koopman_lora.data.pairs import BATCH, LaggedPairs, standardization
 from koopman_lora.data.splits import Split
@@ -28,6 +27,7 @@ from koopman_lora.losses import NestedLoRALoss, NonFiniteLossError
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import CROSS, Moments
 from koopman_lora.scores import jackknife_error, triples_vamp_e
+from koopman_lora.triples import canonical_triples
 
 # Optimisation steps below which small data sets get more epochs; measured on the systems of `benchmarks/`.
 MIN_STEPS = 950
@@ -250,7 +250,7 @@ class TrainingLoop:
         step = -(-len(self.x) // SCORE_PAIRS)
         train = self._moments(self.x[::step], self.x_next[::step], n_blocks=1)
         test = self._moments(self.model.prepare(pairs.x), self.model.prepare(pairs.x_next), n_blocks=16)
-        triples = whitened_svd(train.M_f, train.T_fg, train.M_g)
+        triples = canonical_triples(train)
         return _Score(epoch, float(triples_vamp_e(triples, test)), triples_vamp_e(triples, test.leaving_out()))
 
     def _moments(self, z: Tensor, z_next: Tensor, n_blocks: int) -> Moments:

@@ -224,7 +224,7 @@ def test_a_thousand_observables_cost_no_product_with_one_another():
     )
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert max(moments.block_sums.values(), key=np.size).shape == (n_blocks, k, n_observables)
+    assert max(moments.block_sums.values(), key=np.size).shape == (n_blocks, 1 + k, 1 + n_observables)
     assert peak < n_observables**2 * 8 / 2  # bytes of half a (1000, 1000)
     assert np.allclose(moments.H_f, x[:-1, :k].T @ x[:-1] / 40)
 

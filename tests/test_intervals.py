@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,15 +45,54 @@ def test_frequencies_do_not_jump_at_the_end_of_the_branch():
     """An eigenvalue near -1 turns by half a revolution a lag, to one side or the other."""
     estimate = 0.9 * np.exp(1j * np.array([3.1]))
     drawn = 0.9 * np.exp(1j * np.array([[3.0], [3.2], [3.1]]))
-    low, high = eigenvalue_intervals(estimate, drawn, 2.0, Clock())["frequencies_interval"][1][:, 0]
+    low, high = eigenvalue_intervals(estimate, drawn, 2.0, 1.0, Clock())["frequencies_interval"][1][:, 0]
     assert 0.4 < low < 3.1 / (2 * np.pi) < high < 0.6
 
 
 def test_a_timescale_has_no_upper_bound_where_the_modulus_may_reach_1():
-    estimate, drawn = np.array([0.95]), np.array([[0.9], [1.0]])
-    found = eigenvalue_intervals(estimate, drawn, 2.0, Clock(2))
-    assert np.allclose(found["eigenvalue_modulus_interval"][1], [[0.85], [1.05]])
-    assert np.allclose(found["timescales_interval"][1], [[-2 / np.log(0.85)], [np.inf]])
+    estimate, drawn = np.cos([0.2]), np.cos([[0.1], [0.3]])
+    found = eigenvalue_intervals(estimate, drawn, 2.5, 1.0, Clock(2))
+    assert np.allclose(found["eigenvalue_modulus_interval"][1], [[np.cos(0.45)], [1.0]])
+    assert np.allclose(found["timescales_interval"][1], [[-2 / np.log(np.cos(0.45))], [np.inf]])
+
+
+def test_a_jump_that_was_never_seen_has_a_rate_that_the_data_bound():
+    """Two sets, no transition: sigma_2 had the interval [1, 1], and its timescale [inf, inf]."""
+    x = torch.eye(2, dtype=torch.float64)[[0] * 300 + [1] * 300]
+    moments = estimate_moments(lambda s: s, lambda s: s, (x, x))
+    intervals = bootstrap_intervals(moments, bootstrap=Bootstrap(100))
+    lower, upper = intervals.canonical_singular_values_interval.values
+    assert upper[1] == 1
+    assert lower[1] == pytest.approx(np.exp(-4 * 3 / 600), abs=1e-4)  # 3 events at most, in each set of 300 pairs
+    low, high = intervals.timescales_interval.values[:, 1]
+    assert (low, high) == (pytest.approx(600 / 12, rel=0.01), np.inf)
+    assert (lower[0], upper[0]) == (1, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("P", "n_frames"),
+    [([[0.995, 0.005], [0.005, 0.995]], 1000), ([[0.98, 0.02], [0.01, 0.99]], 500)],
+    ids=["1000 frames", "500 frames"],
+)
+def test_intervals_of_few_transitions_are_neither_empty_nor_everything(P, n_frames):
+    """Measured over 100 draws with at least 5 transitions: coverage .97 to .98, median width .9 to 1.0 of the ideal."""
+    chain, covered, widths, estimates = FiniteMarkovChain(P), [], [], []
+    truth = chain.spectrum(1, 2).singular_values[1]
+    for seed in range(80):
+        data = chain.simulate(n_steps=n_frames, seed=seed)[0]
+        if (np.diff(data.values.argmax(axis=1)) != 0).sum() < 5:
+            continue
+        moments = estimate_moments(lambda s: s, lambda s: s, lagged_pairs(data))
+        low, high = bootstrap_intervals(moments, bootstrap=Bootstrap(100)).canonical_singular_values_interval.values[
+            :, 1
+        ]
+        covered.append(low <= truth <= high)
+        widths.append(high - low)
+        estimates.append(koopman_spectrum(moments).canonical_singular_values.values[1])
+    ideal = np.subtract(*np.quantile(estimates, [0.975, 0.025]))
+    assert np.mean(covered) >= 0.85  # of some 45 draws: fails by chance less than once in 1,000
+    assert 0.5 < np.median(widths) / ideal < 2
 
 
 def test_the_constant_mode_has_a_point_interval_and_no_finite_timescale():

@@ -128,7 +128,7 @@ def test_merged_blocks_are_the_moments_of_the_pairs_of_each_label():
     block = np.arange(len(PAIRS)) % 4
     labels = np.array([7, 3, 7, 3])  # in the order of the labels: blocks 1 and 3 first
     merged = moments_by_block(complex_f, g, PAIRS, block, observables=h).merged(labels)
-    direct = moments_by_block(complex_f, g, PAIRS, labels[block], observables=h)
+    direct = moments_by_block(complex_f, g, PAIRS, labels[block], observables=h).about(merged.shifts)
     assert merged.n_blocks == 2
     assert np.array_equal(merged.block_counts, direct.block_counts)
     for name in merged.names:
@@ -264,7 +264,7 @@ def test_reversal_turns_what_is_there_and_asks_for_no_more():
     cross = estimate_moments(f, g, PAIRS, names=CROSS)
     reversed_ = cross.time_reversed()
     assert set(reversed_.names) == set(CROSS)
-    np.testing.assert_array_equal(reversed_.T_fg, cross.T_fg.T)
+    np.testing.assert_allclose(reversed_.T_fg, cross.T_fg.T, rtol=1e-12)
     assert reversed_.orientation_sums is None  # sums of f over x say nothing about g at x'
 
 

@@ -269,7 +269,8 @@ def test_held_out_pairs_of_ones_own_are_for_validation_only():
     model = make_model("svals")
     splits = Split.given(PAIRS, other), split_pairs(PAIRS, 0.3)
     result, again = (refine(copy.deepcopy(model), split) for split in splits)
-    assert np.allclose(result.scores, again.scores, rtol=1e-9)
+    # the smallest thresholds amplify the round-off of sums about another shift
+    assert np.allclose(result.scores, again.scores, rtol=1e-7)
     assert result.validation.moments.n_pairs == len(other)
     refine(model, splits[0])
     spectrum = model_spectrum(model, estimate_moments(model.f, model.g, PAIRS))

@@ -10,10 +10,11 @@ import numpy as np
 import xarray as xr
 
 from koopman_lora._labels import LAG, STATE, STATE_NEXT, TIME, interval, labelled, provenance
-from koopman_lora._linalg import conjugate_transpose, whitened_svd
+from koopman_lora._linalg import conjugate_transpose
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.moments import Moments
 from koopman_lora.propagation import propagator
+from koopman_lora.triples import canonical_triples
 
 
 def chapman_kolmogorov(
@@ -81,7 +82,7 @@ def chapman_kolmogorov(
 def _state_coefficients(base: Moments, memberships: np.ndarray | None, n_states: int) -> np.ndarray:
     """The functions that are compared, as combinations of the features: (n_features, n_states)."""
     if memberships is None:
-        return whitened_svd(base.M_f, base.T_fg, base.M_g, rank=n_states).left
+        return canonical_triples(base, rank=n_states).left
     k = base.M_f.shape[0]
     if np.ndim(memberships) != 2 or len(memberships) != k:
         raise ValueError(
@@ -100,8 +101,9 @@ def _predicted(first: Moments, A: np.ndarray, n_lags: list[int], method: str) ->
     """`E[(f A)^H K^n (f A)]` for every number of lags n, (n_resamples, len(n_lags), n_states, n_states)."""
     # the features themselves are the observables whose expectations are carried forward
     sums = {**first.block_sums, "H_f": first.block_sums["M_f"], "H_g": first.block_sums["C_gf"]}
-    step = propagator(dataclasses.replace(first, block_sums=sums), method)
-    left, right = conjugate_transpose(A) @ first.M_f @ step.start, step.readout @ A
+    shifts = None if first.shifts is None else {**first.shifts, "h": first.shifts["f"]}
+    step = propagator(dataclasses.replace(first, block_sums=sums, shifts=shifts), method)
+    left, right = first.between("M_f", A, step.start), step.readout @ A
     return np.stack([left @ np.linalg.matrix_power(step.K, n - 1) @ right for n in n_lags], axis=1)
 
 

@@ -12,11 +12,11 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from koopman_lora._labels import N_STATES, interval, labelled, provenance
-from koopman_lora._linalg import whitened_svd
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.moments import Moments
 from koopman_lora.propagation import propagator
 from koopman_lora.spectrum import evaluate_functions
+from koopman_lora.triples import canonical_triples
 
 # Frames that the optimisation of memberships looks at: a second or two for four states.
 OPTIMISED_FRAMES = 10_000
@@ -77,7 +77,7 @@ def number_of_states(
 def _gaps(stack: Moments, quantity: str, most: int) -> np.ndarray:
     """Ratios of successive rates, (n_resamples, most - 1)."""
     if quantity == "singular_values":
-        values = whitened_svd(stack.M_f, stack.T_fg, stack.M_g).values
+        values = canonical_triples(stack).values
     elif quantity == "eigenvalues":
         values = -np.sort(-np.abs(np.linalg.eigvals(propagator(stack).K)), axis=1)
     else:
