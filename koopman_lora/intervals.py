@@ -10,6 +10,7 @@ from scipy.optimize import linear_sum_assignment
 
 from koopman_lora._labels import MODE, PART, interval, labelled, provenance
 from koopman_lora._linalg import eigenvalue_order, hermitian_pinv, whitened_svd
+from koopman_lora.arguments import as_array
 from koopman_lora.bootstrap import Bootstrap, Scale, t_interval
 from koopman_lora.clock import Clock
 from koopman_lora.moments import Moments
@@ -24,9 +25,7 @@ _COVERAGE = (
 _EXACT_ONE = 1e-9
 
 
-def bootstrap_intervals(
-    moments: Moments, svals: np.ndarray | None = None, bootstrap: Bootstrap = Bootstrap()
-) -> xr.Dataset:
+def bootstrap_intervals(moments: Moments, svals: Any = None, bootstrap: Bootstrap = Bootstrap()) -> xr.Dataset:
     """Intervals of canonical and K_matrix singular values, eigenvalues, timescales and frequencies.
 
     Blocks of the data are drawn with replacement. An interval reaches from the estimate as many standard deviations of
@@ -80,7 +79,7 @@ def bootstrap_intervals(
 
 def _K_matrix_values(stack: Moments, svals: np.ndarray | None) -> np.ndarray:
     """Singular values of `pinv(M_f) T_fg` of features scaled by sqrt(svals), (n_resamples, k)."""
-    root = np.sqrt(np.ones(stack.M_f.shape[-1]) if svals is None else np.asarray(svals))
+    root = np.sqrt(np.ones(stack.M_f.shape[-1]) if svals is None else as_array(svals))
     scale = root[:, None] * root
     return np.linalg.svd(hermitian_pinv(stack.M_f * scale) @ (stack.T_fg * scale), compute_uv=False)
 
