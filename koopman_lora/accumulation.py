@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from koopman_lora.arguments import check_positive, whole
 from koopman_lora.clock import Clock
 from koopman_lora.data.groups import block_numbers
 from koopman_lora.data.pairs import BATCH, LaggedPairs
@@ -51,14 +52,15 @@ def estimate_moments(
         Moments to estimate, see `moments.DEFINITIONS`; all by default. `moments.CROSS` is enough for singular values,
         at half the cost.
     n_blocks : int
-        Contiguous blocks to keep apart, none across two trajectories; of an iterable, its batches.
+        Contiguous blocks to keep apart, see `block_numbers`; of an iterable, its batches.
     batch_size : int
         Pairs per forward pass for data in memory.
 
     Raises
     ------
     ValueError
-        For empty data, features that are not (batch, n_features) or not finite, or an unknown moment.
+        For empty data, features that are not (batch, n_features) or not finite, an unknown moment, or `n_blocks` or
+        `batch_size` below 1.
 
     References
     ----------
@@ -70,6 +72,8 @@ def estimate_moments(
     >>> estimate_moments(lambda x: x + 1, lambda x: x, pairs, names=CROSS)
     Moments(M_f 1x1, M_g 1x1, T_fg 1x1; 4 pairs in 4 blocks; Clock(lag=None, dt=1.0, time_unit='lag'))
     """
+    for name, value in (("n_blocks", n_blocks), ("batch_size", batch_size)):
+        check_positive(name, whole(name, value))
     if isinstance(pairs, LaggedPairs):
         if observables is flat_state and observable_names is None:
             observable_names = pairs.coordinate_names
@@ -192,8 +196,10 @@ class _Accumulator:
         if len(x) == 0:
             return
         flat = _flat(x)
-        spread = flat.std(axis=0)
-        moving = spread > 1e-12 * np.abs(flat).max(axis=0)
+        # in units of the largest entry, whose square cannot overflow
+        top = np.abs(flat).max(axis=0)
+        spread = (flat / np.where(top > 0, top, 1.0)).std(axis=0) * top
+        moving = spread > 1e-12 * top
         # incommensurate weights, so that no symmetry of the coordinates makes the functional vanish
         weights = np.cos(np.arange(flat.shape[1]) * np.sqrt(2.0))
         direction = np.divide(weights, spread, out=np.zeros_like(spread), where=moving)

@@ -20,18 +20,20 @@ def compare_subspaces(a: np.ndarray, b: np.ndarray, weights: np.ndarray | None =
     a, b : arrays of shape (n_points, k_a) and (n_points, k_b)
         Say, singular functions of two fits with different seeds, or of a fit and a reference.
     weights : array of shape (n_points,), optional
-        Quadrature weights; equal by default.
+        Quadrature weights, at least 0; equal by default.
 
     Returns
     -------
     Dataset
-        `cosine` and `angle` (in degrees) per principal direction, worst last; attribute `agreement`, the mean squared
-        cosine: 1 for equal spans.
+        `cosine` and `angle` (in degrees) per principal direction, worst last, as many as the smaller span has
+        dimensions; attributes `agreement`, the mean squared cosine: 1 for equal spans, and for one within the other;
+        `rank_a`, `rank_b`, the dimensions of the spans, less than the numbers of functions where these depend on each
+        other.
 
     Raises
     ------
     ValueError
-        If the points differ in number.
+        If the points differ in number, or functions are not finite or all 0.
 
     Examples
     --------
@@ -41,14 +43,47 @@ def compare_subspaces(a: np.ndarray, b: np.ndarray, weights: np.ndarray | None =
     """
     if len(a) != len(b):
         raise ValueError(f"a and b must be given at the same points; got {len(a)} and {len(b)}.")
-    root = np.sqrt(np.ones(len(a)) if weights is None else np.asarray(weights))[:, None]
-    Q_a, Q_b = (np.linalg.qr(root * values)[0] for values in (a, b))
+    root = _root_weights(weights, len(a))
+    Q_a, Q_b = _span("a", a, root), _span("b", b, root)
     cosine = np.clip(np.linalg.svd(conjugate_transpose(Q_a) @ Q_b, compute_uv=False), 0, 1)
     angle = np.degrees(np.arccos(cosine))
     return labelled(
         {"cosine": (DIRECTION, cosine), "angle": (DIRECTION, angle, {"units": "degree"})},
-        provenance(agreement=float(np.mean(cosine**2))),
+        provenance(agreement=float(np.mean(cosine**2)), rank_a=Q_a.shape[1], rank_b=Q_b.shape[1]),
     )
+
+
+def _root_weights(weights: np.ndarray | None, n_points: int) -> np.ndarray:
+    """Square roots of the weights as a column, (n_points, 1)."""
+    values = np.ones(n_points) if weights is None else np.asarray(weights, dtype=float)
+    if values.shape != (n_points,) or not np.all((values >= 0) & np.isfinite(values)):
+        raise ValueError(
+            f"weights must be {n_points} finite numbers of at least 0, one per point; got shape {values.shape}, "
+            f"smallest {values.min(initial=np.inf):.3g}."
+        )
+    return np.sqrt(values)[:, None]
+
+
+def _span(name: str, functions: np.ndarray, root: np.ndarray) -> np.ndarray:
+    """Orthonormal basis (n_points, rank) of the span of `root * functions`, however its columns depend on each other.
+
+    A QR decomposition would fill the places of dependent columns with directions made of round-off.
+    """
+    values = np.asarray(functions)
+    if values.ndim != 2 or 0 in values.shape:
+        raise ValueError(f"{name} must have shape (n_points, n_functions), neither of them 0; got {values.shape}.")
+    precision = np.finfo(values.dtype).eps if np.issubdtype(values.dtype, np.inexact) else np.finfo(float).eps
+    columns = root * values
+    largest = np.abs(columns).max(axis=0)
+    if not np.isfinite(largest).all():
+        raise ValueError(f"{name} must be finite; function {np.flatnonzero(~np.isfinite(largest))[0]} is not.")
+    # of size 1 first: what is small because of its unit is no round-off, and what is huge would overflow
+    columns = columns[:, largest > 0] / largest[largest > 0]
+    columns = columns / np.linalg.norm(columns, axis=0)
+    if columns.shape[1] == 0:
+        raise ValueError(f"{name} must span something; all its functions are 0 at all points of positive weight.")
+    basis, sizes, _ = np.linalg.svd(columns, full_matrices=False)
+    return basis[:, sizes > max(values.shape) * precision * sizes[0]]
 
 
 def agreement_of_fits(functions: Sequence[np.ndarray]) -> xr.Dataset:
@@ -86,7 +121,7 @@ def captured_share(f: np.ndarray, g: np.ndarray, reference: ReferenceSpectrum, n
     Raises
     ------
     ValueError
-        If f and g are not given at `reference.points`.
+        If f and g are not given at `reference.points`, or are not finite or all 0.
 
     Examples
     --------
@@ -99,7 +134,7 @@ def captured_share(f: np.ndarray, g: np.ndarray, reference: ReferenceSpectrum, n
     if len(f) != n_points or len(g) != n_points:
         raise ValueError(f"f and g must be given at the {n_points} reference.points; got {len(f)} and {len(g)} rows.")
     root = np.sqrt(reference.weights)[:, None]
-    Q_f, Q_g = (np.linalg.qr(root * features)[0] for features in (f, g))
+    Q_f, Q_g = _span("f", f, root), _span("g", g, root)
     left, right = root * reference.left(reference.points), root * reference.right(reference.points)
     between = (np.conj(Q_f.T) @ left * reference.singular_values) @ (np.conj(right.T) @ Q_g)
     n_modes = f.shape[1] if n_modes is None else n_modes

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -29,44 +30,109 @@ from koopman_lora._labels import (
     labelled,
 )
 from koopman_lora.clock import Clock
+from koopman_lora.data.seals import checksum, told_of
 from koopman_lora.data.splits import SplitRecipe
+from koopman_lora.data.whole_files import check_replaceable, move_whole, write_whole
 from koopman_lora.findings import Finding
-from koopman_lora.fitted import Fitted, FittedMoments
-from koopman_lora.io import load_dataset, load_model, save_dataset, save_model, write_whole
+from koopman_lora.fitted import KEPT_ENTRIES, MOMENT_BLOCKS, Fitted, FittedMoments
+from koopman_lora.io import load_dataset, load_model, plain, save_dataset, save_model
+from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import DEFINITIONS, Moments
 from koopman_lora.refinement import RefinementResult
 from koopman_lora.scores import Validation
 
-FORMAT = "koopman_lora.analysis.v1"
+FORMAT = "koopman_lora.analysis.v2"  # v2: the record has a checksum, too
 RECORD, MODEL, MOMENTS, VALIDATION = "analysis.json", "model.safetensors", "moments.nc", "validation.nc"
 SPECTRUM, HISTORY = "spectrum.nc", "history.nc"
-_ENTRIES = ("split", "fingerprint", "seed", "refinement", "findings", "settings", "files")
+FILES = (SPECTRUM, HISTORY, MODEL, MOMENTS, VALIDATION)
+INCOMPLETE = "incomplete"  # the folder inside where files lie until all are whole
+_ENTRIES = ("split", "fingerprint", "seed", "refinement", "findings", "settings", "files", "checksum")
+_OVERHEAD = 100_000  # of the formats, and of history and record
 _ROW_DIMS = {"f": SUM_F, "g": SUM_G}
 _COLUMN_DIMS = {"f": SUM_F_COLUMN, "g": SUM_G_COLUMN, "h": SUM_H}
 _SHIFT_DIMS = {"f": FEATURE_F, "g": FEATURE_G, "h": OBSERVABLE}
 
 
 def write_fitted(fitted: Fitted, spectrum: xr.Dataset, folder: str | os.PathLike) -> pathlib.Path:
-    """Write all but the frames into `folder`; the record with the checksums of the other files comes last.
+    """Write all but the frames into `folder`, where an older analysis stays whole until the new one is.
 
     Raises
     ------
     OSError
-        If the folder cannot be written.
+        If a file cannot be written; those that can are kept in `folder`/incomplete, and named.
     """
     folder = pathlib.Path(folder)
-    save_model(fitted.model, folder / MODEL)
-    save_dataset(_moments_dataset(fitted.moments), folder / MOMENTS)
-    save_dataset(spectrum, folder / SPECTRUM)
-    save_dataset(fitted.history, folder / HISTORY)
-    files = [MODEL, MOMENTS, SPECTRUM, HISTORY]
-    if fitted.validation is not None:
-        save_dataset(_validation_dataset(fitted.validation), folder / VALIDATION)
-        files.append(VALIDATION)
-    record = _record(fitted) | {"files": {name: _checksum(folder / name) for name in files}}
-    text = json.dumps(record, indent=2, allow_nan=True, default=_plain)
-    write_whole(folder / RECORD, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    check_analysis_folder(folder)
+    staging = folder / INCOMPLETE
+    writers: dict[str, Callable[[pathlib.Path], Any]] = {
+        SPECTRUM: lambda path: save_dataset(spectrum, path),
+        HISTORY: lambda path: save_dataset(fitted.history, path),
+        MODEL: lambda path: save_model(fitted.model, path),
+        MOMENTS: lambda path: save_dataset(_moments_dataset(fitted.moments), path),
+    }
+    if (validation := fitted.validation) is not None:
+        writers[VALIDATION] = lambda path: save_dataset(_validation_dataset(validation), path)
+    _write_all(writers, staging)
+    _write_all({RECORD: lambda path: _write_record(fitted, list(writers), path)}, staging, tuple(writers))
+    for name in (*writers, RECORD):  # the record, which has the checksums of the others, comes last
+        move_whole(staging / name, folder / name)
+    with contextlib.suppress(OSError):  # there may be a file of the user's in it
+        staging.rmdir()
     return folder
+
+
+def _write_all(
+    writers: Mapping[str, Callable[[pathlib.Path], Any]], staging: pathlib.Path, whole: tuple[str, ...] = ()
+) -> None:
+    """Write every file that can be written, and only then say which could not."""
+    failed: dict[str, OSError] = {}
+    for name, write in writers.items():
+        try:
+            (staging / name).unlink(missing_ok=True)  # of an attempt before
+            write(staging / name)
+        except OSError as error:
+            failed[name] = error
+    if not failed:
+        return
+    whole += tuple(name for name in writers if name not in failed)
+    kept = f"{', '.join(whole)} in {str(staging)!r}" if whole else "none"
+    reason = next(iter(failed.values()))
+    raise OSError(
+        f"the analysis is not complete: {', '.join(failed)} cannot be written ({reason}); whole files: {kept}. Make "
+        "room, or save to another folder."
+    ) from reason
+
+
+def check_analysis_folder(folder: pathlib.Path) -> None:
+    """Refuse, before the work, a folder in which something else has the name of a file of an analysis.
+
+    Raises
+    ------
+    OSError
+        If it does.
+    """
+    for name in (*FILES, RECORD):
+        check_replaceable(folder / name)
+
+
+def analysis_bytes(n_modes: int, n_entries: int, n_held_out: int, hidden_dims: Sequence[int]) -> int:
+    """Estimate of the size of a saved analysis on disk: weights, moments per block, functions of held-out pairs.
+
+    Parameters
+    ----------
+    n_modes, n_entries : of the model, and of a state
+    n_held_out : number of held-out pairs
+
+    Examples
+    --------
+    >>> round(analysis_bytes(n_modes=8, n_entries=2, n_held_out=1000, hidden_dims=(64, 128, 64)) / 1e6, 1)
+    0.7
+    """
+    widths = (n_entries, *hidden_dims, n_modes)
+    weights = 2 * 4 * sum((a + 1) * b for a, b in pairwise(widths))
+    observables = 2 * n_entries if n_entries <= KEPT_ENTRIES else 0
+    moments = 8 * (MOMENT_BLOCKS + 2) * n_modes * (9 * n_modes + observables)
+    return weights + moments + 8 * 2 * n_modes * n_held_out + _OVERHEAD
 
 
 def read_fitted(
@@ -83,13 +149,18 @@ def read_fitted(
     """
     folder = pathlib.Path(folder)
     record = _checked_record(folder)
-    moments = _moments_of_dataset(load_dataset(folder / MOMENTS))
+    model = load_model(folder / MODEL, encoder_f, encoder_g)
+    with told_of(folder, "save the analysis again"):
+        return _fitted_of_record(record, model, folder)
+
+
+def _fitted_of_record(record: Mapping[str, Any], model: KoopmanLoRAModel, folder: pathlib.Path) -> Fitted:
     validation = None
     if VALIDATION in record["files"]:
         validation = _validation_of_dataset(load_dataset(folder / VALIDATION))
     return Fitted(
-        model=load_model(folder / MODEL, encoder_f, encoder_g),
-        moments=moments,
+        model=model,
+        moments=_moments_of_dataset(load_dataset(folder / MOMENTS)),
         validation=validation,
         refinement=_refinement_of_record(record["refinement"], validation),
         findings=tuple(Finding(**finding) for finding in record["findings"]),
@@ -102,13 +173,20 @@ def read_fitted(
     )
 
 
-def _plain(value: Any) -> Any:
-    """What JSON can hold of a value: numbers of numpy as plain ones, else text."""
-    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else str(value)
+def _write_record(fitted: Fitted, files: Sequence[str], path: pathlib.Path) -> None:
+    record = _record(fitted) | {"files": {name: _checksum(path.with_name(name)) for name in files}}
+    record = json.loads(json.dumps(record, default=plain))  # as it will be read
+    text = json.dumps(record | {"checksum": _record_checksum(record)}, indent=2)
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _checksum(path: pathlib.Path) -> str:
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    return checksum(path.read_bytes())
+
+
+def _record_checksum(record: Mapping[str, Any]) -> str:
+    stated = {name: value for name, value in record.items() if name != "checksum"}
+    return checksum(json.dumps(stated, sort_keys=True).encode())
 
 
 def _checked_record(folder: pathlib.Path) -> dict[str, Any]:
@@ -120,16 +198,17 @@ def _checked_record(folder: pathlib.Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         found = record.get("format")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} is damaged ({error}); save the analysis again.") from None
     if found != FORMAT:
         raise ValueError(f"{str(path)!r} is not an analysis of this koopman_lora; its format is {found!r}.")
     lacking = [name for name in _ENTRIES if name not in record]
-    lacking = lacking or [name for name in (MODEL, MOMENTS, SPECTRUM, HISTORY) if name not in record["files"]]
     if lacking:
         raise ValueError(f"{str(path)!r} is damaged (it lacks {', '.join(lacking)}); save the analysis again.")
-    for name, checksum in record["files"].items():
-        if not (folder / name).exists() or _checksum(folder / name) != checksum:
+    if record["checksum"] != _record_checksum(record):
+        raise ValueError(f"{str(path)!r} is damaged (its checksum is another); save the analysis again.")
+    for name, stated in record["files"].items():
+        if not (folder / name).exists() or _checksum(folder / name) != stated:
             raise ValueError(
                 f"{str(folder / name)!r} is missing, damaged, or of another fit than {RECORD}; save the analysis again."
             )

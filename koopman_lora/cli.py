@@ -5,18 +5,21 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import math
 import pathlib
 import sys
+import zipfile
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from safetensors import SafetensorError
-
 from koopman_lora import systems
+from koopman_lora._labels import TIME, TRAJECTORY
 from koopman_lora.analysis import KoopmanAnalysis
+from koopman_lora.analysis_files import analysis_bytes
 from koopman_lora.bootstrap import Bootstrap
-from koopman_lora.data.files import open_trajectories
+from koopman_lora.data.files import open_trajectories, read_array
+from koopman_lora.data.seals import told_of
+from koopman_lora.data.whole_files import check_replaceable
 from koopman_lora.demo import prepare_folder, run_demo
 from koopman_lora.estimator import KoopmanLoRA
 from koopman_lora.findings import training_findings
@@ -70,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = make_parser().parse_args(argv)
     try:
         arguments.run(arguments)
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
         print(f"koopman-lora {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
@@ -151,11 +154,30 @@ def _flag(name: str) -> str:
 
 
 def _fit(a: argparse.Namespace) -> None:
-    folder = prepare_folder(a.out)
+    folder = prepare_folder(a.out)  # before the data are read, which may take long
     options = {name: getattr(a, name) for name in (*_FIT_FLAGS, "hidden_dims", "shared_encoder", "refine")}
     options["nesting"] = None if a.nesting == "none" else a.nesting
-    estimator = KoopmanLoRA(**options, progress=True).fit(_open_data(a.data))
-    estimator.save(folder)
+    data = open_trajectories(a.data)
+    prepare_folder(folder, _expected_bytes(a, data))
+    estimator = KoopmanLoRA(**options, progress=True).fit(data)
+    try:
+        estimator.save(folder)
+    finally:  # whatever could not be written, the table is not lost
+        _print_fit(estimator)
+    print(f"\nthe analysis is in {folder}/: ask it with koopman-lora spectrum {folder}, or kl.open_analysis")
+
+
+def _expected_bytes(a: argparse.Namespace, data: Any) -> int:
+    """Of the analysis on disk, from the flags and the shape of the data."""
+    sizes = dict(zip(getattr(data, "dims", (TIME,)), data.shape, strict=False))
+    n_frames = math.prod(sizes.get(dim, 1) for dim in (TRAJECTORY, TIME))
+    n_entries = max(1, data.size // max(1, n_frames))
+    return analysis_bytes(
+        a.n_modes, n_entries, round(n_frames * a.held_out) if 0 < a.held_out < 1 else 0, a.hidden_dims
+    )
+
+
+def _print_fit(estimator: KoopmanLoRA) -> None:
     print(spectrum_table(estimator.spectrum_))
     if estimator.refinement_ is not None:
         print("\n" + refinement_text(estimator.refinement_))
@@ -163,7 +185,6 @@ def _fit(a: argparse.Namespace) -> None:
         print(scores_text(estimator.scores()))
     for finding in estimator.findings_:
         print(f"before refinement, {finding_text(finding)}")
-    print(f"\nthe analysis is in {folder}/: ask it with koopman-lora spectrum {folder}, or kl.open_analysis")
 
 
 def _add_spectrum(commands: Any) -> None:
@@ -230,10 +251,10 @@ def _print_trust(a: argparse.Namespace, analysis: KoopmanAnalysis, bootstrap: Bo
 
 def _open(folder: str, path: str | None) -> tuple[KoopmanAnalysis, Any]:
     """The analysis, and the trajectories where a path is given: those of the fit, or others that it is applied to."""
-    analysis = _read(open_analysis, folder, "a folder that `koopman-lora fit` wrote")
+    analysis = open_analysis(folder)
     if path is None:
         return analysis, None
-    data = _open_data(path)
+    data = open_trajectories(path)
     if analysis.was_fitted_to(data):
         return analysis, data
     print(f"{path} is not what the model was fitted to: all of it counts as held out.\n")
@@ -244,20 +265,8 @@ def _check_ending(path: str | None) -> None:
     """Refuse before the work what cannot be written after it."""
     if path is not None and pathlib.Path(path).suffix not in (".nc", ".zarr"):
         raise ValueError(f"files to write must end in .nc or .zarr; got {path!r}.")
-
-
-def _open_data(path: str) -> Any:
-    return _read(open_trajectories, path, "trajectories in .nc, .zarr or .npy")
-
-
-def _read(read: Any, path: str | pathlib.Path, wanted: str) -> Any:
-    """What `read` makes of a file; errors of libraries, which do not name it, are told in our words."""
-    try:
-        return read(pathlib.Path(path))
-    except (ValueError, OSError, EOFError, SafetensorError) as error:
-        if repr(str(path)) in str(error):
-            raise
-        raise ValueError(f"{str(path)!r} cannot be read ({error}); give {wanted}.") from None
+    if path is not None:
+        check_replaceable(pathlib.Path(path))
 
 
 def _add_svd(commands: Any) -> None:
@@ -274,9 +283,7 @@ def _svd(a: argparse.Namespace) -> None:
     _check_ending(a.out)
     orthogonality = None if a.orthogonality == "none" else a.orthogonality
     options = {n: getattr(a, n) for n in ("n_modes", "energy", "parametrization", "phase", "polish_steps", "seed")}
-    svd = NeuralSVD(**options, orthogonality=orthogonality).fit(
-        _read(_load_matrix, a.matrix, "a matrix in .npy or .npz")
-    )
+    svd = NeuralSVD(**options, orthogonality=orthogonality).fit(_load_matrix(pathlib.Path(a.matrix)))
     print("singular values: " + "  ".join(f"{value:.6g}" for value in svd.singular_values_))
     print("errors: " + ", ".join(f"{name} {value:.3g}" for name, value in svd.errors_.items()))
     print(f"wrote {save_dataset(svd.to_dataset(), a.out)}")
@@ -285,12 +292,18 @@ def _svd(a: argparse.Namespace) -> None:
 def _load_matrix(path: pathlib.Path) -> Any:
     if not path.exists():
         raise FileNotFoundError(f"matrix {str(path)!r} does not exist; give a .npy or .npz file.")
+    wanted = "give a matrix in .npy or .npz"
     if path.suffix == ".npz":
         import scipy.sparse
 
-        return scipy.sparse.load_npz(path)
+        with told_of(path, wanted):
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise ValueError(f"{damaged} in it is damaged")
+            return scipy.sparse.load_npz(path)
     if path.suffix == ".npy":
-        return np.load(path, allow_pickle=False)
+        return read_array(path, wanted)
     raise ValueError(f"matrix must end in .npy (dense) or .npz (scipy.sparse); got {str(path)!r}.")
 
 

@@ -30,6 +30,8 @@ class Clock:
     ------
     ValueError
         For a lag that is no whole number of at least 1, a dt that is not positive and finite, or a dt without a lag.
+    TypeError
+        For a unit that is no text.
 
     Examples
     --------
@@ -44,6 +46,8 @@ class Clock:
     time_unit: str = ""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.time_unit, str):
+            raise TypeError(f"time_unit must be a text such as 'ps'; got {self.time_unit!r}.")
         if self.lag is None:
             if self.dt != 1.0 or self.time_unit not in ("", "lag"):
                 raise ValueError(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 
 from koopman_lora._labels import CAUSE, MODE, interval, labelled, provenance
 from koopman_lora._linalg import to_correlation
+from koopman_lora.arguments import as_array
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.intervals import bootstrap_intervals
 from koopman_lora.loss_terms import lora_terms
@@ -28,7 +31,7 @@ REMEDIES = {
 
 def compare_singular_values(
     moments: Moments,
-    svals: np.ndarray | None = None,
+    svals: Any = None,
     held_out: Moments | Validation | None = None,
     bootstrap: Bootstrap = Bootstrap(),
 ) -> xr.Dataset:
@@ -67,9 +70,10 @@ def compare_singular_values(
     ----------
     docs/mathematics.md, section 6.
     """
+    svals = None if svals is None else as_array(svals)
     spectrum = koopman_spectrum(moments, svals)
     canonical, K_values = (spectrum[n].values for n in ("canonical_singular_values", "singular_values"))
-    learned = implied_svals(moments) if svals is None else np.asarray(svals, dtype=float)
+    learned = implied_svals(moments) if svals is None else svals
     operator_values = learned_operator_values(moments, svals)
     intervals = bootstrap_intervals(moments, svals, bootstrap)
     bounds = intervals["canonical_singular_values_interval"].values
@@ -161,7 +165,7 @@ def _root(M: np.ndarray) -> np.ndarray:
 
 def learned_operator_values(moments: Moments, svals: np.ndarray | None) -> np.ndarray:
     """Singular values in L2 of the learned operator `sum_i s_i f_i <g_i, .>`: of `M_f^{1/2} diag(s) M_g^{1/2}`."""
-    s = np.ones(len(moments.M_f)) if svals is None else np.asarray(svals, dtype=float)
+    s = np.ones(len(moments.M_f)) if svals is None else as_array(svals)
     return np.linalg.svd(_root(moments.M_f) * s @ _root(moments.M_g), compute_uv=False)
 
 

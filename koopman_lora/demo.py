@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shutil
+import tempfile
 
 import matplotlib.pyplot as plt
 import xarray as xr
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 
+from koopman_lora.analysis_files import check_analysis_folder
 from koopman_lora.estimator import KoopmanLoRA
 from koopman_lora.io import save_dataset
 from koopman_lora.plots import plot_history, plot_singular_functions, plot_spectrum
 from koopman_lora.systems import FourWellLandscape2D, ReferenceSpectrum
 from koopman_lora.tables import spectrum_table
+
+_DEMO_BYTES = 3_000_000  # of its trajectories, analysis and pictures
 
 
 def run_demo(out: str | os.PathLike = "runs/demo", progress: bool = True) -> xr.Dataset:
@@ -30,35 +35,43 @@ def run_demo(out: str | os.PathLike = "runs/demo", progress: bool = True) -> xr.
     OSError
         If `out` cannot be written; checked before the work starts.
     """
-    folder = prepare_folder(out)
+    folder = prepare_folder(out, _DEMO_BYTES)
     system = FourWellLandscape2D()
     trajectories = system.simulate(n_trajectories=8, n_steps=5000, seed=0)
     reference = system.spectrum(lag=1, n_modes=8)
     estimator = KoopmanLoRA(n_modes=8, lag=1, seed=0, progress=progress).fit(trajectories)
-    save_dataset(trajectories, folder / "trajectories.nc")
-    estimator.save(folder)
-    _draw(estimator, reference, folder)
-    print(spectrum_table(estimator.spectrum_, reference))
+    try:
+        estimator.save(folder)
+        save_dataset(trajectories, folder / "trajectories.nc")
+        _draw(estimator, reference, folder)
+    finally:  # whatever could not be written, the table is not lost
+        print(spectrum_table(estimator.spectrum_, reference))
     print(f"\ntrajectories, analysis and pictures are in {folder}/")
     return estimator.spectrum_
 
 
-def prepare_folder(out: str | os.PathLike) -> pathlib.Path:
-    """Make the folder and check that it can be written.
+def prepare_folder(out: str | os.PathLike, n_bytes: int = 0) -> pathlib.Path:
+    """Make the folder of an analysis, and check that it can be written and has room for `n_bytes`.
 
     Raises
     ------
     OSError
-        If it cannot.
+        If it cannot or has not.
     """
     folder = pathlib.Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".probe"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise OSError(f"out={str(out)!r} cannot be written ({error.strerror}); choose another folder.") from error
+    check_analysis_folder(folder)
+    free = shutil.disk_usage(folder).free
+    if free < n_bytes:
+        raise OSError(
+            f"out={str(out)!r} has {free / 1e6:.1f} MB free, and the results need some {n_bytes / 1e6:.1f} MB; make "
+            "room, or choose another folder."
+        )
     return folder
 
 

@@ -24,6 +24,8 @@ FEATURE_DIMS = {
 }
 # Round-off splits a defective pair of eigenvalues by some 1e-8, so its eigenvectors have a condition number of 1e8.
 WORST_EIGENVECTORS = 1e7
+# Eigenvalues this small, relative to the largest, are round-off of 0.
+ZERO_EIGENVALUE = 1e-14
 
 
 def eigen_analysis(
@@ -56,7 +58,8 @@ def eigen_analysis(
           aliased), `eigenvalue_condition` (in L2, 1 for normal systems);
         - `right_eigenfunction_coefficients`: eigenfunctions f(x) @ right of unit L2 norm, see `Moments.phases`;
         - `left_eigenfunction_coefficients`: eigenfunctions of the adjoint, bi-orthogonal: E[conj(left_i) right_j] = 1
-          if i = j, else 0. They multiply the features named in attribute `left_features` (g for 'operator').
+          if i = j, else 0. They multiply the features named in attribute `left_features` (g for 'operator'). NaN, with
+          an infinite condition, where the eigenvalue of the rank-n operator is 0: there is none in the span of g.
         - with a bootstrap: `eigenvalues_interval` (bound, part, mode), `eigenvalue_modulus_interval`,
           `timescales_interval`, `frequencies_interval` (bound, mode). They cover the sampling error, not that of the
           features.
@@ -83,14 +86,16 @@ def eigen_analysis(
         moments = moments.of_g_only()
     route = "operator" if method == "operator" else "edmd"
     step = _without_null_directions(propagator(moments, route, n_modes, threshold))
-    values, right, left = _eigenfunctions(moments, step, route)
+    values, right, undivided = _eigenfunctions(moments, step, route)
+    left = _divided(undivided, values) if route == "operator" else undivided
     right_dim, left_dim = FEATURE_DIMS[method]
     clock = moments.clock
+    norms = _norms(left, moments.M_g if route == "operator" else moments.M_f)
     variables: dict[str, Any] = {
         "eigenvalues": (MODE, values),
         "timescales": (MODE, clock.timescales(values), {"units": clock.time_unit}),
         "frequencies": (MODE, clock.frequencies(values), {"units": f"1/{clock.time_unit}"}),
-        "eigenvalue_condition": (MODE, _norms(left, moments.M_g if route == "operator" else moments.M_f)),
+        "eigenvalue_condition": (MODE, np.nan_to_num(norms, nan=np.inf, posinf=np.inf)),
         "right_eigenfunction_coefficients": ((right_dim, MODE), right),
         "left_eigenfunction_coefficients": ((left_dim, MODE), left),
     }
@@ -119,14 +124,25 @@ def _without_null_directions(step: Propagator) -> Propagator:
 
 
 def _eigenfunctions(moments: Moments, step: Propagator, route: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Eigenvalues, and coefficients of right and left eigenfunctions with their phases fixed."""
+    """Eigenvalues, and coefficients of right and left eigenfunctions with their phases fixed.
+
+    Those of the left ones are not yet divided by the conjugate eigenvalues where the route is 'operator'.
+    """
     values, right, dual = _eigenpairs(step.K, _is_symmetric(moments, route))
     coefficients, left = step.start @ right, step.back @ dual
-    if route == "operator":
-        # K* maps on the span of psi: left eigenfunctions are psi diag(sigma) w / conj(lambda)
-        left = left / np.where(values == 0, np.nan, np.conj(values))
     turn = moments.phases(coefficients)
     return values, coefficients * turn, left * turn
+
+
+def _divided(left: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """`psi diag(sigma) w / conj(lambda)`, since K* maps on the span of psi: NaN where the eigenvalue is 0."""
+    result = np.full_like(left, np.nan)
+    return np.divide(left, np.conj(values), out=result, where=~_is_zero(values))
+
+
+def _is_zero(values: np.ndarray) -> np.ndarray:
+    """Eigenvalues that are 0 but for round-off."""
+    return np.abs(values) <= ZERO_EIGENVALUE * np.abs(values).max(initial=0.0)
 
 
 def _is_symmetric(moments: Moments, route: str) -> bool:
@@ -217,7 +233,9 @@ def evaluate_on_grid(
 def koopman_modes(moments: Moments, method: str = "operator", *, n_modes: int | None = None) -> xr.Dataset:
     """`eigen_analysis` with the Koopman modes of the observables: the weight <left_i, h> of eigenfunction i in each.
 
-    `E[h(x_t) | x_0] = sum_i right_i(x_0) eigenvalue_i^t mode_i` for t >= 1 reproduces `forecast`.
+    `E[h(x_t) | x_0] = sum_i right_i(x_0) eigenvalue_i^t koopman_modes_i`, t >= 1, to which at one lag, t = 1, comes
+    `sum_i right_i(x_0) residual_modes_i`, reproduces `forecast`. An eigenfunction of the rank-n operator whose
+    eigenvalue is 0 has no left partner in the span of psi: it carries observables over one lag, and no further.
 
     Parameters
     ----------
@@ -226,7 +244,12 @@ def koopman_modes(moments: Moments, method: str = "operator", *, n_modes: int | 
 
     Returns
     -------
-    Dataset with `koopman_modes` (mode, observable) beside everything from `eigen_analysis`
+    Dataset with `koopman_modes` (mode, observable), 0 where the eigenvalue is, and `residual_modes` (mode, observable),
+    0 where it is not, beside everything from `eigen_analysis`
+
+    References
+    ----------
+    docs/mathematics.md, section 7.
 
     Examples
     --------
@@ -238,7 +261,23 @@ def koopman_modes(moments: Moments, method: str = "operator", *, n_modes: int | 
     check_method(method, METHODS)
     H = moments.H_g if method == "operator" else moments.H_f
     pairs = eigen_analysis(moments, method, n_modes=n_modes)
-    # an eigenvalue of exactly 0 has no left eigenfunction in span(psi), and adds nothing
     modes = conjugate_transpose(np.nan_to_num(pairs.left_eigenfunction_coefficients.values)) @ H
     names = moments.observable_names or range(H.shape[1])
-    return pairs.assign(koopman_modes=((MODE, OBSERVABLE), modes)).assign_coords({OBSERVABLE: list(names)})
+    variables = {
+        "koopman_modes": ((MODE, OBSERVABLE), modes),
+        "residual_modes": ((MODE, OBSERVABLE), _residual_modes(moments, method, n_modes)),
+    }
+    return pairs.assign(variables).assign_coords({OBSERVABLE: list(names)})
+
+
+def _residual_modes(moments: Moments, method: str, n_modes: int | None) -> np.ndarray:
+    """What eigenfunctions of eigenvalue 0 add to a forecast at one lag, (n_modes, n_observables).
+
+    With K = V diag(lambda) W^H and t lags, V diag(lambda)^(t-1) W^H readout: for lambda = 0 the term of t = 1 alone.
+    EDMD has K^t instead, and no such term.
+    """
+    step = _without_null_directions(propagator(moments, method, n_modes))
+    values, _, undivided = _eigenfunctions(moments, step, method)
+    if method != "operator":
+        return np.zeros((len(values), moments.H_f.shape[1]), dtype=complex)
+    return np.where(_is_zero(values)[:, None], conjugate_transpose(undivided) @ moments.H_g, 0.0)

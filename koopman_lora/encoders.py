@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+import numbers
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+from koopman_lora.arguments import check_tensors, whole
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     name.lower(): getattr(nn, name)
@@ -36,37 +39,9 @@ def make_activation(name: str) -> nn.Module:
 def check_hidden_dims(hidden_dims: Sequence[int]) -> tuple[int, ...]:
     """Return `hidden_dims` as a tuple of positive integers, or raise a ValueError."""
     dims = tuple(hidden_dims)
-    if any(not isinstance(d, int) or d < 1 for d in dims):
+    if any(isinstance(d, bool) or not isinstance(d, numbers.Integral) or d < 1 for d in dims):
         raise ValueError(f"hidden_dims must be positive integers; got {hidden_dims!r}.")
-    return dims
-
-
-class Standardize(nn.Module):
-    """Subtract a mean and divide by a scale, both part of the model; the identity until `set_statistics`.
-
-    Parameters
-    ----------
-    statistics_shape : shape of mean and scale, broadcast against a state: per coordinate for vectors, per channel
-        for images
-    """
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, statistics_shape: Sequence[int]) -> None:
-        super().__init__()
-        # float64: large offsets (a temperature in kelvin) are subtracted before the network's precision applies
-        self.register_buffer("mean", torch.zeros(tuple(statistics_shape), dtype=torch.float64))
-        self.register_buffer("scale", torch.ones(tuple(statistics_shape), dtype=torch.float64))
-
-    def set_statistics(self, mean: Tensor, scale: Tensor) -> None:
-        """Store mean and scale."""
-        self.mean.copy_(mean)
-        self.scale.copy_(scale)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Standardised state in the precision of `x`."""
-        return (x - self.mean.to(x.dtype)) / self.scale.to(x.dtype)
+    return tuple(int(d) for d in dims)
 
 
 class PeriodicEmbedding(nn.Module):
@@ -91,9 +66,91 @@ class PeriodicEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Embedded coordinates."""
+        check_tensors(x=x)
         harmonics = torch.arange(1, self.n_harmonics + 1, dtype=x.dtype, device=x.device)
         angle = (x[..., None] * (2 * math.pi / self.period) * harmonics).flatten(1)  # (batch, d * harmonic)
         return torch.cat([angle.cos(), angle.sin()], dim=1)
+
+
+class Standardize(nn.Module):
+    """Subtract a mean and divide by a scale, both part of the model; the identity until `set_statistics`.
+
+    Periodic coordinates are not standardised: after `set_periodic` cosines and sines of the raw angle stand for them.
+
+    Parameters
+    ----------
+    statistics_shape : shape of mean and scale, broadcast against a state: per coordinate for vectors, per channel
+        for images
+
+    Attributes
+    ----------
+    periodic : tuple of int, positions of the periodic coordinates
+    period : tuple of float, period of each of them
+
+    Examples
+    --------
+    >>> stage = Standardize((2,))
+    >>> stage.set_periodic([0], 360.0)
+    >>> stage(torch.tensor([[90.0, 5.0]])).abs().round(decimals=4)      # the other coordinate, cosine, sine
+    tensor([[5., 0., 1.]])
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, statistics_shape: Sequence[int]) -> None:
+        super().__init__()
+        # float64: large offsets (a temperature in kelvin) are subtracted before the network's precision applies
+        self.register_buffer("mean", torch.zeros(tuple(statistics_shape), dtype=torch.float64))
+        self.register_buffer("scale", torch.ones(tuple(statistics_shape), dtype=torch.float64))
+        self.periodic: tuple[int, ...] = ()
+        self.period: tuple[float, ...] = ()
+        self.embed = PeriodicEmbedding(1.0)  # of angles in turns
+
+    @classmethod
+    def of_states(cls, state_shape: tuple[int, ...]) -> Standardize:
+        """One mean and scale per coordinate of a vector, per channel of an image (C, H, W), or of any other state."""
+        if len(state_shape) == 1:
+            return cls(state_shape)
+        return cls((state_shape[0], 1, 1) if len(state_shape) == 3 else (1,) * len(state_shape))
+
+    def set_statistics(self, mean: Tensor, scale: Tensor) -> None:
+        """Store mean and scale."""
+        self.mean.copy_(mean)
+        self.scale.copy_(scale)
+
+    def set_periodic(self, coordinates: Sequence[int], period: float | Sequence[float] = 2 * math.pi) -> None:
+        """Coordinates of a vector state that are angles, and their period, one or one for each.
+
+        Raises
+        ------
+        ValueError
+            For states that are no vectors, positions that are none, or periods that are not positive and finite.
+        """
+        if self.mean.ndim != 1:
+            raise ValueError(
+                f"periodic needs states that are vectors; got statistics of shape {tuple(self.mean.shape)}."
+            )
+        positions = [whole("periodic", position) for position in coordinates]
+        if len(set(positions)) < len(positions) or any(not 0 <= position < len(self.mean) for position in positions):
+            raise ValueError(f"periodic must be different positions from 0 to {len(self.mean) - 1}; got {positions}.")
+        periods = [float(p) for p in period] if isinstance(period, Sequence) else [float(period)] * len(positions)
+        if len(periods) != len(positions) or not all(0 < p < math.inf for p in periods):
+            raise ValueError(
+                f"period must be positive and finite, one or one for each of {len(positions)} periodic coordinates; "
+                f"got {period!r}."
+            )
+        self.periodic, self.period = tuple(positions), tuple(periods)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Standardised state in the precision of `x`; behind it, cosines and sines of what is periodic."""
+        standard = (x - self.mean.to(x.dtype)) / self.scale.to(x.dtype)
+        if not self.periodic:
+            return standard
+        others = [i for i in range(x.shape[1]) if i not in self.periodic]
+        # float64: many turns away an angle is as good as here
+        turns = x[:, self.periodic].double() / torch.tensor(self.period, dtype=torch.float64, device=x.device)
+        return torch.cat([standard[:, others], self.embed(turns).to(x.dtype)], dim=1)
 
 
 class MLP(nn.Module):

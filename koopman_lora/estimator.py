@@ -10,27 +10,29 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import torch
 import xarray as xr
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from koopman_lora.analysis import KoopmanAnalysis
+from koopman_lora.arguments import as_plain, whole
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.clock import Clock
+from koopman_lora.data.angles import RADIANS, chosen_angles
 from koopman_lora.data.pairs import LaggedPairs, lagged_pairs
 from koopman_lora.data.splits import Split, split_pairs
 from koopman_lora.encoders import CNN
 from koopman_lora.findings import Finding
-from koopman_lora.fitted import finish
+from koopman_lora.fitted import Fitted, finish
 from koopman_lora.lag_scan import scan_lags
 from koopman_lora.losses import NestedLoRALoss
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import Moments
 from koopman_lora.refinement import RefinementResult
-from koopman_lora.training import train
-from koopman_lora.training_loop import TrainingOptions
+from koopman_lora.surroundings import gradients, seeded
+from koopman_lora.training import check_refinable, train
+from koopman_lora.training_loop import TrainingOptions, TrainingResult
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -66,6 +68,9 @@ class KoopmanLoRA(BaseEstimator):
     encoder_f, encoder_g : nn.Module, optional
         Your own encoders, (batch, *state) -> (batch, n_modes - 1): the constant mode is added by the model. By default
         vectors get an MLP and images (H, W) or (channel, H, W) a CNN.
+    periodic, period : bool, or names or positions; float, or one for each
+        Coordinates that are angles, True for all, and their period in the unit of the data, 2 pi by default: functions
+        are exactly periodic in them. Encoders of your own receive what `KoopmanLoRAModel.set_periodic` says.
     learn_svals : bool
         Learn the singular values as sigmoid parameters on features of unit second moment.
     nesting, reg_weight : see `NestedLoRALoss`
@@ -106,6 +111,8 @@ class KoopmanLoRA(BaseEstimator):
         shared_encoder: bool = False,
         encoder_f: nn.Module | None = None,
         encoder_g: nn.Module | None = None,
+        periodic: bool | int | str | Sequence[int | str] = False,
+        period: float | Sequence[float] = RADIANS,
         learn_svals: bool = True,
         nesting: str | None = "jnt",
         reg_weight: float = 0.0,
@@ -132,6 +139,8 @@ class KoopmanLoRA(BaseEstimator):
         self.shared_encoder = shared_encoder
         self.encoder_f = encoder_f
         self.encoder_g = encoder_g
+        self.periodic = periodic
+        self.period = period
         self.learn_svals = learn_svals
         self.nesting = nesting
         self.reg_weight = reg_weight
@@ -164,26 +173,34 @@ class KoopmanLoRA(BaseEstimator):
         ValueError, TypeError
             For data or options that cannot be used; see `lagged_pairs` and `kl.fit`.
         """
+        with gradients():
+            fitted, training = self._fit(X)
+        self._warn(fitted.findings)
+        self.analysis_, self.training_ = KoopmanAnalysis(fitted), training
+        return self
+
+    def _fit(self, X: Any) -> tuple[Fitted, TrainingResult]:
         pairs = lagged_pairs(X, self.lag, self.dt, self.time_unit)
-        loss = self._make_loss()
-        split = split_pairs(pairs, self.held_out, seed=self.seed)
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
+        loss, options, seed = self._make_loss(), self._make_options(), whole("seed", self.seed)
+        split = split_pairs(pairs, self.held_out, seed=seed)
+        periodic = chosen_angles(pairs, self.periodic, self.period)
+        with seeded(seed):
             model = self._make_model(pairs.state_shape)
+            if periodic:
+                model.set_periodic(periodic, self.period)
+        if self.refine:
+            check_refinable(model, split)
         training = train(
             model,
             split,
             loss=loss,
             n_epochs=self.n_epochs,
             batch_size=self.batch_size,
-            options=self._make_options(),
-            seed=self.seed,
+            options=options,
+            seed=seed,
             progress=self.progress,
         )
-        fitted = finish(model, training, self.refine, self.batch_size, self.seed, self._settings())
-        self._warn(fitted.findings)
-        self.analysis_, self.training_ = KoopmanAnalysis(fitted), training
-        return self
+        return finish(model, training, self.refine, self.batch_size, seed, self._settings()), training
 
     def _warn(self, findings: tuple[Finding, ...]) -> None:
         """Warn of what is wrong with the trained features and refinement cannot mend."""
@@ -194,7 +211,8 @@ class KoopmanLoRA(BaseEstimator):
     def _settings(self) -> dict[str, Any]:
         """Settings that are plain values, for the record of a saved analysis."""
         plain = (bool, int, float, str, tuple, list, type(None))
-        return {name: value for name, value in self.get_params(deep=False).items() if isinstance(value, plain)}
+        settings = {name: as_plain(value) for name, value in self.get_params(deep=False).items()}
+        return {name: value for name, value in settings.items() if isinstance(value, plain)}
 
     def _make_options(self) -> TrainingOptions:
         return TrainingOptions(
@@ -219,18 +237,19 @@ class KoopmanLoRA(BaseEstimator):
         return self.loss
 
     def _make_model(self, state_shape: tuple[int, ...]) -> KoopmanLoRAModel:
+        n_modes = whole("n_modes", self.n_modes)
         encoder_f, encoder_g = (copy.deepcopy(encoder) for encoder in (self.encoder_f, self.encoder_g))
         if encoder_f is None and encoder_g is None and len(state_shape) in (2, 3):
             n_channels = state_shape[0] if len(state_shape) == 3 else 1
-            encoder_f = CNN(n_channels, self.n_modes - 1, activation=self.activation)
+            encoder_f = CNN(n_channels, n_modes - 1, activation=self.activation)
             if not self.shared_encoder:
-                encoder_g = CNN(n_channels, self.n_modes - 1, activation=self.activation)
+                encoder_g = CNN(n_channels, n_modes - 1, activation=self.activation)
         if encoder_f is None:
             if encoder_g is not None:
                 raise ValueError("encoder_g needs an encoder_f; got encoder_f=None.")
             return KoopmanLoRAModel(
                 state_shape,
-                self.n_modes,
+                n_modes,
                 hidden_dims=self.hidden_dims,
                 activation=self.activation,
                 shared_encoder=self.shared_encoder,
@@ -241,7 +260,7 @@ class KoopmanLoRA(BaseEstimator):
             needs = "no encoder_g" if self.shared_encoder else "an encoder_g"
             raise ValueError(f"shared_encoder={self.shared_encoder} needs {needs} beside encoder_f; got {encoder_g!r}.")
         return KoopmanLoRAModel.from_encoders(
-            state_shape, self.n_modes, encoder_f, encoder_g, learn_svals=self.learn_svals, has_centering=True
+            state_shape, n_modes, encoder_f, encoder_g, learn_svals=self.learn_svals, has_centering=True
         )
 
     # ------------------------------------------------------------------------------------------- the fitted analysis

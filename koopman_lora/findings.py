@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from koopman_lora._linalg import effective_rank, to_correlation
+from koopman_lora.arguments import as_array
 from koopman_lora.moments import Moments
 
 
@@ -38,9 +39,10 @@ def training_findings(moments: Moments, svals: Any = None, batch_size: int | Non
     ['low rank', 'duplicate modes']
     """
     k = len(moments.M_f)
+    svals = None if svals is None else as_array(svals)
     findings = []
     # modes without a share in the operator are arbitrary functions; only the others must differ
-    matters = np.ones(k, bool) if svals is None else np.asarray(svals) > 0.1
+    matters = np.ones(k, bool) if svals is None else svals > 0.1
     M_f, M_g = (M[np.ix_(matters, matters)] for M in (moments.M_f, moments.M_g))
     rank = min(effective_rank(M_f), effective_rank(M_g))
     if len(M_f) > 1 and rank < 0.6 * len(M_f):
@@ -52,8 +54,7 @@ def training_findings(moments: Moments, svals: Any = None, batch_size: int | Non
         text = f"modes {i + 1} and {j + 1} are the same function; use nesting='jnt' or 'seq', or reg_weight=0.1."
         findings.append(Finding("duplicate modes", text))
     if svals is not None:
-        s = np.asarray(svals)
-        saturated = np.flatnonzero((s < 1e-3) | ((s > 0.9999) & (np.arange(k) > 0)))
+        saturated = np.flatnonzero((svals < 1e-3) | ((svals > 0.9999) & (np.arange(k) > 0)))
         if len(saturated):
             modes = ", ".join(str(i + 1) for i in saturated)
             text = f"svals of modes {modes} are saturated and no longer learn; lower n_modes or the learning_rate."

@@ -10,6 +10,7 @@ from scipy.optimize import linear_sum_assignment
 
 from koopman_lora._labels import MODE, PART, interval, labelled, provenance
 from koopman_lora._linalg import TIE_TOLERANCE, eigenvalue_order
+from koopman_lora.arguments import as_array
 from koopman_lora.bootstrap import Bootstrap, t_interval
 from koopman_lora.clock import Clock
 from koopman_lora.moments import Moments
@@ -26,9 +27,7 @@ _COVERAGE = (
 _EXACT_ONE = 1e-9
 
 
-def bootstrap_intervals(
-    moments: Moments, svals: np.ndarray | None = None, bootstrap: Bootstrap = Bootstrap()
-) -> xr.Dataset:
+def bootstrap_intervals(moments: Moments, svals: Any = None, bootstrap: Bootstrap = Bootstrap()) -> xr.Dataset:
     """Intervals of canonical and K_matrix singular values, eigenvalues, timescales and frequencies.
 
     Blocks of the data are drawn with replacement. An interval reaches from the estimate as many standard deviations of
@@ -83,7 +82,7 @@ def bootstrap_intervals(
 
 def _K_matrix_values(stack: Moments, svals: np.ndarray | None) -> np.ndarray:
     """Singular values of `pinv(M_f) T_fg` of features scaled by sqrt(svals), (n_resamples, k)."""
-    return np.linalg.svd(k_matrix(scaled_by(stack, svals)), compute_uv=False)
+    return np.linalg.svd(k_matrix(scaled_by(stack, None if svals is None else as_array(svals))), compute_uv=False)
 
 
 def match_eigenvalues(estimate: np.ndarray, drawn: np.ndarray) -> np.ndarray:

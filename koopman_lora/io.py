@@ -2,40 +2,46 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pathlib
-import shutil
-import tempfile
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
+import safetensors.torch
+import torch
 import xarray as xr
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
+from xarray.backends import H5NetCDFStore
 
 from koopman_lora.clock import Clock
+from koopman_lora.data.files import open_store, read_netcdf
+from koopman_lora.data.seals import PROVENANCE, checksum, seal_store, sealed, told_of
+from koopman_lora.data.whole_files import check_replaceable, write_whole
 from koopman_lora.encoder_pairs import EncoderPair
 from koopman_lora.encoders import CNN
 from koopman_lora.model import KoopmanLoRAModel
 
 _COMPLEX_DIM = "real_imag"
-_FORMAT = "koopman_lora.model.v2"
+_FORMAT = "koopman_lora.model.v3"  # v3 carries a checksum
+_MODEL_KEYS = ("format", "settings", "checksum")
 
 
 def save_dataset(dataset: xr.Dataset | xr.DataArray, path: str | os.PathLike) -> pathlib.Path:
     """Write a Dataset to `.nc` (NetCDF) or `.zarr`; complex variables are kept as pairs of real ones.
 
-    The file appears under its name only when it is complete.
+    The file appears under its name only when it is complete, with a checksum that `load_dataset` looks at. Links are
+    followed, and the permissions of an older file are kept. A NetCDF file is made in memory: a larger Dataset needs
+    `.zarr`.
 
     Raises
     ------
     ValueError
         For another ending.
     OSError
-        If the folder cannot be written.
+        If the folder cannot be written, or a folder of that name holds anything but a Zarr store to replace.
 
     Examples
     --------
@@ -46,30 +52,59 @@ def save_dataset(dataset: xr.Dataset | xr.DataArray, path: str | os.PathLike) ->
     True
     """
     path = pathlib.Path(path)
+    if path.suffix not in (".nc", ".zarr"):
+        raise ValueError(f"path must end in .nc or .zarr; got {str(path)!r}.")
+    check_replaceable(path)
     if isinstance(dataset, xr.DataArray):
         dataset = dataset.to_dataset(name=dataset.name or "state")
     encoded = _split_complex(dataset)
     if path.suffix == ".nc":
-        return write_whole(path, lambda temporary: encoded.to_netcdf(temporary, engine="h5netcdf"))
-    if path.suffix == ".zarr":
-        return write_whole(path, lambda temporary: encoded.to_zarr(temporary, mode="w", consolidated=False))
-    raise ValueError(f"path must end in .nc or .zarr; got {str(path)!r}.")
+        return write_whole(path, lambda temporary: temporary.write_bytes(sealed(_netcdf(encoded))))
+    return write_whole(path, lambda temporary: _write_store(encoded, temporary))
+
+
+def _netcdf(dataset: xr.Dataset) -> bytes:
+    """A NetCDF file as bytes: HDF5 that meets a full disk while it writes can crash the process."""
+    import h5netcdf
+    import h5py
+
+    buffer = io.BytesIO()
+    with h5netcdf.File(buffer, "w") as file:
+        dataset.compute().dump_to_store(H5NetCDFStore(file))
+    with h5py.File(buffer, "r+") as raw:
+        stated = raw.attrs["_NCProperties"]
+        stated = stated.decode() if isinstance(stated, bytes) else stated
+        raw.attrs["_NCProperties"] = np.array(f"{stated},{PROVENANCE}".encode())
+    return buffer.getvalue()
+
+
+def _write_store(dataset: xr.Dataset, folder: pathlib.Path) -> None:
+    from zarr.codecs import Crc32cCodec, ZstdCodec
+
+    dataset = dataset.copy()
+    for name in dataset.variables:
+        encoding = {key: value for key, value in dataset[name].encoding.items() if key != "compressor"}
+        dataset[name].encoding = encoding | {"compressors": (ZstdCodec(), Crc32cCodec())}
+    dataset.to_zarr(folder, mode="w", consolidated=False, zarr_format=3)
+    seal_store(folder)
 
 
 def load_dataset(path: str | os.PathLike) -> xr.Dataset:
-    """Read a Dataset that `save_dataset` wrote.
+    """Read a Dataset that `save_dataset` wrote, into memory.
 
     Raises
     ------
     FileNotFoundError
         If nothing is at `path`.
+    ValueError
+        If the file is damaged, or none of NetCDF or Zarr.
     """
     path = pathlib.Path(path)
     if not path.exists():
         raise FileNotFoundError(f"path {str(path)!r} does not exist.")
-    if path.suffix == ".zarr":
-        return _join_complex(xr.open_zarr(path, consolidated=False).load())
-    return _join_complex(xr.load_dataset(path, engine="h5netcdf"))
+    dataset = open_store(path) if path.suffix == ".zarr" else read_netcdf(path)
+    with told_of(path):
+        return _join_complex(dataset.load())
 
 
 def _split_complex(dataset: xr.Dataset) -> xr.Dataset:
@@ -89,38 +124,49 @@ def _join_complex(dataset: xr.Dataset) -> xr.Dataset:
     return dataset
 
 
-def write_whole(path: pathlib.Path, write: Callable[[pathlib.Path], Any]) -> pathlib.Path:
-    """Write beside the target, then rename: a reader never sees half a file, and a failure leaves the old one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        temporary = folder / path.name
-        write(temporary)
-        if path.is_dir():
-            shutil.rmtree(path)
-        temporary.replace(path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return path
+def plain(value: Any) -> Any:
+    """What JSON can hold of a value: numbers of numpy as plain ones, else text.
+
+    Examples
+    --------
+    >>> json.dumps({"n_modes": np.int64(3)}, default=plain)
+    '{"n_modes": 3}'
+    """
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else str(value)
 
 
 def save_model(model: KoopmanLoRAModel, path: str | os.PathLike) -> pathlib.Path:
-    """Write a model's weights and settings to one `.safetensors` file.
+    """Write a model's weights and settings to one `.safetensors` file, with a checksum.
 
     Raises
     ------
     ValueError
         For another ending.
     OSError
-        If the folder cannot be written.
+        If the folder cannot be written, or a folder has that name.
     """
     path = pathlib.Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"path must end in .safetensors; got {str(path)!r}.")
-    metadata = {"format": _FORMAT, "settings": json.dumps(model_settings(model))}
     # a shared encoder appears under two names; one copy is stored
     state = {k: v.contiguous() for k, v in model.state_dict().items() if not _is_duplicate(model, k)}
-    return write_whole(path, lambda temporary: save_file(state, temporary, metadata=metadata))
+    metadata = {"format": _FORMAT, "settings": json.dumps(model_settings(model), default=plain)}
+    metadata["checksum"] = _checksum(safetensors.torch.save(state, metadata))
+    content = safetensors.torch.save(state, metadata)
+    return write_whole(path, lambda temporary: temporary.write_bytes(content))
+
+
+def _header(content: bytes) -> tuple[dict[str, Any], bytes]:
+    """Header of a safetensors file, and the rest of it."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    return json.loads(content[8:start]), content[start:]
+
+
+def _checksum(content: bytes) -> str:
+    """Of names, shapes, settings and weights; the checksum itself, which stands among them, left out."""
+    header, weights = _header(content)
+    metadata = {name: value for name, value in header["__metadata__"].items() if name != "checksum"}
+    return checksum(json.dumps(header | {"__metadata__": metadata}, sort_keys=True).encode(), weights)
 
 
 def _is_duplicate(model: KoopmanLoRAModel, name: str) -> bool:
@@ -144,6 +190,8 @@ def model_settings(model: KoopmanLoRAModel) -> dict[str, Any]:
         "cnn": encoder.settings if isinstance(encoder, CNN) else None,
         "has_own_head_g": getattr(model.encoders, "head_g", None) is not None,
         "clock": model.clock.attrs(),
+        "periodic": list(model.standardize.periodic),
+        "period": list(model.standardize.period),
     }
 
 
@@ -168,21 +216,40 @@ def load_model(
     path = pathlib.Path(path)
     if not path.exists():
         raise FileNotFoundError(f"path {str(path)!r} does not exist.")
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-    if metadata.get("format") != _FORMAT:
-        raise ValueError(f"{str(path)!r} is not a model of koopman_lora; its format is {metadata.get('format')!r}.")
-    settings = json.loads(metadata["settings"])
+    content = path.read_bytes()  # once: later changes of the file are not those of the model
+    with told_of(path):
+        metadata = _header(content)[0].get("__metadata__", {})
+        if metadata.get("format") != _FORMAT:
+            found = metadata.get("format")
+            raise ValueError(f"{str(path)!r} is not a model of koopman_lora; its format is {found!r}.")
+        if any(name not in metadata for name in _MODEL_KEYS) or metadata["checksum"] != _checksum(content):
+            raise ValueError(f"{str(path)!r} is damaged: its checksum is another than when it was written.")
+        settings, state = json.loads(metadata["settings"]), safetensors.torch.load(content)
+        _check_shapes(settings, state)
     model = _rebuild(settings, encoder_f, encoder_g)
-    state = load_file(path)
     if settings["shared_encoder"]:
         prefix = "encoders.module_f."
         state |= {k.replace(prefix, "encoders.module_g."): v for k, v in state.items() if k.startswith(prefix)}
-    model.load_state_dict(state, assign=True)  # assigned, not copied: every tensor keeps its own precision
+    try:
+        model.load_state_dict(state, assign=True)  # assigned, not copied: every tensor keeps its own precision
+    except RuntimeError as error:
+        raise ValueError(f"{str(path)!r} has other weights than the encoders need: {error}") from None
     return model.eval()
 
 
-def _rebuild(settings: dict[str, Any], encoder_f: nn.Module | None, encoder_g: nn.Module | None) -> KoopmanLoRAModel:
+def _check_shapes(settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Compare what the settings would build with the weights at hand, before any memory is taken for it."""
+    is_users = settings["encoder"] == "user"
+    modelled = {**settings, "has_own_head_g": False} if is_users else settings
+    others = (nn.Identity(), None if settings["shared_encoder"] else nn.Identity()) if is_users else (None, None)
+    with torch.device("meta"):
+        expected = _rebuild(modelled, *others).state_dict()
+    for name, tensor in expected.items():
+        if name in state and state[name].shape != tensor.shape:
+            raise ValueError(f"{name} has shape {tuple(state[name].shape)}; the settings need {tuple(tensor.shape)}")
+
+
+def _rebuild(settings: Mapping[str, Any], encoder_f: nn.Module | None, encoder_g: nn.Module | None) -> KoopmanLoRAModel:
     if settings["encoder"] == "user" and encoder_f is None:
         raise ValueError(
             "this model has encoders of your own; pass encoder_f (and encoder_g) of the same architecture."
@@ -213,6 +280,8 @@ def _rebuild(settings: dict[str, Any], encoder_f: nn.Module | None, encoder_g: n
     if model.shared_encoder != settings["shared_encoder"]:
         needs = "no encoder_g" if settings["shared_encoder"] else "an encoder_g"
         raise ValueError(f"this model was saved with shared_encoder={settings['shared_encoder']}; it needs {needs}.")
+    if settings["periodic"]:
+        model.set_periodic(settings["periodic"], settings["period"])
     if settings["has_own_head_g"]:
         cast(EncoderPair, model.encoders).separate_head(
             model.prepare(model.standardize.mean.new_zeros(1, *model.state_shape))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -11,11 +12,13 @@ import xarray as xr
 from sklearn.base import clone
 
 from koopman_lora._labels import LAG, MODE, interval, labelled, provenance
-from koopman_lora.bootstrap import Bootstrap
+from koopman_lora._linalg import TIE_TOLERANCE
+from koopman_lora.bootstrap import Bootstrap, t_interval
 from koopman_lora.clock import Clock, check_lag
 from koopman_lora.data.pairs import LaggedPairs, lagged_pairs
 from koopman_lora.intervals import bootstrap_intervals
 from koopman_lora.moments import Moments
+from koopman_lora.propagation import propagator
 from koopman_lora.spectrum import koopman_spectrum
 
 
@@ -53,8 +56,12 @@ def scan_lags(
     -------
     Dataset
         Over (lag, mode): `canonical_singular_values`, `timescales`; over (bound, lag, mode): `timescales_interval`;
-        attributes `recommended_lag`, the shortest whose interval of the slowest timescale meets those of all longer
-        lags, and `recommended_lag_time`, the same in the unit of time.
+        attributes `has_plateau`, whether the slowest timescale stops to depend on the lag; `recommended_lag`, the
+        shortest on the plateau, and `recommended_lag_time`, the same in the unit of time: NaN without a plateau.
+
+        A lag is on the plateau if the slowest timescale at every longer lag agrees with its own: the intervals meet,
+        and that of the difference of the two rates, from the same resamples, holds 0. At least three lags must agree
+        (two where only two were scanned): one longer lag with a wide interval shows no plateau.
 
     Raises
     ------
@@ -69,7 +76,7 @@ def scan_lags(
     clock = fitted.clock
     # a fit to pairs of an unknown lag knows no frames; the trajectories do
     dt, unit_of_frames = (None, None) if clock.lag is None else (clock.dt, clock.time_unit)
-    spectra, bounds = [], []
+    spectra, bounds, rates = [], [], []
     for lag in lags:
         pairs = lagged_pairs(X, lag, dt, unit_of_frames, check_constant=False)
         clock = pairs.clock
@@ -77,6 +84,7 @@ def scan_lags(
         moments = at_lag.feature_moments(pairs)
         spectra.append(koopman_spectrum(moments))
         bounds.append(bootstrap_intervals(moments, bootstrap=bootstrap)["timescales_interval"].values)
+        rates.append(_slowest_rates(moments, bootstrap))
     names = ("canonical_singular_values", "timescales")
     sigma, times = (np.stack([spectrum[name].values for spectrum in spectra]) for name in names)
     limits = np.stack(bounds, axis=1)  # (bound, lag, mode)
@@ -86,10 +94,12 @@ def scan_lags(
         "timescales": ((LAG, MODE), times, unit),
         **interval("timescales", [LAG, MODE], limits, clock.time_unit),
     }
-    recommended = lags[_plateau(limits[:, :, 1])] if sigma.shape[1] > 1 else lags[0]
+    factor = dataclasses.replace(bootstrap, level=1 - (1 - bootstrap.level) / len(lags)).t_factor(moments.n_blocks)
+    first = _plateau(_agreement(limits[:, :, 1], np.stack(rates), factor)) if sigma.shape[1] > 1 else None
     attrs = provenance(
-        recommended_lag=recommended,
-        recommended_lag_time=clock.at(recommended).lag_time,
+        has_plateau=first is not None,
+        recommended_lag=np.nan if first is None else lags[first],
+        recommended_lag_time=np.nan if first is None else clock.at(lags[first]).lag_time,
         dt=clock.dt,
         time_unit=clock.time_unit,
         refit=refit,
@@ -98,10 +108,36 @@ def scan_lags(
     return labelled(variables, attrs, {LAG: lags, "lag_time": (LAG, np.array(lags) * clock.dt, unit)})
 
 
-def _plateau(bounds: np.ndarray) -> int:
-    """First lag whose interval (2, n_lags) meets all later ones; the last one always does."""
+def _slowest_rates(moments: Moments, bootstrap: Bootstrap) -> np.ndarray:
+    """`-ln|lambda_2|` per frame, of the data and of every resample, (1 + n_resamples,)."""
+    modulus = np.sort(np.abs(np.linalg.eigvals(propagator(bootstrap.resampled(moments)).K)), axis=1)
+    slowest = modulus[:, -2] if modulus.shape[1] > 1 else np.zeros(len(modulus))
+    return -np.log(np.maximum(slowest, np.finfo(float).tiny)) / moments.clock.known_lag("to compare lags")
+
+
+def _agreement(bounds: np.ndarray, rates: np.ndarray, factor: float) -> np.ndarray:
+    """Whether the slowest timescale at lag i agrees with that at each longer lag j: (n_lags, n_lags), for j > i.
+
+    Parameters
+    ----------
+    bounds : of the timescales, (2, n_lags)
+    rates : of `_slowest_rates`, (n_lags, 1 + n_resamples); blocks are contiguous, so that one resample is of the same
+        stretches of data at every lag, and differences are far more certain than rates
+    factor : of `Bootstrap.t_factor`
+    """
     lower, upper = bounds
-    for i in range(len(lower)):
-        if np.all((lower[i + 1 :] <= upper[i]) & (upper[i + 1 :] >= lower[i])):
-            return i
-    return len(lower) - 1
+    above = upper * (1 + TIE_TOLERANCE)
+    meet = (lower <= above[:, None]) & (above >= lower[:, None])
+    difference = rates[None] - rates[:, None]
+    pairs = difference.reshape(-1, rates.shape[1]).T
+    low, high = t_interval(pairs[0], pairs[1:], factor).reshape(2, *meet.shape)
+    round_off = TIE_TOLERANCE * (1 + np.abs(pairs[0]).max())
+    # noise alone keeps |lambda| above 0, and looks slower the longer the lag: such a lag says nothing
+    return np.asarray(meet & (((low <= round_off) & (high >= -round_off)) | (lower == 0)))
+
+
+def _plateau(agrees: np.ndarray) -> int | None:
+    """First lag that agrees with all longer ones, of which there are at least two, or one of two; None without."""
+    n = len(agrees)
+    needed = min(2, max(n - 1, 1))
+    return next((i for i in range(n - needed) if agrees[i, i + 1 :].all()), None)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from koopman_lora.arguments import check_tensors, whole
 from koopman_lora.loss_terms import LoRATerms
 
 NESTINGS = ("jnt", "seq", None)
@@ -63,19 +64,32 @@ def truncation_weights(weights: Tensor) -> Tensor:
 
 
 def check_features(f: Tensor, g: Tensor) -> None:
-    """Raise a ValueError unless `f` and `g` are two (n_pairs, n_modes) batches of equal shape and at least 2 pairs."""
+    """Raise an error unless `f` and `g` are two (n_pairs, n_modes) batches of equal shape and at least 2 pairs.
+
+    Raises
+    ------
+    TypeError
+        For anything but tensors.
+    ValueError
+        For tensors of other shapes.
+    """
+    check_tensors(f=f, g=g)
     if f.ndim != 2 or f.shape != g.shape:
         raise ValueError(
             f"f and g must have one and the same shape (n_pairs, n_modes); got {tuple(f.shape)} and {tuple(g.shape)}."
         )
     if f.shape[0] < 2:
-        raise ValueError(f"f and g must hold at least 2 pairs; got {f.shape[0]}. Use a larger batch.")
+        raise ValueError(
+            f"f and g must hold at least 2 pairs; got {f.shape[0]}. Use a larger batch, and drop_last=True of the "
+            "DataLoader where the last one may be small."
+        )
 
 
 def scale_by_svals(f: Tensor, g: Tensor, svals: Tensor | None) -> tuple[Tensor, Tensor]:
     """Multiply both features by sqrt(svals); unchanged when `svals` is None."""
     if svals is None:
         return f, g
+    check_tensors(f=f, g=g, svals=svals)
     if svals.shape != (f.shape[1],):
         raise ValueError(f"svals must have shape ({f.shape[1]},), one per mode; got {tuple(svals.shape)}.")
     root = svals.sqrt()
@@ -127,6 +141,8 @@ def lora_loss(
     ------
     ValueError
         For an unknown nesting, shapes that do not match, fewer than two pairs, weights without 'jnt'.
+    TypeError
+        For arrays instead of tensors.
 
     References
     ----------
@@ -230,6 +246,8 @@ class NestedLoRALoss(nn.Module):
     ------
     ValueError
         For an unknown nesting, bad weights, n_modes < 1, reg_weight < 0; when called, for another number of modes.
+    TypeError
+        When called on arrays instead of tensors.
 
     Examples
     --------
@@ -249,6 +267,7 @@ class NestedLoRALoss(nn.Module):
     ) -> None:
         super().__init__()
         check_nesting(nesting)
+        n_modes = whole("n_modes", n_modes)
         if n_modes < 1:
             raise ValueError(f"n_modes must be at least 1; got {n_modes}.")
         if not reg_weight >= 0:
@@ -262,6 +281,7 @@ class NestedLoRALoss(nn.Module):
 
     def forward(self, f: Tensor, g: Tensor, svals: Tensor | None = None) -> Tensor:
         """Loss of a batch of unscaled features, each (batch, n_modes)."""
+        check_tensors(f=f, g=g)
         if f.ndim != 2 or f.shape[1] != self.n_modes:
             raise ValueError(f"f must have shape (batch, n_modes={self.n_modes}); got {tuple(f.shape)}.")
         loss = lora_loss(f, g, svals, self.nesting, self.weights, self.unbiased)

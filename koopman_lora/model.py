@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from koopman_lora.arguments import real_tensor, whole
 from koopman_lora.clock import Clock
 from koopman_lora.data.pairs import BATCH
 from koopman_lora.encoder_pairs import EncoderPair, PairedMLP
-from koopman_lora.encoders import MLP, Standardize
+from koopman_lora.encoders import MLP, Standardize, check_hidden_dims
 from koopman_lora.moments import FeatureMap
-
-# Added to second moments of a batch: far below any real scale, it keeps the gradient of a dead feature finite.
-_FLOOR = 1e-14
+from koopman_lora.normalisation import normalise_batch
 
 
 class NotCalibratedError(ValueError):
@@ -90,13 +89,14 @@ class KoopmanLoRAModel(nn.Module):
         if not sizes or any(not isinstance(size, numbers.Integral) or size < 1 for size in sizes):
             raise ValueError(f"input_dim must be a positive integer or a shape of such; got {input_dim!r}.")
         self.state_shape = tuple(int(size) for size in sizes)
-        smallest = 2 if has_centering else 1
+        n_modes, smallest = whole("n_modes", n_modes), 2 if has_centering else 1
         if n_modes < smallest:
             raise ValueError(f"n_modes must be at least {smallest} (has_centering={has_centering}); got {n_modes}.")
         self.n_modes, self.learn_svals, self.has_centering = n_modes, learn_svals, has_centering
-        self.hidden_dims, self.activation, self.use_batchnorm = tuple(hidden_dims), activation, use_batchnorm
+        self.hidden_dims = check_hidden_dims(hidden_dims)
+        self.activation, self.use_batchnorm = activation, use_batchnorm
         self.has_own_encoders = False
-        self.standardize = Standardize(_statistics_shape(self.state_shape))
+        self.standardize = Standardize.of_states(self.state_shape)
         self.encoders = self._make_encoders(shared_encoder)
         n_learned = n_modes - has_centering
         if learn_svals:
@@ -125,7 +125,7 @@ class KoopmanLoRAModel(nn.Module):
         Parameters
         ----------
         encoder_f, encoder_g : nn.Module
-            One encoder for f and g where `encoder_g` is None.
+            One encoder for f and g where `encoder_g` is None. The model is as precise as they are.
         input_dim, n_modes, learn_svals, has_centering : see `KoopmanLoRAModel`
 
         Examples
@@ -136,17 +136,38 @@ class KoopmanLoRAModel(nn.Module):
         """
         model = cls(input_dim, n_modes, hidden_dims=(1,), learn_svals=learn_svals, has_centering=has_centering)
         model.encoders, model.has_own_encoders = EncoderPair(encoder_f, encoder_g), True
-        return model
+        precisions = {p.dtype for p in model.encoders.parameters() if p.is_floating_point()}
+        return model.double() if precisions == {torch.float64} else model
 
     def _make_encoders(self, shared: bool) -> EncoderPair | PairedMLP:
-        n_inputs, n_outputs = math.prod(self.state_shape), self.n_modes - self.has_centering
+        n_inputs = math.prod(self.state_shape) + len(self.standardize.periodic)
+        options = (n_inputs, self.n_modes - self.has_centering, self.hidden_dims, self.activation)
         if not shared and not self.use_batchnorm:
-            return PairedMLP(n_inputs, n_outputs, self.hidden_dims, self.activation)
+            return PairedMLP(*options)
+        f = MLP(*options, self.use_batchnorm)
+        return EncoderPair(f, None if shared else MLP(*options, self.use_batchnorm))
 
-        def make() -> MLP:
-            return MLP(n_inputs, n_outputs, self.hidden_dims, self.activation, self.use_batchnorm)
+    def set_periodic(self, coordinates: Sequence[int], period: float | Sequence[float] = 2 * math.pi) -> None:
+        """Let f and g be periodic in coordinates of a vector state, with one period or one for each.
 
-        return EncoderPair(make(), None if shared else make())
+        Cosines and sines of the raw angle stand for them. To be called before training: default encoders are made anew;
+        encoders of your own receive the other coordinates standardised, then the cosines, then the sines.
+
+        Raises
+        ------
+        ValueError
+            For states that are no vectors, or impossible positions or periods.
+
+        Examples
+        --------
+        >>> model = KoopmanLoRAModel(2, 3)
+        >>> model.set_periodic([1], period=360.0)
+        >>> torch.allclose(model.f(torch.tensor([[1.0, 10.0]])), model.f(torch.tensor([[1.0, 370.0]])), atol=1e-5)
+        True
+        """
+        self.standardize.set_periodic(coordinates, period)
+        if not self.has_own_encoders:
+            self.encoders = self._make_encoders(self.shared_encoder).to(self.device, self.dtype)
 
     @property
     def normalizes(self) -> bool:
@@ -191,8 +212,9 @@ class KoopmanLoRAModel(nn.Module):
         with torch.no_grad():
             self.svals_params.copy_(torch.logit(learned.clamp(epsilon, 1 - epsilon)))
 
-    def prepare(self, x: Tensor) -> Tensor:
-        """Standardised states in the network's precision: what the encoders receive."""
+    def prepare(self, x: Tensor | np.ndarray) -> Tensor:
+        """Standardised states in the network's precision, of a tensor or an array: what the encoders receive."""
+        x = real_tensor("x", x)
         if tuple(x.shape[1:]) != self.state_shape:
             raise ValueError(
                 f"x must have shape (batch, {', '.join(map(str, self.state_shape))}); got {tuple(x.shape)}."
@@ -205,16 +227,25 @@ class KoopmanLoRAModel(nn.Module):
 
     def encode(self, z: Tensor, z_next: Tensor) -> tuple[Tensor, Tensor]:
         """Same as calling the model, for states that went through `prepare` already."""
+        self._check_batch(z)
         f, g = self.encoders(z, z_next)
         return self._finish(f, 0), self._finish(g, 1)
 
     def f(self, x: Tensor) -> Tensor:
         """Features of x, (batch, n_modes)."""
-        return self._finish(self.encoders.f(self.prepare(x)), 0)
+        return self._finish(self.encoders.f(self._check_batch(self.prepare(x))), 0)
 
     def g(self, x_next: Tensor) -> Tensor:
         """Features of x', (batch, n_modes)."""
-        return self._finish(self.encoders.g(self.prepare(x_next)), 1)
+        return self._finish(self.encoders.g(self._check_batch(self.prepare(x_next))), 1)
+
+    def _check_batch(self, z: Tensor) -> Tensor:
+        if self.training and len(z) < 2 and (self.normalizes or self.use_batchnorm):
+            raise ValueError(
+                f"x must hold at least 2 states to normalise features in training; got {len(z)}. Use drop_last=True of "
+                "the DataLoader, or model.eval()."
+            )
+        return z
 
     def _finish(self, features: Tensor, side: int) -> Tensor:
         """Normalise, and prepend the constant mode."""
@@ -261,11 +292,7 @@ class KoopmanLoRAModel(nn.Module):
 
     def _normalise_batch(self, features: Tensor) -> Tensor:
         self.is_calibrated.fill_(False)  # training on moves the features away from frozen statistics
-        if self.learn_svals and self.has_centering and not features.is_complex():
-            # the same as below in one fused kernel, a tenth of the step's time less
-            return nn.functional.batch_norm(features, None, None, training=True, eps=_FLOOR)
-        mean, scale = feature_statistics(features, centred=self.has_centering, scaled=self.learn_svals)
-        return (features - mean) / scale
+        return normalise_batch(features, self.has_centering, self.learn_svals)
 
     def _normalise_frozen(self, features: Tensor, side: int) -> Tensor:
         if not self.is_calibrated:
@@ -320,18 +347,3 @@ class KoopmanLoRAModel(nn.Module):
 def prepend_constant(features: Tensor) -> Tensor:
     """The function 1 as a first feature: (batch, k) -> (batch, 1 + k)."""
     return torch.cat([features.new_ones(features.shape[0], 1), features], dim=1)
-
-
-def feature_statistics(features: Tensor, centred: bool, scaled: bool) -> tuple[Tensor, Tensor]:
-    """Mean and root second moment of a batch of features, 0 and 1 where not asked for."""
-    mean = features.mean(0) if centred else features.new_zeros(())
-    if not scaled:
-        return mean, features.new_ones(())
-    second = (features - mean).abs().square().mean(0)
-    return mean, (second + _FLOOR).sqrt()
-
-
-def _statistics_shape(state_shape: tuple[int, ...]) -> tuple[int, ...]:
-    if len(state_shape) == 1:
-        return state_shape
-    return (state_shape[0], 1, 1) if len(state_shape) == 3 else (1,) * len(state_shape)

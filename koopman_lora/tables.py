@@ -117,7 +117,7 @@ def finding_text(finding: Finding) -> str:
 
 
 def selection_text(selection: xr.Dataset) -> str:
-    """One line of `select_n_modes`: the recommended number of modes, and what each rule says."""
+    """One line of `select_n_modes`: the recommended number of modes, or that more may be real, and what rules say."""
     energy = f"{100 * selection.attrs['energy_fraction']:g} %"
     rules = {
         "n_energy": f"{energy} of sum sigma",
@@ -127,7 +127,11 @@ def selection_text(selection: xr.Dataset) -> str:
         "n_null": "above noise",
     }
     listed = ", ".join(f"{text} {int(selection[name])}" for name, text in rules.items())
-    return f"number of modes: recommended {int(selection['recommended'])} ({listed})"
+    recommended = f"recommended {int(selection['recommended'])}"
+    if selection.attrs["is_capped"]:
+        recommended = f"at least {int(selection['recommended'])} (all that were fitted are real: fit more)"
+        return f"number of modes: {recommended}; {listed}"
+    return f"number of modes: {recommended} ({listed})"
 
 
 def residuals_text(residuals: xr.Dataset) -> str:
@@ -144,7 +148,7 @@ def residuals_text(residuals: xr.Dataset) -> str:
 
 
 def scan_text(scan: xr.Dataset) -> str:
-    """Table of `scan_lags`: the slowest three timescales with their intervals at each lag, and the recommended lag."""
+    """Table of `scan_lags`: the slowest three timescales, with intervals, at each lag; the recommended lag or none."""
     unit = scan.attrs["time_unit"]
     columns = {"lag": _cells(scan[LAG], "d"), f"({unit})": _cells(scan["lag_time"], "g")}
     for i, mode in enumerate(scan[MODE].values[1:4], start=1):
@@ -152,8 +156,14 @@ def scan_text(scan: xr.Dataset) -> str:
         columns[f"timescale {mode} ({unit})"] = [
             f"{t:.4g} ({low:.4g}, {high:.4g})" for t, (low, high) in zip(times, bounds, strict=True)
         ]
+    return f"{_columns_text(columns)}\n{_plateau_text(scan)}"
+
+
+def _plateau_text(scan: xr.Dataset) -> str:
+    if scan.attrs["has_plateau"]:
+        return f"recommended lag: {scan.attrs['recommended_lag']} frames (shortest on the plateau)"
     return (
-        f"{_columns_text(columns)}\nrecommended lag: {scan.attrs['recommended_lag']} frames (shortest on the plateau)"
+        f"recommended lag: none, no plateau up to lag {scan[LAG].values[-1]}; timescales still change: scan longer lags"
     )
 
 

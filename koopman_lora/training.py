@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from torch import nn
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from koopman_lora.accumulation import estimate_moments
+from koopman_lora.arguments import check_positive, whole
+from koopman_lora.data.groups import fold_numbers
 from koopman_lora.data.pairs import LaggedPairs
 from koopman_lora.data.splits import Split, as_split
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import CROSS, Moments
 from koopman_lora.normalisation import normalise
-from koopman_lora.training_loop import (
-    TrainingLoop,
-    TrainingOptions,
-    TrainingResult,
-    check_positive,
-    fork_seed,
-    quiet_fabric,
-)
+from koopman_lora.surroundings import gradients
+from koopman_lora.training_loop import TrainingLoop, TrainingOptions, TrainingResult
 
 
 def fit(
@@ -53,14 +53,19 @@ def fit(
     batch_size : int
     options : TrainingOptions, optional
     seed : int
-        Of the split and the order of batches; torch's global random state is left as it was.
+        Of the split and the order of batches. Torch's global random state is left as it was, and fits in several
+        threads are those of one after the other; they wait for one another where layers of your own, or dropout, may
+        draw from it.
     progress : bool
         Show a progress bar.
 
     Raises
     ------
     ValueError
-        For options out of range, a batch smaller than n_modes, or states that do not fit the model.
+        For options out of range, a batch smaller than n_modes, a model in half precision, or states or encoders that do
+        not fit the model; nothing is trained then, and the model is as it was.
+    TypeError
+        For a model, pairs, a loss or options of another kind.
     NonFiniteLossError
         When the loss becomes NaN or infinite.
 
@@ -71,17 +76,18 @@ def fit(
     >>> fit(model, lagged_pairs(series), n_epochs=2).history.sizes["epoch"]
     2
     """
-    result = train(
-        model,
-        as_split(pairs, seed),
-        loss=loss,
-        n_epochs=n_epochs,
-        batch_size=batch_size,
-        options=options,
-        seed=seed,
-        progress=progress,
-    )
-    freeze(model, raw_moments(model, result.split.training))
+    with gradients():
+        result = train(
+            model,
+            as_split(pairs, seed),
+            loss=loss,
+            n_epochs=n_epochs,
+            batch_size=batch_size,
+            options=options,
+            seed=seed,
+            progress=progress,
+        )
+        freeze(model, raw_moments(model, result.split.training))
     return result
 
 
@@ -97,20 +103,92 @@ def train(
     progress: bool = False,
 ) -> TrainingResult:
     """`fit` without its last pass over the pairs: the features' normalisation is left to `freeze`."""
-    options = options or TrainingOptions()
+    options = TrainingOptions() if options is None else options
+    _check_kinds(model, loss, options)
+    batch_size, seed = whole("batch_size", batch_size), whole("seed", seed)
+    n_epochs = None if n_epochs is None else whole("n_epochs", n_epochs)
     for name, value in (("batch_size", batch_size), ("n_epochs", n_epochs)):
         check_positive(name, value)
     if split.pairs.state_shape != model.state_shape:
         raise ValueError(f"model takes states of shape {model.state_shape}; pairs hold {split.pairs.state_shape}.")
     training = split.training
-    if len(training) < 2 or min(batch_size, len(training)) < model.n_modes:
+    if min(batch_size, len(training)) < max(model.n_modes, 2):
         raise ValueError(
-            f"batch_size must be at least n_modes={model.n_modes} to estimate its moments; got batch_size={batch_size} "
-            f"with {len(training)} training pairs."
+            f"batch_size must be at least n_modes={model.n_modes} (and 2) to estimate moments; got "
+            f"batch_size={batch_size} with {len(training)} training pairs."
         )
-    model.clock = split.pairs.clock
-    with quiet_fabric(), fork_seed(seed):
-        return TrainingLoop(model, split, loss, options).run(n_epochs, batch_size, progress)
+    with gradients():
+        _check_model(model, training.x[:2])
+        loop = TrainingLoop(model, split, loss, options, seed)
+        model.clock = split.pairs.clock
+        return loop.run(n_epochs, batch_size, progress)
+
+
+def _check_kinds(model: Any, loss: Any, options: Any) -> None:
+    """Raise a TypeError for a model, a loss or options of another kind."""
+    if not isinstance(model, KoopmanLoRAModel):
+        raise TypeError(
+            f"model must be a KoopmanLoRAModel; got {type(model).__name__}. Encoders of your own go into "
+            "KoopmanLoRAModel.from_encoders."
+        )
+    if loss is not None and (isinstance(loss, type) or not callable(loss)):
+        raise TypeError(
+            f"loss must be a module called as loss(f, g, svals), such as NestedLoRALoss(n_modes); got {loss}."
+        )
+    if not isinstance(options, TrainingOptions):
+        raise TypeError(f"options must be TrainingOptions(...); got {options!r}.")
+
+
+def _check_model(model: KoopmanLoRAModel, x: Tensor) -> None:
+    """Raise a ValueError for a model that could not be trained on states such as `x`, or not be used afterwards."""
+    if model.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"model must be in single or double precision to be trained; got {model.dtype}. Use model.float(), and "
+            "precision='bf16-mixed' to save time."
+        )
+    if any(tensor.is_inference() for tensor in itertools.chain(model.parameters(), model.buffers())):
+        raise ValueError("model was made inside torch.inference_mode(), so that it cannot learn; make it outside.")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError("model has no weights to train; set requires_grad of some of its parameters.")
+    _check_encoders(model, x)
+
+
+@torch.no_grad()
+def _check_encoders(model: KoopmanLoRAModel, x: Tensor) -> None:
+    wanted, was_training = model.n_modes - model.has_centering, model.training
+    model.eval()
+    try:
+        for name, encode in (("encoder_f", model.encoders.f), ("encoder_g", model.encoders.g)):
+            try:
+                features = encode(model.prepare(x))
+            except RuntimeError as error:  # of torch, about the shape or the precision of what it was given
+                shape = ", ".join(map(str, model.state_shape))
+                raise ValueError(f"{name} cannot take states (batch, {shape}) of {model.dtype}: {error}") from error
+            found = tuple(getattr(features, "shape", ()))
+            if found != (len(x), wanted):
+                raise ValueError(f"{name} must give (batch, {wanted}); got {found} for a batch of {len(x)}.")
+    finally:
+        model.train(was_training)
+
+
+def check_refinable(model: KoopmanLoRAModel, split: Split) -> None:
+    """Raise an error where `refine` would, before there is anything to lose.
+
+    Raises
+    ------
+    NoLinearHeadError
+        If an encoder does not end in a linear layer.
+    ValueError
+        If a last hidden layer is too narrow for n_modes, or the pairs are too few for two folds.
+    """
+    _check_encoders(model, split.pairs.x[:2])
+    for head in model.head_matrices(split.pairs.x):  # (1 + width, n_modes)
+        if len(head) < model.n_modes:
+            raise ValueError(
+                f"n_modes={model.n_modes} is more than the last hidden layer can carry ({len(head) - 1} units and the "
+                "constant); give a wider last entry of hidden_dims."
+            )
+    fold_numbers(split.pairs)
 
 
 def raw_moments(model: KoopmanLoRAModel, pairs: LaggedPairs) -> Moments:

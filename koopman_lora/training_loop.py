@@ -7,8 +7,8 @@ import copy
 import dataclasses
 import logging
 import math
+import threading
 import time
-import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -16,17 +16,21 @@ import numpy as np
 import torch
 import xarray as xr
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.rank_zero import rank_zero_module
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from koopman_lora._labels import EPOCH, MODE, labelled, provenance
 from koopman_lora.accumulation import estimate_moments
-from koopman_lora.data.pairs import BATCH, LaggedPairs, standardization
+from koopman_lora.arguments import check_positive
+from koopman_lora.data.pairs import BATCH, LaggedPairs
+from koopman_lora.data.scales import standardization
 from koopman_lora.data.splits import Split
 from koopman_lora.losses import NestedLoRALoss, NonFiniteLossError
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import CROSS, Moments
 from koopman_lora.scores import jackknife_error, triples_vamp_e
+from koopman_lora.surroundings import may_draw, seeded
 from koopman_lora.triples import canonical_triples
 
 # Optimisation steps below which small data sets get more epochs; measured on the systems of `benchmarks/`.
@@ -36,6 +40,10 @@ MIN_STEPS = 950
 SVALS_LEARNING_RATE = 0.3
 # Pairs that whiten the held-out score of each epoch; more cost time and change little.
 SCORE_PAIRS = 5_000
+# Words of Fabric for what can be trained. With weights in half precision the mean and scale of the states are in half
+# precision too, which an offset of the data does not survive, and NumPy has no bfloat16 for the moments.
+PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
+_ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +56,8 @@ class TrainingOptions:
     gradient_clip : largest norm of the gradient, if any
     patience : stop after so many epochs without a better held-out score, if any
     standardize : set the model's standardisation from the training pairs
-    accelerator, precision : for Lightning Fabric: 'cpu', 'gpu', 'auto'; '32-true', '64-true', 'bf16-mixed', ...
+    accelerator : for Lightning Fabric: 'cpu', 'gpu', 'auto'
+    precision : '32-true' or '64-true', or for half precision where it does no harm 'bf16-mixed' or '16-mixed'
 
     Raises
     ------
@@ -73,14 +82,13 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         for name in ("learning_rate", "gradient_clip", "patience"):
             check_positive(name, getattr(self, name))
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"precision must be one of {', '.join(map(repr, PRECISIONS))}; got {self.precision!r}. The "
+                "weights must be in single precision at least; for speed use 'bf16-mixed'."
+            )
         if not self.weight_decay >= 0:
             raise ValueError(f"weight_decay must not be negative; got {self.weight_decay}.")
-
-
-def check_positive(name: str, value: float | None) -> None:
-    """Raise a ValueError unless `value` is positive or None."""
-    if value is not None and not value > 0:
-        raise ValueError(f"{name} must be positive; got {value}.")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,25 +112,23 @@ class TrainingResult:
 
 
 @contextlib.contextmanager
-def fork_seed(seed: int) -> Iterator[None]:
-    """Torch's global random numbers from `seed`; the state before comes back at the end."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
-
-
-@contextlib.contextmanager
 def quiet_fabric() -> Iterator[None]:
-    """Fabric announces devices and seeds through logging; a library that is called in a loop should not."""
-    logger = logging.getLogger("lightning_fabric")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
+    """Fabric announces devices through logging as it is set up; a library that is called in a loop should not.
+
+    Of this thread only, and nothing is left behind: the logger is the user's as well.
+    """
+    here = threading.get_ident()
+
+    def is_heard(record: logging.LogRecord) -> bool:
+        return record.thread != here or record.levelno >= logging.ERROR
+
+    logger = rank_zero_module.log
+    with _ONE_AT_A_TIME:  # a filter that goes while another thread walks over them would hide the next one
+        logger.addFilter(is_heard)
+        try:
             yield
-    finally:
-        logger.setLevel(level)
+        finally:
+            logger.removeFilter(is_heard)
 
 
 class _Score(NamedTuple):
@@ -152,18 +158,21 @@ class TrainingLoop:
         split: Split,
         loss: nn.Module | None,
         options: TrainingOptions,
+        seed: int = 0,
     ) -> None:
-        precision: Any = options.precision  # Fabric checks the word itself
-        self.fabric = Fabric(accelerator=options.accelerator, devices=1, precision=precision)
-        self.model, self.split, self.options = model, split, options
+        precision: Any = options.precision  # checked before
+        with quiet_fabric():
+            self.fabric = Fabric(accelerator=options.accelerator, devices=1, precision=precision)
+        self.model, self.split, self.options, self.seed = model, split, options, seed
         self.train, self.test = split.training, split.held_out
         self.loss = loss or NestedLoRALoss(model.n_modes)
         self.records: list[dict[str, Any]] = []
 
     def _configure(self, n_epochs: int | None, batch_size: int) -> None:
         """Set up optimiser, schedule and the data in memory."""
-        # no batch smaller than n_modes, also where few pairs are cut into parts of equal size
-        self.steps_per_epoch = max(1, min(round(len(self.train) / batch_size), len(self.train) // self.model.n_modes))
+        # no batch smaller than n_modes or 2, also where few pairs are cut into parts of equal size
+        most = len(self.train) // max(self.model.n_modes, 2)
+        self.steps_per_epoch = max(1, min(round(len(self.train) / batch_size), most))
         self.n_epochs = n_epochs or max(5, math.ceil(MIN_STEPS / self.steps_per_epoch))
         encoders = [p for p in self.model.parameters() if p is not self.model.svals_params]
         peaks = [self.options.learning_rate]
@@ -171,21 +180,30 @@ class TrainingLoop:
         if self.model.svals_params is not None:
             peaks.append(SVALS_LEARNING_RATE * peaks[0])
             groups.append({"params": [self.model.svals_params], "lr": peaks[1]})
-        optimizer = torch.optim.AdamW(groups, weight_decay=self.options.weight_decay, fused=True)
+        fused = not any(p.is_complex() for p in self.model.parameters())  # torch has it for real numbers only
+        optimizer = torch.optim.AdamW(groups, weight_decay=self.options.weight_decay, fused=fused)
         # at least 4 steps, so that the warm-up of the schedule is never empty
         total = max(self.steps_per_epoch * self.n_epochs, 4)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peaks, total_steps=total)
         # the wrapped module only walks over inputs and outputs, which are where and what they should be already
-        _, self.optimizer = self.fabric.setup(self.model, optimizer)
+        with quiet_fabric():
+            _, self.optimizer = self.fabric.setup(self.model, optimizer)
         self.settings = {"batch_size": batch_size, "learning_rate": peaks[0], "weight_decay": self.options.weight_decay}
         if self.options.standardize:
-            self.model.standardize.set_statistics(*standardization(self.train))
+            self.model.standardize.set_statistics(*standardization(self.train, self.model.standardize.periodic))
         with torch.no_grad():  # standardised once, in the data's own precision
             self.x, self.x_next = self.model.prepare(self.train.x), self.model.prepare(self.train.x_next)
 
     def run(self, n_epochs: int | None, batch_size: int, progress: bool) -> TrainingResult:
         """Train; the best state is in the model afterwards."""
         self._configure(n_epochs, batch_size)
+        # batches from a generator of their own; layers such as dropout know only torch's one for all threads
+        self.generator = torch.Generator().manual_seed(self.seed)
+        drawing = may_draw(self.model) or may_draw(self.loss)
+        with seeded(self.seed, self.fabric.device) if drawing else contextlib.nullcontext():
+            return self._run(progress)
+
+    def _run(self, progress: bool) -> TrainingResult:
         best: _Score | None = None
         chosen: _Score | None = None
         state: dict[str, Any] | None = None
@@ -221,9 +239,9 @@ class TrainingLoop:
     def _epoch(self, epoch: int) -> float:
         self.model.train()
         total = torch.zeros((), device=self.fabric.device)
-        order = torch.randperm(len(self.train)).to(self.fabric.device)
+        order = torch.randperm(len(self.train), generator=self.generator).to(self.fabric.device)
         for rows in order.tensor_split(self.steps_per_epoch):  # sizes differ by one pair at most; none is dropped
-            with self.fabric.autocast():
+            with self._autocast():
                 f, g = self.model.encode(self.x[rows], self.x_next[rows])
                 loss = self.loss(f, g, self.model.svals)
             self.optimizer.zero_grad()
@@ -244,6 +262,10 @@ class TrainingLoop:
             )
         return mean_loss
 
+    def _autocast(self) -> contextlib.AbstractContextManager:
+        """Fabric's, where it changes this thread alone: for '64-true' it sets the default precision of all threads."""
+        return self.fabric.autocast() if self.options.precision.endswith("mixed") else contextlib.nullcontext()
+
     def _held_out_score(self, epoch: int, pairs: LaggedPairs) -> _Score:
         """VAMP-E of the held-out pairs from summed moments, at the singular triples of (part of) the training pairs."""
         self.model.eval()
@@ -251,7 +273,9 @@ class TrainingLoop:
         train = self._moments(self.x[::step], self.x_next[::step], n_blocks=1)
         test = self._moments(self.model.prepare(pairs.x), self.model.prepare(pairs.x_next), n_blocks=16)
         triples = canonical_triples(train)
-        return _Score(epoch, float(triples_vamp_e(triples, test)), triples_vamp_e(triples, test.leaving_out()))
+        # a single held-out pair tells no error: then the highest score is the best
+        leaving_out = triples_vamp_e(triples, test.leaving_out()) if test.n_blocks > 1 else np.zeros(2)
+        return _Score(epoch, float(triples_vamp_e(triples, test)), leaving_out)
 
     def _moments(self, z: Tensor, z_next: Tensor, n_blocks: int) -> Moments:
         # whitening makes the score independent of the normalisation, which is frozen only at the end

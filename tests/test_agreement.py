@@ -46,6 +46,47 @@ def test_subspaces_must_be_given_at_the_same_points():
         compare_subspaces(np.ones((4, 1)), np.ones((5, 1)))
 
 
+@pytest.mark.parametrize("kind", ["real", "complex", "single precision", "weighted"])
+@pytest.mark.parametrize("seed", range(5))
+def test_columns_that_depend_on_each_other_span_the_same(seed, kind):
+    """QR filled the third direction with round-off: agreement .69 here and there."""
+    rng = np.random.default_rng(seed)
+    plane = rng.normal(size=(40, 2)) + (1j * rng.normal(size=(40, 2)) if kind == "complex" else 0)
+    weights = rng.uniform(0.1, 3, 40) if kind == "weighted" else None
+    a, b = (plane @ rng.normal(size=(2, n)) for n in (3, 4))
+    b = b * [1e-9, 1, 1e12, 1]  # units
+    if kind == "single precision":
+        a, b = a.astype(np.float32), b.astype(np.float32)
+    found = compare_subspaces(a, b, weights)
+    assert (found.rank_a, found.rank_b) == (2, 2)
+    assert found.agreement == pytest.approx(1, abs=1e-5)
+    assert found.sizes["direction"] == 2
+    across = compare_subspaces(a, np.hstack([a, rng.normal(size=(40, 1)).astype(a.dtype)]), weights)
+    assert across.rank_b == 3
+    assert across.agreement == pytest.approx(1, abs=1e-5)  # one lies within the other
+
+
+def test_ill_conditioned_bases_of_one_span_agree():
+    x = np.linspace(-1, 1, 200)
+    powers, legendre = np.vander(x, 16), np.polynomial.legendre.legvander(x, 15)
+    found = compare_subspaces(powers, legendre)
+    assert (found.rank_a, found.rank_b) == (16, 16)
+    assert found.agreement == pytest.approx(1, abs=1e-9)
+
+
+def test_functions_and_weights_that_make_no_span_are_refused():
+    x = np.ones((4, 2))
+    with pytest.raises(ValueError, match="b must be finite; function 1 is not"):
+        compare_subspaces(x, np.where([False, True], np.nan, x))
+    with pytest.raises(ValueError, match="a must span something"):
+        compare_subspaces(0 * x, x)
+    with pytest.raises(ValueError, match=r"a must have shape \(n_points, n_functions\).*got \(4,\)"):
+        compare_subspaces(x[:, 0], x)
+    for weights in (np.ones(3), -np.ones(4), np.full(4, np.nan)):
+        with pytest.raises(ValueError, match="weights must be 4 finite numbers of at least 0"):
+            compare_subspaces(x, x, weights)
+
+
 @pytest.mark.slow
 def test_seeds_agree_on_well_separated_modes():
     trajectories = MAP.simulate(n_trajectories=2, n_steps=4001, seed=0)
@@ -92,3 +133,10 @@ def test_the_captured_share_needs_functions_at_the_points():
     n = len(REFERENCE.points)
     with pytest.raises(ValueError, match=f"must be given at the {n} reference.points; got 10 and {n} rows"):
         captured_share(np.ones((10, 1)), np.ones((n, 1)), REFERENCE)
+
+
+def test_the_captured_share_of_dependent_features_is_that_of_their_span():
+    phi, psi = REFERENCE.left(REFERENCE.points), REFERENCE.right(REFERENCE.points)
+    doubled = np.hstack([phi[:, :3], phi[:, :3] @ np.ones((3, 1))])
+    share = captured_share(doubled, psi[:, :3], REFERENCE, n_modes=3)
+    assert share == pytest.approx(captured_share(phi[:, :3], psi[:, :3], REFERENCE, n_modes=3))

@@ -404,8 +404,8 @@ def test_a_file_of_another_fit_is_named(folder, tmp_path, name):
         ("[]", r"analysis\.json' is damaged"),
         ("{}", r"analysis\.json' is not an analysis of this koopman_lora; its format is None"),
         ('{"format": "koopman_lora.analysis.v0"}', r"analysis\.json' is not an analysis .*; its format is 'koopman"),
-        ('{"format": "koopman_lora.analysis.v1"}', r"analysis\.json' is damaged"),
-        ('{"format": "koopman_lora.analysis.v1", "files": {}}', r"analysis\.json' is damaged"),
+        ('{"format": "koopman_lora.analysis.v2"}', r"analysis\.json' is damaged"),
+        ('{"format": "koopman_lora.analysis.v2", "files": {}}', r"analysis\.json' is damaged"),
     ],
 )  # fmt: skip
 def test_a_damaged_or_foreign_record_is_named(folder, text, message):
@@ -420,6 +420,13 @@ def test_a_record_that_lacks_an_entry_is_damaged(folder, key):
     del record[key]
     (folder / "analysis.json").write_text(json.dumps(record))
     with pytest.raises(ValueError, match=r"analysis\.json' is damaged"):
+        kl.open_analysis(folder)
+
+
+def test_a_record_with_another_number_in_it_is_damaged(folder):
+    text = (folder / "analysis.json").read_text()
+    (folder / "analysis.json").write_text(text.replace('"seed": 2', '"seed": 3'))
+    with pytest.raises(ValueError, match=r"analysis\.json' is damaged \(its checksum is another\)"):
         kl.open_analysis(folder)
 
 

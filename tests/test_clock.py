@@ -148,6 +148,12 @@ def test_bad_time_steps(dt):
         Clock(1, dt)
 
 
+@pytest.mark.parametrize("unit", [3, None, b"ps"])
+def test_units_that_are_no_text(unit):
+    with pytest.raises(TypeError, match="time_unit must be a text such as 'ps'; got"):
+        Clock(1, 0.5, unit)
+
+
 def test_good_ones_become_plain_numbers():
     assert type(check_lag(np.int32(4))) is int
     assert type(check_dt(np.float32(0.5))) is float

@@ -44,5 +44,5 @@ def test_bad_files(tmp_path):
     with pytest.raises(ValueError, match=r"must hold one variable, or one named 'state'; got \['a', 'b'\]"):
         open_trajectories(tmp_path / "b.nc")
     np.save(tmp_path / "c.npy", np.array([object()]), allow_pickle=True)
-    with pytest.raises(ValueError, match="allow_pickle=False"):
+    with pytest.raises(ValueError, match=r"c\.npy' cannot be read \(.*Python objects"):
         open_trajectories(tmp_path / "c.npy")

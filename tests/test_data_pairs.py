@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from koopman_lora.accumulation import estimate_moments
 from koopman_lora.clock import Clock
 from koopman_lora.data.arrays import as_states
-from koopman_lora.data.pairs import lagged_pairs, standardization
+from koopman_lora.data.pairs import lagged_pairs
+from koopman_lora.data.splits import split_pairs
 
 
 def labelled(n_trajectories, n_frames, *state):
@@ -116,6 +117,42 @@ def test_precision_is_kept(given_dtype, wanted):
     assert np.allclose(pairs.x[:, 0], [0, 0.25, 0.5, 0.75])
 
 
+@pytest.mark.parametrize(
+    ("given_dtype", "wanted"),
+    [
+        ("i1", torch.float32),
+        ("u1", torch.float32),
+        (">i2", torch.float32),
+        ("i4", torch.float64),
+        ("u8", torch.float64),
+    ],
+)
+def test_integers_become_floating_point(given_dtype, wanted):
+    values = np.array([[0, 9], [100, 3], [2, 127], [7, 1]], dtype=given_dtype)
+    kinds = [values, [values.tolist()], (values[:-1], values[1:])]
+    if given_dtype in ("i1", "i4"):
+        kinds.append(torch.from_numpy(values))
+    for data in kinds:
+        pairs = lagged_pairs(data, 1)
+        assert pairs.x.dtype == pairs.x_next.dtype == (torch.float64 if isinstance(data, list) else wanted)
+        assert np.array_equal(pairs.x, values[:-1])
+        assert np.array_equal(pairs.x_next, values[1:])
+
+
+def test_large_integers_keep_their_digits():
+    assert lagged_pairs(np.array([2**40, 2**40 + 1, 2**40 - 1])).x[1, 0] == 2**40 + 1
+
+
+def test_one_side_in_integers_does_not_round_the_other():
+    pairs = lagged_pairs((np.arange(20, dtype=np.int8), GOOD[:, 0]), lag=1)
+    assert np.array_equal(pairs.x_next[:, 0], GOOD[:, 0])
+
+
+def test_a_mask_that_hides_nothing_is_none():
+    pairs = lagged_pairs(np.ma.masked_array(GOOD, False))
+    assert np.array_equal(pairs.x, GOOD[:-1])
+
+
 def test_users_array_is_not_touched_or_held():
     values = np.arange(6.0)
     pairs = lagged_pairs(values)
@@ -144,6 +181,12 @@ def spoiled(frame, value):
     return bad
 
 
+def masked(values, frame):
+    mask = np.zeros(values.shape, dtype=bool)
+    mask[frame, ...] = True
+    return np.ma.masked_array(values, mask)
+
+
 @pytest.mark.parametrize(
     ("data", "error", "message"),
     [
@@ -166,16 +209,26 @@ def spoiled(frame, value):
         ([GOOD, GOOD, GOOD[:, 0]], ValueError, r"trajectory 0 has \(2,\), trajectory 2 has \(1,\)"),
         (GOOD[:, :0], ValueError, r"states must not be empty; got state shape \(0,\)"),
         ((GOOD[:, :0], GOOD[:, :0]), ValueError, r"states must not be empty; got state shape \(0,\)"),
-        (np.arange(10), TypeError, "trajectory 0 must be real floating point; got dtype int64"),
-        (torch.arange(10), TypeError, r"trajectory 0 must be real floating point; got dtype torch.int64"),
-        ([GOOD, GOOD.astype(complex)], TypeError, "trajectory 1 must be real floating point; got dtype complex128"),
-        (torch.ones(5, 2, dtype=torch.complex64), TypeError, "must be real floating point; got dtype torch.complex64"),
-        (GOOD.astype(object), TypeError, "trajectory 0 must be real floating point; got dtype object"),
-        (np.array(["a", "b"]), TypeError, "must be real floating point; got dtype <U1"),
-        (GOOD > 0, TypeError, "must be real floating point; got dtype bool"),
+        (
+            [GOOD, GOOD.astype(complex)],
+            TypeError,
+            "trajectory 1 must hold real numbers; got dtype complex128. Give real",
+        ),
+        (torch.ones(5, 2, dtype=torch.complex64), TypeError, "must hold real numbers; got dtype torch.complex64. Give"),
+        (GOOD.astype(object), TypeError, "trajectory 0 must hold real numbers; got dtype object. Convert with .astype"),
+        (np.array(["a", "b"]), TypeError, "must hold real numbers; got dtype <U1"),
+        (GOOD > 0, TypeError, "must hold real numbers; got dtype bool"),
+        (torch.from_numpy(GOOD) > 0, TypeError, r"must hold real numbers; got dtype torch.bool. Convert with .double"),
+        ((GOOD, GOOD > 0), TypeError, "x_next must hold real numbers; got dtype bool"),
         ([[[1.0, 2.0], [3.0]]], TypeError, "trajectory 0 is not a rectangular array of numbers"),
-        (None, TypeError, "trajectory 0 must be real floating point; got dtype object"),
-        ((GOOD, GOOD.astype(int)), TypeError, "x_next must be real floating point; got dtype int64"),
+        (None, TypeError, "trajectory 0 must hold real numbers; got dtype object"),
+        (
+            [GOOD, masked(GOOD, 7)],
+            ValueError,
+            r"trajectory 1 holds masked entries at frame 7 \(1 such frames\); masked m",
+        ),
+        (masked(np.arange(20), 3), ValueError, "trajectory 0 holds masked entries at frame 3"),
+        ((GOOD, masked(GOOD, 2)), ValueError, "x_next holds masked entries at frame 2"),
         (np.float64(3.0), ValueError, "trajectory 0 must have a time axis; got a single number"),
         (np.column_stack([GOOD, np.ones(20)]), ValueError, r"data has constant columns: 2\. They carry no dynamics"),
         (
@@ -208,6 +261,21 @@ def test_every_short_trajectory_is_listed():
     assert "trajectory 1 (5 frames), trajectory 3 (0 frames), trajectory 4 (1 frames)" in str(caught.value)
 
 
+def test_of_very_many_short_trajectories_some_are_listed():
+    with pytest.raises(ValueError, match=r"trajectory 9 \(3 frames\), and 9990 more") as caught:
+        lagged_pairs([np.arange(3.0)] * 10_000, 3)
+    assert len(str(caught.value)) < 500
+
+
+def test_very_many_trajectories_are_paired_as_one_by_one():
+    """Nothing is quadratic in their number: these take half a second."""
+    values = np.random.default_rng(0).normal(size=(20_000, 3, 1))
+    pairs = lagged_pairs(list(values), 1)
+    assert np.array_equal(pairs.x, values[:, :-1].reshape(-1, 1))
+    assert len(pairs.fingerprint()) == 32
+    assert len(split_pairs(pairs, 0.1).held_out) == 4_000
+
+
 def test_constant_columns_may_be_kept():
     pairs = lagged_pairs(np.column_stack([GOOD, np.ones(20)]), check_constant=False)
     assert pairs.state_shape == (3,)
@@ -229,46 +297,30 @@ def test_select_takes_positions_and_masks():
         assert chosen.trajectory.tolist() == [0, 1]
 
 
-# ---- standardisation -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("n", [0, 7, 20])
+def test_a_mask_of_another_length_selects_nothing(n):
+    with pytest.raises(ValueError, match=rf"index as a mask must have shape \(19,\), one per pair; got \({n},\)"):
+        lagged_pairs(GOOD).select(np.ones(n, dtype=bool))
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_statistics_of_coordinates_with_large_offsets(dtype):
-    rng = np.random.default_rng(6)
-    values = (rng.normal(size=(4001, 3)) * [1e-2, 1.0, 1e3] + [300, 2.0e5, -5e6]).astype(dtype)
-    mean, scale = standardization(lagged_pairs(values))
-    assert mean.dtype == scale.dtype == torch.float64
-    both = np.concatenate([values[:-1], values[1:]]).astype(np.float64)
-    assert np.allclose(mean, both.mean(0), rtol=1e-14)
-    assert np.allclose(scale, both.std(0), rtol=1e-9)
+@pytest.mark.parametrize("size", [0, -1, 2.5])
+def test_bad_sizes_of_batches(size):
+    with pytest.raises(ValueError, match=r"size must be (positive|an integer); got"):
+        lagged_pairs(GOOD).batches(size)
 
 
-@pytest.mark.parametrize(
-    ("state", "axes", "shape"),
-    [
-        ((2,), (0,), (2,)),
-        ((4, 5), (0, 1, 2), (1, 1)),
-        ((3, 4, 5), (0, 2, 3), (3, 1, 1)),
-        ((2, 3, 4, 5), (0, 1, 2, 3, 4), (1,) * 4),
-    ],
-)
-def test_statistics_are_per_coordinate_per_channel_or_per_image(state, axes, shape):
-    values = np.random.default_rng(7).normal(size=(50, *state)) + np.arange(state[0]).reshape(
-        -1, *(1,) * (len(state) - 1)
-    )
-    mean, scale = standardization(lagged_pairs(values))
-    both = np.concatenate([values[:-1], values[1:]])
-    assert tuple(mean.shape) == tuple(scale.shape) == shape
-    assert np.allclose(mean.flatten(), both.mean(axes).flatten())
-    assert np.allclose(scale.flatten(), both.std(axes).flatten())
-
-
-@pytest.mark.parametrize("constant", [0.0, 0.1, 300.3, -1e8 / 3])
-def test_constant_coordinates_keep_scale_one(constant):
-    """Round-off of a mean must not become a scale: a later state a little off the constant would explode."""
-    values = np.column_stack([GOOD[:, 0], np.full(20, constant)])
-    _, scale = standardization(lagged_pairs(values, check_constant=False))
-    assert scale[1] == 1
+@pytest.mark.parametrize("dt", [-1, 0, float("nan"), "x"])
+def test_a_bad_step_is_refused_wherever_it_comes_from(dt):
+    attributes = xr.DataArray(GOOD, dims=("time", "c"), attrs={"dt": dt, "time_unit": "ps"})
+    for call in (
+        lambda: lagged_pairs(GOOD, dt=dt),
+        lambda: lagged_pairs((GOOD, GOOD), 2, dt),
+        lambda: lagged_pairs(attributes),
+    ):
+        with pytest.raises(ValueError, match="dt must be a positive finite time between two frames; got"):
+            call()
+    with pytest.raises(ValueError, match=r"contradicts the pairs|positive finite"):
+        lagged_pairs(lagged_pairs(GOOD), dt=dt)
 
 
 # ---- a torch Dataset -------------------------------------------------------------------------------------------------
@@ -354,6 +406,28 @@ def test_states_are_taken_in_any_form(make):
 
 def test_numbers_are_scalar_states():
     assert as_states([1.0, 2.0], (1,)).tolist() == [[1.0], [2.0]]
+
+
+@pytest.mark.parametrize("make", [np.asarray, torch.as_tensor, np.ma.masked_array])
+def test_states_in_integers_are_taken_as_numbers(make):
+    states = as_states(make(np.arange(6).reshape(3, 2)), (2,))
+    assert states.is_floating_point()
+    assert states.tolist() == [[0, 1], [2, 3], [4, 5]]
+
+
+@pytest.mark.parametrize(
+    ("states", "error", "message"),
+    [
+        (GOOD.astype(complex), TypeError, "x must hold real numbers; got dtype complex128"),
+        (torch.from_numpy(GOOD) > 0, TypeError, "x must hold real numbers; got dtype torch.bool"),
+        (GOOD.astype(object), TypeError, "x must hold real numbers; got dtype object"),
+        (spoiled(3, np.nan), ValueError, "x holds NaN or inf at frame 3"),
+        (masked(GOOD, 4), ValueError, "x holds masked entries at frame 4"),
+    ],
+)
+def test_states_that_are_no_numbers_are_refused(states, error, message):
+    with pytest.raises(error, match=message):
+        as_states(states, (2,))
 
 
 def test_states_of_another_shape_are_refused():

@@ -1,13 +1,18 @@
+import json
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from safetensors.torch import load, save
 from torch import nn
 
 import koopman_lora as kl
+from koopman_lora import io
 from koopman_lora.clock import Clock
+from koopman_lora.data.whole_files import write_whole
 from koopman_lora.encoders import CNN
-from koopman_lora.io import write_whole
 
 
 def dataset():
@@ -108,6 +113,47 @@ def test_own_encoders_must_be_given_to_load(tmp_path):
     with pytest.raises(ValueError, match="pass encoder_f"):
         kl.load_model(path)
     assert torch.equal(kl.load_model(path, encoder(), encoder()).f(x), model.f(x))
+
+
+def with_settings(path, **changes):
+    """The same weights with other settings, and a checksum that fits: what no damage but a person makes."""
+    content = path.read_bytes()
+    header, _ = io._header(content)
+    metadata = header["__metadata__"]
+    metadata["settings"] = json.dumps(json.loads(metadata["settings"]) | changes)
+    state = load(content)
+    metadata["checksum"] = io._checksum(save(state, metadata))
+    path.write_bytes(save(state, metadata))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"n_modes": 10**9}, {"hidden_dims": [10**9, 10**9]}, {"input_dim": [10**12]}, {"n_modes": 10**30}],
+    ids=["n_modes", "hidden_dims", "input_dim", "beyond integers"],
+)
+@pytest.mark.parametrize("kind", ["default", "shared", "batchnorm"])
+def test_settings_that_are_not_those_of_the_weights_are_refused_before_memory_is_taken(tmp_path, changes, kind):
+    path = kl.save_model(calibrated(*MODELS[kind]())[0], tmp_path / "m.safetensors")
+    with_settings(path)
+    kl.load_model(path)
+    with_settings(path, **changes)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"m\.safetensors' cannot be read"):
+        kl.load_model(path)
+    assert tracemalloc.get_traced_memory()[1] < 1e7
+    tracemalloc.stop()
+
+
+def test_numbers_of_numpy_as_settings_are_saved(tmp_path):
+    model = kl.KoopmanLoRAModel(np.int32(2), np.int64(3), hidden_dims=np.array([8, 4]), learn_svals=np.bool_(True))
+    loaded = kl.load_model(kl.save_model(model, tmp_path / "m.safetensors"))
+    assert (loaded.n_modes, list(loaded.hidden_dims)) == (3, [8, 4])
+
+
+def test_own_encoders_of_another_shape_are_refused(tmp_path):
+    path = kl.save_model(kl.KoopmanLoRAModel.from_encoders(2, 3, nn.Linear(2, 3)), tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match="other weights than the encoders need"):
+        kl.load_model(path, nn.Linear(2, 4))
 
 
 def test_foreign_files_are_refused(tmp_path):

@@ -16,6 +16,21 @@ def test_energy_marks_the_recommended_number():
     assert line(plot_energy(selection), "recommended").get_xdata()[0] == int(selection.recommended)
 
 
+def test_energy_says_at_least_where_all_modes_are_real():
+    selection = fitted()[2].select_n_modes()
+    recommended = int(selection.recommended)
+    for is_capped, text in ((True, f"recommended: at least {recommended}"), (False, f"recommended: {recommended}")):
+        marked = line(plot_energy(selection.assign_attrs(is_capped=is_capped)), "recommended")
+        assert marked.get_label() == text
+
+
+def test_no_plateau_is_said_and_no_lag_is_marked():
+    rising = scan([1, 2]).assign_attrs(has_plateau=False, recommended_lag=np.nan, recommended_lag_time=np.nan)
+    ax = plot_timescales(rising)
+    assert "no plateau up to lag 2" in texts(ax)
+    assert not any(str(drawn.get_label()).startswith("recommended") for drawn in ax.lines)
+
+
 def test_timescales_draw_the_numbers_they_were_given():
     two = scan([1, 2])
     assert np.array_equal(line(plot_timescales(two), "mode 2").get_ydata(), two.timescales[:, 1])
@@ -46,7 +61,7 @@ def test_no_unit_is_printed_where_there_is_none():
     ("unit", "text"), [("ns", "0.5 ns (2 frames)"), ("1", "0.5 (2 frames)"), ("frame", "2 frames")]
 )
 def test_the_recommended_lag_stands_at_its_time_and_is_told_in_frames(unit, text):
-    recommended = {"recommended_lag": 2, "recommended_lag_time": 0.5, "time_unit": unit}
+    recommended = {"has_plateau": True, "recommended_lag": 2, "recommended_lag_time": 0.5, "time_unit": unit}
     marked = line(plot_timescales(scan([1, 2]).assign_attrs(recommended)), "recommended")
     assert marked.get_label() == f"recommended lag: {text}"
     assert marked.get_xdata()[0] == 0.5

@@ -2,14 +2,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.polynomial.hermite_e import hermevander
 from scipy.signal import lfilter
 from scipy.stats import norm
 
 import koopman_lora as kl
+from koopman_lora._linalg import whitened_svd
 from koopman_lora.data.pairs import lagged_pairs
+from koopman_lora.data.splits import split_pairs
 from koopman_lora.scores import Validation
-from koopman_lora.selection import null_quantile, select_n_modes
-from koopman_lora.systems import FiniteMarkovChain, NoisyLogisticMap, NoisyRotation
+from koopman_lora.selection import _shifted_correlations, noise_thresholds, select_n_modes
+from koopman_lora.systems import FiniteMarkovChain, LinearGaussian, NoisyLogisticMap, NoisyRotation
 
 ROTATION = NoisyRotation(omega=0.5, noise=0.5)  # sigma 1, .882, .882, .607, .607, .325, .325, ...
 CHAIN = FiniteMarkovChain.with_blocks()
@@ -50,8 +53,7 @@ def test_noise_has_the_constant_mode_only(kind, seed):
 def test_modes_clearly_above_noise_are_found_by_a_fit():
     trajectories = ROTATION.simulate(n_trajectories=4, n_steps=1501, seed=0)
     selection = quick(9).fit(trajectories).select_n_modes()
-    assert 5 <= selection.recommended <= 7
-    assert 5 <= selection.n_null <= 7
+    assert 7 <= selection.recommended <= 9  # the last two are .135, which 600 pairs may or may not show
     logistic = NoisyLogisticMap().simulate(n_trajectories=4, n_steps=2501, seed=0)  # .923 .892 .696 .657 .426 .404 .211
     assert 5 <= quick(10, n_epochs=20).fit(logistic).select_n_modes().recommended <= 9
 
@@ -61,14 +63,117 @@ def test_the_null_rule_counts_exactly_the_modes_that_exist(seed):
     selection = select_n_modes(exact_validation(ROTATION, 5, 2000, seed, n_invented=4))
     assert selection.n_null == 5
     assert selection.n_vamp_e in (4, 5)
-    assert selection.recommended == min(selection.n_null, selection.n_vamp_e)
+    assert selection.recommended == selection.n_null
+    assert not selection.is_capped
 
 
 def test_the_slow_modes_of_a_chain_with_blocks_are_above_noise():
     """The two slow modes stay for some 50 and 70 steps: shifts shorter than that would still be correlated."""
     selection = select_n_modes(exact_validation(CHAIN, 4, 4000, n_invented=3))
-    assert 3 <= selection.n_null <= 4
-    assert selection.null_quantile < 0.4
+    assert selection.n_null == 4
+    slow, fast = selection.noise_threshold[[1, 2]], selection.noise_threshold[3:]
+    assert (slow < 0.6).all()
+    assert (fast < 0.3 * float(slow.min())).all()  # few independent values of slow functions do not hide the fast ones
+    assert np.isnan(selection.noise_threshold[0])
+
+
+def test_all_modes_real_means_that_more_may_be():
+    for n_modes, is_capped in ((1, True), (5, True), (7, True)):
+        selection = select_n_modes(exact_validation(ROTATION, n_modes, 4000))
+        assert selection.recommended == n_modes
+        assert bool(selection.is_capped) is is_capped
+    assert not select_n_modes(exact_validation(ROTATION, 5, 4000, n_invented=1)).is_capped
+
+
+def test_a_real_mode_behind_one_that_the_pairs_do_not_show_is_counted():
+    validation = exact_validation(ROTATION, 5, 2000, n_invented=2)
+    order = [0, 1, 5, 2, 3, 4, 6]
+    moved = Validation.of_functions(
+        validation.sigma, validation.phi[:, order], validation.psi[:, order], lagged_pairs(np.arange(2001.0))
+    )
+    assert select_n_modes(moved).recommended == 6
+
+
+# --- what was measured -----------------------------------------------------------------------------------------------
+# With linear fits as below, 4,000 pairs, 400 of them held out.
+# White noise of 1 and 5 coordinates; cosines and ramps; 2, 8 and 20 modes; 400 seeds each: more than the constant in
+# 0.8 to 2.5 % of fits.
+# Exact sigma above .3 whose held-out correlation is as well; 5, 12 and 20 modes; 100 seeds each: all found in 100 % of
+# fits. The smaller of VAMP-E and null, which was recommended before, found all in 100 % for rotation and logistic map,
+# but in 45 to 55 % for the chain of 3 blocks, 10 to 50 % of 9 blocks, 45 to 60 % for Ornstein-Uhlenbeck (20 seeds):
+# the standard error of the score of slow modes is larger than what the next modes add.
+
+
+def linear_fit(pairs, features, n_modes, seed):
+    """Linear VAMP of centred features on the training pairs, at the held-out ones: what `refine` does, in no time."""
+    training, held_out = split_pairs(pairs, 0.1, seed=seed)
+    (f, g), (f_held, g_held) = (
+        (features(p.x.double().numpy()), features(p.x_next.double().numpy())) for p in (training, held_out)
+    )
+    moving = f.std(axis=0) > 1e-9
+    f, f_held, g, g_held = (side[:, moving] for side in (f, f_held, g, g_held))
+    f_held, g_held = f_held - f.mean(axis=0), g_held - g.mean(axis=0)
+    f, g = f - f.mean(axis=0), g - g.mean(axis=0)
+    solution = whitened_svd(f.T @ f, f.T @ g, g.T @ g, rank=n_modes - 1)
+    one = np.ones((len(held_out), 1))
+    phi, psi = np.hstack([one, f_held @ solution.left]), np.hstack([one, g_held @ solution.right])
+    return Validation.of_functions(np.r_[1.0, solution.values], phi, psi, held_out)
+
+
+def random_cosines(n_coordinates, seed):
+    rng = np.random.default_rng(1000 + seed)
+    directions, offsets = rng.normal(size=(n_coordinates, 39)), rng.uniform(0, 2 * np.pi, 39)
+    return lambda x: np.cos(x @ directions + offsets)
+
+
+def harmonics(x):
+    z = (x[:, 0] + 1j * x[:, 1])[:, None] ** np.arange(1, 11)
+    return np.hstack([z.real, z.imag])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_coordinates", [1, 5])
+def test_white_noise_has_the_constant_only_in_95_of_100_fits(n_coordinates):
+    """A fit to noise has more in at most 2.5 %, so that more than 5 of 100 come up in 3 % of all hundreds, at most."""
+    found = []
+    for seed in range(100):
+        pairs = lagged_pairs(np.random.default_rng(seed).normal(size=(4001, n_coordinates)))
+        found.append(select_n_modes(linear_fit(pairs, random_cosines(n_coordinates, seed), 8, seed)).recommended == 1)
+    assert np.sum(found) >= 95
+
+
+OU = LinearGaussian([[0.8]], [[1.0]])
+REAL = {
+    "rotation": (ROTATION, harmonics),
+    "chain of 3 blocks": (CHAIN, lambda x: x),
+    "chain of 9 blocks": (FiniteMarkovChain.with_blocks(n_blocks=9, states_per_block=2, coupling=0.2), lambda x: x),
+    "logistic map": (NoisyLogisticMap(), lambda x: np.cos(np.pi * x * np.arange(1, 16))),
+    "Ornstein-Uhlenbeck": (OU, lambda x: hermevander(np.clip(0.6 * x[:, 0], -4, 4), 8)[:, 1:]),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REAL)
+def test_true_modes_with_a_held_out_correlation_above_03_are_found(name):
+    """In every one of 1,500 fits measured; one in 20 is allowed to fail."""
+    system, features = REAL[name]
+    exact = system.spectrum(lag=1, n_modes=12).singular_values
+    found = []
+    for seed in range(40):
+        pairs = lagged_pairs(system.simulate(n_steps=4001, seed=seed))
+        selection = select_n_modes(linear_fit(pairs, features, (5, 12)[seed % 2], seed))
+        held = selection.sigma_held_out.values
+        true = np.flatnonzero((held > 0.3) & (exact[: len(held)] > 0.3))
+        found.append(selection.recommended >= 1 + true[-1])
+    assert np.mean(found) >= 0.95
+
+
+def test_the_answer_hardly_depends_on_how_many_were_fitted():
+    pairs = lagged_pairs(ROTATION.simulate(n_steps=4001, seed=0))
+    found = [select_n_modes(linear_fit(pairs, harmonics, n, 0)) for n in (4, 7, 10, 14, 20)]
+    assert [int(selection.recommended) for selection in found[:2]] == [4, 7]
+    assert [bool(selection.is_capped) for selection in found] == [True, True, False, False, False]
+    assert all(7 <= selection.recommended <= 9 for selection in found[2:])
 
 
 def test_all_four_rules_on_numbers_made_by_hand():
@@ -108,14 +213,25 @@ def test_the_answer_is_never_zero(seed, k):
         assert 1 <= selection[name] <= k, name
 
 
-def test_the_null_quantile_is_that_of_the_largest_of_many_correlations():
+def test_the_thresholds_are_those_of_the_largest_of_many_correlations():
     rng = np.random.default_rng(0)
     n, k = 2000, 6
     phi, psi = rng.normal(size=(2, n, k))
     validation = Validation.of_functions(np.full(k, 0.1), phi, psi, lagged_pairs(rng.normal(size=n + 1)))
-    wanted = norm.ppf(0.95 ** (1 / (k - 1))) / np.sqrt(n)  # the first mode is not on trial
-    assert null_quantile(validation, n_shifts=2000) == pytest.approx(wanted, rel=0.15)
-    assert null_quantile(validation, level=0.5) < null_quantile(validation, level=0.99)
+    share = 1 - 0.05 / 4
+    wanted = norm.ppf(share ** (1 / (k - 1))) / np.sqrt(n)  # the first mode is not on trial
+    assert noise_thresholds(validation)[1:] == pytest.approx(wanted, rel=0.15)
+    assert (noise_thresholds(validation, level=0.5)[1:] < noise_thresholds(validation, level=0.99)[1:]).all()
+
+
+def test_complex_functions_at_a_shift_have_the_correlation_of_rolled_arrays():
+    rng = np.random.default_rng(0)
+    phi, psi = rng.normal(size=(2, 50, 3)) + 1j * rng.normal(size=(2, 50, 3))
+    found = _shifted_correlations(phi, psi, np.array([0, 7, 49]))
+    for row, shift in zip(found, (0, 7, 49), strict=True):
+        a, b = phi - phi.mean(0), np.roll(psi - psi.mean(0), shift, axis=0)
+        wanted = np.real(np.sum(np.conj(a) * b, axis=0)) / np.linalg.norm(a, axis=0) / np.linalg.norm(b, axis=0)
+        np.testing.assert_allclose(row, wanted, atol=1e-12)
 
 
 def test_shifts_of_the_null_are_longer_than_the_memory():
@@ -124,7 +240,7 @@ def test_shifts_of_the_null_are_longer_than_the_memory():
     phi, psi = (np.column_stack([np.ones(4000), side]) for side in (values[:-1], values[1:]))
     validation = Validation.of_functions(np.array([1.0, 0.98]), phi, psi, lagged_pairs(values))
     assert np.corrcoef(values[:-11], values[11:])[0, 1] > 0.6
-    assert null_quantile(validation, level=0.999, n_shifts=2000) < 0.4
+    assert noise_thresholds(validation, level=0.996)[1] < 0.4
 
 
 def test_few_pairs_and_fractions_outside_0_and_1_are_refused():

@@ -85,5 +85,21 @@ class TestMarkovFormulas:
             mean_first_passage_times(np.ones((2, 3)))
         with pytest.raises(ValueError, match="source and target must be states 0 to 1, none in both"):
             committor(np.eye(2), 0, 0)
-        with pytest.raises(ValueError, match="source and target"):
-            committor(np.eye(2), 0, 5)
+        with pytest.raises(ValueError, match="source and target must be states 0 to 1, none in both"):
+            committor(np.eye(2), [], 1)
+
+    @pytest.mark.parametrize("stranger", [5, -1, 0.5])
+    def test_states_that_do_not_exist_are_refused_by_number(self, stranger):
+        with pytest.raises(ValueError, match=rf"target names states that do not exist: \[{stranger}\].* from 0 to 1"):
+            committor(np.eye(2), 0, stranger)
+        with pytest.raises(ValueError, match=rf"source names states that do not exist: .*{stranger}"):
+            committor(np.eye(2), [0, stranger], 1)
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf])
+    @pytest.mark.parametrize(
+        "function", [stationary_distribution, mean_first_passage_times, lambda P: committor(P, 0, 1)]
+    )
+    def test_a_row_that_is_not_finite_is_named(self, function, bad):
+        P = np.array([[0.5, 0.5, 0.0], [0.2, 0.8, 0.0], [0.0, bad, 1.0]])
+        with pytest.raises(ValueError, match=r"P must be finite; row 2 is \[ *0. *(nan|inf) *1. *\], 1 of 3 rows"):
+            function(P)

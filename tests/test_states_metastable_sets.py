@@ -7,6 +7,7 @@ from exact_expectations import BLOCKS, exact_chain_moments, identity
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.stats import ortho_group
 
 from koopman_lora.accumulation import estimate_moments
 from koopman_lora.data.pairs import lagged_pairs
@@ -98,8 +99,90 @@ class TestMemberships:
             membership_coefficients(good, 4)
         with pytest.raises(ValueError, match=r"functions are complex.*Use its singular functions"):
             membership_coefficients(good + 1j * good[:, [1]], 2)
-        with pytest.raises(ValueError, match="functions must have the constant first"):
+        with pytest.raises(
+            ValueError, match=r"functions must hold the constant .* off by .*has_centering=True.*as many"
+        ):
             membership_coefficients(good[:, 1:], 2)
+        with pytest.raises(ValueError, match="functions must be independent; the leading 3 are not"):
+            membership_coefficients(np.column_stack([good[:, :2], good[:, 1] - 2]), 3)
+        good[4, 1] = np.nan
+        with pytest.raises(ValueError, match=r"functions must be finite; row 4 is \[ 1. nan\]"):
+            membership_coefficients(good, 2)
+
+    def test_memberships_of_what_is_not_finite_are_refused_by_row(self):
+        functions, A = np.ones((5, 2)), np.array([[0.5, 0.5], [0.5, -0.5]])
+        for bad in (np.nan, np.inf):
+            functions[3, 1] = bad
+            with pytest.raises(ValueError, match=r"functions must be finite; row 3 is \[ ?1. (nan|inf)\], 1 of 5"):
+                memberships(functions, A)
+            with pytest.raises(ValueError, match=r"features f\(x\) must be finite; row 3"):
+                membership_map(identity, np.eye(2), A)(torch.from_numpy(functions))
+        memberships(
+            np.column_stack([np.ones((5, 2)), functions[:, 1]]), A
+        )  # a function that is not used may be anything
+        with pytest.raises(ValueError, match="coefficients must be finite; row 1"):
+            memberships(np.ones((5, 2)), A * [[1], [np.nan]])
+        with pytest.raises(ValueError, match=r"functions must be .* got \(5, 1\) and coefficients of shape \(2, 2\)"):
+            memberships(np.ones((5, 1)), A)
+
+
+def turned(functions, seed):
+    """The functions in another orthonormal basis, such as an SVD returns where their singular values are equal."""
+    return functions @ ortho_group.rvs(functions.shape[1], random_state=seed)
+
+
+class TestSetsThatNothingConnects:
+    """Several singular values are 1, and the SVD returns any mixture of the constant with the other functions."""
+
+    @pytest.mark.parametrize("n_sets", [2, 3, 4])
+    @pytest.mark.parametrize("seed", range(10))
+    def test_any_mixture_of_the_functions_gives_the_sets(self, n_sets, seed):
+        label = np.repeat(np.arange(n_sets), 10 * np.arange(n_sets, 0, -1))  # the largest set first
+        sets = np.eye(n_sets)[label]
+        functions = turned(sets / np.sqrt(sets.mean(axis=0)), seed)
+        for optimise in (True, False):
+            chi = memberships(functions, membership_coefficients(functions, n_sets, optimise=optimise))
+            np.testing.assert_allclose(chi, sets, atol=1e-6)
+
+    @pytest.mark.parametrize("seed", range(10))
+    def test_a_mixture_by_a_small_angle_is_turned_back_too(self, seed):
+        sets = np.eye(2)[np.repeat([0, 1], [30, 10])]
+        constant, other = np.ones(40), (sets @ [1, -3]) / np.sqrt(3)
+        angle = 0.09 * (seed + 1) / 10  # the constant seemed to be first, and its deviation was thrown away
+        functions = np.column_stack(
+            [np.cos(angle) * constant + np.sin(angle) * other, np.cos(angle) * other - np.sin(angle) * constant]
+        )
+        raw = functions @ membership_coefficients(functions, 2)
+        np.testing.assert_allclose(raw, sets, atol=1e-10)
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_a_periodic_chain_has_as_many_coherent_sets_as_phases(self, seed):
+        label = np.arange(90) % 3
+        sets = np.eye(3)[label]
+        phi, psi = turned(np.sqrt(3) * sets, seed), turned(np.sqrt(3) * np.roll(sets, -1, axis=1), seed)
+        first, second = coherent_memberships(phi, psi, 3)
+        assert len(set(first.argmax(axis=1))) == 3
+        np.testing.assert_allclose(first.max(axis=1), 1, atol=1e-6)
+        np.testing.assert_allclose(second.max(axis=1), 1, atol=1e-6)
+
+    def test_fewer_states_than_sets_is_refused_with_what_to_do(self):
+        functions = turned(2 * np.eye(4)[np.arange(40) % 4], 3)
+        with pytest.raises(
+            ValueError, match=r"more than 2 singular values are 1 .* ask for as many states as there are"
+        ):
+            membership_coefficients(functions, 2)
+
+    def test_from_moments_of_two_chains_side_by_side(self):
+        block = np.array([[0.8, 0.2], [0.3, 0.7]])
+        P = np.block([[block, np.zeros((2, 2))], [np.zeros((2, 2)), block]])
+        pi = np.array([0.6, 0.4, 0.6, 0.4]) * np.repeat([0.7, 0.3], 2)
+        root = np.sqrt(16 * (pi[:, None] * P).ravel())[:, None]
+        x, x_next = (
+            torch.from_numpy(side * root) for side in (np.repeat(np.eye(4), 4, axis=0), np.tile(np.eye(4), (4, 1)))
+        )
+        phi = koopman_spectrum(estimate_moments(identity, identity, (x, x_next), n_blocks=1)).phi_coefficients.values
+        chi = memberships(phi, membership_coefficients(phi, 2))
+        np.testing.assert_allclose(chi @ chi.T, np.kron(np.eye(2), np.ones((2, 2))), atol=1e-8)
 
 
 class TestNumberOfStates:

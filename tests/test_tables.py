@@ -143,10 +143,15 @@ def test_a_finding_is_named_with_its_message():
 
 def test_selection_says_every_rule():
     numbers = {"n_energy": 3, "n_captured_share": 2, "n_elbow": 4, "n_vamp_e": 5, "n_null": 6, "recommended": 4}
-    assert selection_text(xr.Dataset(numbers, attrs={"energy_fraction": 0.85})) == (
-        "number of modes: recommended 4 (85 % of sum sigma 3, 85 % of sum sigma^2 2, elbow 4, "
-        "held-out VAMP-E 5, above noise 6)"
-    )
+    rules = "85 % of sum sigma 3, 85 % of sum sigma^2 2, elbow 4, held-out VAMP-E 5, above noise 6"
+    selection = xr.Dataset(numbers, attrs={"energy_fraction": 0.85, "is_capped": False})
+    assert selection_text(selection) == f"number of modes: recommended 4 ({rules})"
+
+
+def test_selection_says_fit_more_where_all_modes_are_real():
+    numbers = dict.fromkeys(("n_energy", "n_captured_share", "n_elbow", "n_vamp_e", "n_null", "recommended"), 8)
+    text = selection_text(xr.Dataset(numbers, attrs={"energy_fraction": 0.9, "is_capped": True}))
+    assert text.startswith("number of modes: at least 8 (all that were fitted are real: fit more); ")
 
 
 def test_residuals_flag_what_is_spurious():
@@ -173,7 +178,7 @@ def test_scan_says_timescales_with_intervals_and_unit():
     bounds = interval("timescales", ["lag", "mode"], np.stack([times - 0.5, times + 0.5]), "ns")
     scan = labelled(
         {"timescales": (("lag", "mode"), times), **bounds},
-        attrs={"time_unit": "ns", "recommended_lag": 4},
+        attrs={"time_unit": "ns", "has_plateau": True, "recommended_lag": 4},
         coords={"lag": [1, 4], "lag_time": ("lag", [0.5, 2.0])},
     )
     head, first, second, last = scan_text(scan).splitlines()
@@ -181,6 +186,8 @@ def test_scan_says_timescales_with_intervals_and_unit():
     assert " ".join(first.split()) == "1 0.5 10 (9.5, 10.5) 5 (4.5, 5.5) 2 (1.5, 2.5)"
     assert " ".join(second.split()).startswith("4 2 12 (11.5, 12.5)")
     assert last == "recommended lag: 4 frames (shortest on the plateau)"
+    none = scan_text(scan.assign_attrs(has_plateau=False, recommended_lag=np.nan)).splitlines()[-1]
+    assert none == "recommended lag: none, no plateau up to lag 4; timescales still change: scan longer lags"
     assert scan_text(scan.isel(mode=slice(2))).splitlines()[0].split() == ["lag", "(ns)", "timescale", "2", "(ns)"]
 
 

@@ -45,25 +45,53 @@ def _split_labelled(data: Any) -> list[Any]:
 def _as_tensor(values: Any, name: str) -> Tensor:
     if isinstance(values, xr.DataArray):
         values = (values.transpose(TIME, ...) if TIME in values.dims else values).values
-    if not isinstance(values, (np.ndarray, Tensor)):
+    values = values if isinstance(values, Tensor) else torch.from_numpy(_real_array(values, name))
+    values = _real_tensor(values, name).detach().cpu()
+    if values.ndim == 0:
+        raise ValueError(f"{name} must have a time axis; got a single number.")
+    return values[:, None] if values.ndim == 1 else values
+
+
+def _real_array(values: Any, name: str) -> np.ndarray:
+    """A copy in a precision that torch knows: integers become floating point, nothing is lost on the way."""
+    if not isinstance(values, np.ndarray):
         try:
             values = np.asarray(values)
         except ValueError:
             raise TypeError(f"{name} is not a rectangular array of numbers.") from None
-    if isinstance(values, np.ndarray):
-        if values.dtype.kind != "f":
-            raise TypeError(
-                f"{name} must be real floating point; got dtype {values.dtype}. Convert with .astype(float)."
-            )
-        # float16 and long double have no torch counterpart worth training in
-        wanted = np.float32 if values.dtype.itemsize <= 4 else np.float64
-        values = torch.from_numpy(np.array(values, dtype=wanted))
-    if not values.is_floating_point():
-        raise TypeError(f"{name} must be real floating point; got dtype {values.dtype}. Convert with .double().")
-    values = values.detach().cpu()
-    if values.ndim == 0:
-        raise ValueError(f"{name} must have a time axis; got a single number.")
-    return values[:, None] if values.ndim == 1 else values
+    if values.dtype.kind not in "fiu":
+        raise TypeError(f"{name} must hold real numbers; got dtype {values.dtype}. {_remedy(values.dtype.kind)}")
+    if isinstance(values, np.ma.MaskedArray):
+        _check_mask(values, name)
+    # float16 and long double have no torch counterpart worth training in; float32 holds integers up to 2**24
+    single = 4 if values.dtype.kind == "f" else 2
+    return np.array(values, dtype=np.float32 if values.dtype.itemsize <= single else np.float64)
+
+
+def _remedy(kind: str) -> str:
+    if kind == "c":
+        return "Give real and imaginary parts as two coordinates: np.stack([z.real, z.imag], axis=-1)."
+    return "Convert with .astype(float), if they are numbers."
+
+
+def _real_tensor(values: Tensor, name: str) -> Tensor:
+    """Real numbers as they are, integers in floating point."""
+    if values.is_complex() or values.dtype == torch.bool:
+        advice = _remedy("c") if values.is_complex() else "Convert with .double(), if they are numbers."
+        raise TypeError(f"{name} must hold real numbers; got dtype {values.dtype}. {advice}")
+    if values.is_floating_point():
+        return values
+    return values.float() if values.element_size() <= 2 else values.double()
+
+
+def _check_mask(values: np.ma.MaskedArray, name: str) -> None:
+    masked = np.ma.getmaskarray(values)
+    bad = masked.reshape(len(masked), -1).any(axis=1) if masked.ndim else masked[None]
+    if bad.any():
+        raise ValueError(
+            f"{name} holds masked entries at frame {int(bad.argmax())} ({int(bad.sum())} such frames); masked means "
+            "missing: cut the trajectory there into two, or fill the gap."
+        )
 
 
 def _check_same_shape(trajectories: Sequence[Tensor]) -> None:
@@ -79,8 +107,9 @@ def _check_same_shape(trajectories: Sequence[Tensor]) -> None:
 
 
 def _check_finite(values: Tensor, name: str) -> None:
-    bad = ~torch.isfinite(values.flatten(1)).all(1)
-    if bad.any():
+    finite = torch.isfinite(values)
+    if not finite.all():
+        bad = ~finite.flatten(1).all(1)
         frame = int(bad.nonzero()[0])
         raise ValueError(
             f"{name} holds NaN or inf at frame {frame} ({int(bad.sum())} such frames); "
@@ -100,7 +129,8 @@ def explicit_sides(data: tuple) -> tuple[Tensor, Tensor]:
     _check_same_shape([x])
     _check_finite(x, "x")
     _check_finite(x_next, "x_next")
-    return x, x_next.to(x.dtype)
+    dtype = torch.promote_types(x.dtype, x_next.dtype)
+    return x.to(dtype), x_next.to(dtype)
 
 
 def coordinate_names(data: xr.DataArray) -> tuple[str, ...] | None:
@@ -129,8 +159,10 @@ def as_states(x: Any, state_shape: tuple[int, ...]) -> Tensor:
 
     Raises
     ------
+    TypeError
+        For anything but real numbers.
     ValueError
-        If the shape of a state does not fit.
+        If the shape of a state does not fit, or states hold NaN, inf or masked entries.
 
     Examples
     --------
@@ -139,9 +171,10 @@ def as_states(x: Any, state_shape: tuple[int, ...]) -> Tensor:
     """
     if isinstance(x, xr.DataArray):
         x = x.values
-    states = torch.as_tensor(np.asarray(x, dtype=float) if not isinstance(x, Tensor) else x)
+    states = _real_tensor(x, "x") if isinstance(x, Tensor) else torch.from_numpy(_real_array(x, "x")).double()
     if states.ndim == 1 and state_shape == (1,):
         states = states[:, None]
     if tuple(states.shape[1:]) != state_shape:
         raise ValueError(f"x must have shape (n, {', '.join(map(str, state_shape))}); got {tuple(states.shape)}.")
+    _check_finite(states, "x")
     return states

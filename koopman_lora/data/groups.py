@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from koopman_lora.arguments import check_positive, whole
 from koopman_lora.data.pairs import LaggedPairs
 
 # Blocks that splits are drawn from: fewer would hold out whole regions of a trajectory, more would waste gaps.
@@ -16,12 +17,14 @@ def split_groups(pairs: LaggedPairs, by: str = "auto", n_blocks: int = SPLIT_BLO
     Parameters
     ----------
     by : 'trajectory', 'blocks' or 'auto', which takes trajectories when there are at least `n_blocks`
+    n_blocks : number of blocks, see `block_numbers`
 
     Raises
     ------
     ValueError
-        For another word, or 'trajectory' with one trajectory.
+        For another word, 'trajectory' with one trajectory, or `n_blocks` below 1.
     """
+    check_positive("n_blocks", whole("n_blocks", n_blocks))
     if by not in ("auto", "trajectory", "blocks"):
         raise ValueError(f"by must be one of 'auto', 'trajectory', 'blocks'; got {by!r}.")
     names, trajectory = np.unique(pairs.trajectory, return_inverse=True)
@@ -35,20 +38,48 @@ def split_groups(pairs: LaggedPairs, by: str = "auto", n_blocks: int = SPLIT_BLO
 
 
 def block_numbers(pairs: LaggedPairs, n_blocks: int) -> np.ndarray:
-    """Contiguous blocks (n_pairs,) of nearly equal size, about `n_blocks` in all, none across two trajectories.
+    """Contiguous blocks (n_pairs,) of nearly equal size, about `n_blocks` in all.
+
+    A block is a part of one trajectory; where there are more trajectories than blocks, short ones are joined, so that
+    it may hold several whole ones.
+
+    Raises
+    ------
+    ValueError
+        If `n_blocks` is no integer of at least 1.
 
     Examples
     --------
     >>> block_numbers(lagged_pairs([np.arange(5.0), np.arange(3.0)]), 3).tolist()
     [0, 0, 1, 1, 2, 2]
+    >>> block_numbers(lagged_pairs([np.arange(3.0)] * 4), 2).tolist()
+    [0, 0, 0, 0, 1, 1, 1, 1]
     """
+    n_blocks = whole("n_blocks", n_blocks)
+    check_positive("n_blocks", n_blocks)
     size = max(1, -(-len(pairs) // n_blocks))
     _, trajectory, n_pairs = np.unique(pairs.trajectory, return_inverse=True, return_counts=True)
     n_here = np.maximum(1, np.round(n_pairs / size).astype(int))  # blocks in each trajectory
+    first = np.cumsum(n_here) - n_here
+    if len(n_pairs) > n_blocks:
+        n_here, first = _joined_trajectories(n_pairs, n_here, size)
     order = np.argsort(trajectory, kind="stable")
     position = np.empty(len(pairs), dtype=int)  # of a pair within its trajectory
     position[order] = np.arange(len(pairs)) - (np.cumsum(n_pairs) - n_pairs)[trajectory[order]]
-    return (np.cumsum(n_here) - n_here)[trajectory] + position * n_here[trajectory] // n_pairs[trajectory]
+    return first[trajectory] + position * n_here[trajectory] // n_pairs[trajectory]
+
+
+def _joined_trajectories(n_pairs: np.ndarray, n_here: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Blocks in each trajectory and the number of its first one, where neighbours shorter than `size` share a block."""
+    short = n_pairs < size
+    # every `size` pairs of short trajectories a new block, in which a trajectory lies with its middle
+    slot = np.cumsum(np.where(short, n_pairs, 0)) - (n_pairs + 1) // 2
+    slot = np.where(short, slot // size, -1)
+    is_new = ~short | ~np.roll(short, 1) | (slot != np.roll(slot, 1))
+    is_new[:1] = True
+    begun = np.cumsum(np.where(is_new, np.where(short, 1, n_here), 0))  # blocks up to the end of a trajectory
+    n_here = np.where(short, 1, n_here)
+    return n_here, begun - n_here
 
 
 def without_overlap(pairs: LaggedPairs, held: np.ndarray) -> np.ndarray:
@@ -85,13 +116,15 @@ def fold_numbers(pairs: LaggedPairs, n_folds: int = 5) -> np.ndarray:
     Raises
     ------
     ValueError
-        If the data are too short for two folds, or the lag is unknown.
+        For fewer than 2 folds, if the data are too short for two, or if the lag is unknown.
 
     Examples
     --------
     >>> fold_numbers(lagged_pairs(np.arange(9.0)), n_folds=2).tolist()
     [0, 0, 0, -1, 1, 1, 1, 1]
     """
+    if whole("n_folds", n_folds) < 2:
+        raise ValueError(f"n_folds must be at least 2; got {n_folds}.")
     group = split_groups(pairs, n_blocks=4 * n_folds)
     n_groups = int(group.max()) + 1
     first, lag = _frame_numbers(pairs)

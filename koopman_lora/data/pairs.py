@@ -12,6 +12,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from koopman_lora.arguments import check_positive, whole
 from koopman_lora.clock import Clock, check_dt
 from koopman_lora.data.arrays import (
     as_trajectories,
@@ -71,12 +72,29 @@ class LaggedPairs:
         return tuple(self.x.shape[1:])
 
     def batches(self, size: int = BATCH) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches (x, x_next) in order."""
+        """Batches (x, x_next) in order.
+
+        Raises
+        ------
+        ValueError
+            For a size that is no integer of at least 1.
+        """
+        check_positive("size", whole("size", size))
         return zip(self.x.split(size), self.x_next.split(size), strict=True)
 
     def select(self, index: np.ndarray) -> LaggedPairs:
-        """Pairs at `index` (positions or a boolean mask)."""
-        index = np.flatnonzero(index) if np.asarray(index).dtype == bool else np.asarray(index)
+        """Pairs at `index`, positions or a boolean mask (n_pairs,).
+
+        Raises
+        ------
+        ValueError
+            For a mask of another length.
+        """
+        index = np.asarray(index)
+        if index.dtype == bool:
+            if index.shape != (len(self),):
+                raise ValueError(f"index as a mask must have shape ({len(self)},), one per pair; got {index.shape}.")
+            index = np.flatnonzero(index)
         rows = torch.from_numpy(index)
         return dataclasses.replace(
             self,
@@ -117,22 +135,25 @@ def lagged_pairs(
     data : array, list, DataArray or tuple
         One array (time, *state); a list of such arrays of any lengths; an xarray.DataArray with a dimension 'time' and
         optionally 'trajectory', or a list of those; or a tuple `(x, x_next)` of explicit pairs, each (n_pairs, *state),
-        in time order. numpy or torch; real, floating point. A one-dimensional array is a series of scalar states.
+        in time order. numpy or torch; real, integers become floating point. A one-dimensional array is a series of
+        scalar states.
     lag : int, optional
         Lag in frames, 1 for trajectories by default. For explicit pairs, the lag at which they were made; without it
         their lag is unknown, and what needs it asks for it.
     dt, time_unit : float and str, optional
-        Physical time between two frames; read from a DataArray's time coordinate and attributes where it has them.
+        Physical time between two frames; read from a DataArray's time coordinate and attributes where it has them, of
+        dates in days, hours, ..., months or years. What is given wins.
     check_constant : bool
         Refuse vector states with a coordinate that never changes.
 
     Raises
     ------
     TypeError
-        For integer, complex or object data.
+        For boolean, complex or object data.
     ValueError
-        For empty data, mixed state shapes, NaN or inf, trajectories not longer than the lag, constant columns, a lag
-        below 1, times that are not evenly spaced, or a lag or dt that contradicts pairs made before.
+        For empty data, mixed state shapes, NaN, inf or masked entries, trajectories not longer than the lag, constant
+        columns, a lag below 1, times that are not evenly spaced where no dt is given, or a lag or dt that contradicts
+        pairs made before.
 
     Examples
     --------
@@ -180,30 +201,11 @@ def _cut_pairs(trajectories: list[Tensor], lag: int) -> tuple[Tensor, Tensor, np
     lengths = [len(t) for t in trajectories]
     short = [i for i, n in enumerate(lengths) if n <= lag]
     if short:
-        listed = ", ".join(f"trajectory {i} ({lengths[i]} frames)" for i in short)
+        listed = ", ".join(f"trajectory {i} ({lengths[i]} frames)" for i in short[:10])
+        listed += f", and {len(short) - 10} more" if len(short) > 10 else ""
         raise ValueError(f"lag={lag} needs trajectories of more than {lag} frames; too short: {listed}.")
     counts = [n - lag for n in lengths]
     x = torch.cat([t[:-lag] for t in trajectories]) if len(counts) > 1 else trajectories[0][:-lag]
     x_next = torch.cat([t[lag:] for t in trajectories]) if len(counts) > 1 else trajectories[0][lag:]
     frame = np.concatenate([np.arange(n) for n in counts])
     return x, x_next, np.repeat(np.arange(len(counts)), counts), frame
-
-
-def standardization(pairs: LaggedPairs) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the states in float64: per coordinate, per channel (C, H, W), or of a whole image.
-
-    Examples
-    --------
-    >>> mean, scale = standardization(lagged_pairs(np.array([1.0, 3.0, 1.0, 3.0])))
-    >>> mean.tolist(), scale.tolist()
-    ([2.0], [1.0])
-    """
-    n_axes = len(pairs.state_shape)
-    axes = {1: (0,), 3: (0, 2, 3)}.get(n_axes, tuple(range(n_axes + 1)))
-    # x and x' differ by a lag at the ends only: for stationary data one set of statistics serves both
-    both = torch.cat([pairs.x, pairs.x_next]).double()
-    mean = both.mean(axes, keepdim=True)[0]
-    scale = (both - mean).square().mean(axes, keepdim=True)[0].sqrt()
-    # what round-off of the mean leaves of a constant is no scale
-    moving = scale > 1e-14 * mean.abs()
-    return mean, torch.where(moving, scale, torch.ones_like(scale))

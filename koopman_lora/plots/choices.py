@@ -47,7 +47,8 @@ def plot_energy(selection: xr.Dataset, ax: Axes | None = None) -> Axes:
         ax.plot(modes, selection[name], "-", marker=marker, color=colour, label=text)
     ax.axhline(selection.attrs["energy_fraction"], color=GREY, ls=":", lw=1)
     recommended = int(selection["recommended"])
-    ax.axvline(recommended, color=GREEN, lw=2, zorder=0, label=f"recommended: {recommended}")
+    text = f"at least {recommended}" if selection.attrs["is_capped"] else str(recommended)
+    ax.axvline(recommended, color=GREEN, lw=2, zorder=0, label=f"recommended: {text}")
     rules = ", ".join(f"{text} {int(selection['n_' + name])}" for name, text in _RULES.items())
     set_mode_axis(ax, len(modes), "number of modes")
     ax.set(ylabel="cumulative share", ylim=(0, 1.03), title=f"Number of modes: {rules}")
@@ -56,7 +57,7 @@ def plot_energy(selection: xr.Dataset, ax: Axes | None = None) -> Axes:
 
 
 def plot_timescales(scan: xr.Dataset, n_timescales: int = 3, ax: Axes | None = None) -> Axes:
-    """Implied timescales against the lag with intervals; the recommended lag is marked.
+    """Implied timescales against the lag with intervals; the recommended lag is marked, or that there is no plateau.
 
     Timescales in the shaded region are shorter than the lag: data at this lag say little about them. An interval
     without an upper bound reaches to the top of the axis.
@@ -81,9 +82,12 @@ def plot_timescales(scan: xr.Dataset, n_timescales: int = 3, ax: Axes | None = N
     ax.fill_between(
         edges, bottom / 10, np.maximum(edges, bottom / 10), color=GREY, alpha=0.15, lw=0, label="shorter than the lag"
     )
-    recommended = scan.attrs["recommended_lag_time"]
-    text = time_text(scan.attrs["recommended_lag"], recommended, unit)
-    ax.axvline(recommended, color=ink(), ls=":", zorder=1, label=f"recommended lag: {text}")
+    if scan.attrs["has_plateau"]:
+        recommended = scan.attrs["recommended_lag_time"]
+        text = time_text(scan.attrs["recommended_lag"], recommended, unit)
+        ax.axvline(recommended, color=ink(), ls=":", zorder=1, label=f"recommended lag: {text}")
+    else:
+        ax.plot([], [], " ", label=f"no plateau up to lag {scan['lag'].values[-1]}")
     ax.set(xlabel=with_unit("lag", unit), ylabel=with_unit("implied timescale", unit), title="Timescales against lag")
     ax.set(yscale="log", ylim=(bottom, top), xlim=(0, edges[-1]))
     set_log_ticks(ax.yaxis)

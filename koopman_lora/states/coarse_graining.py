@@ -23,11 +23,13 @@ from koopman_lora.clock import Clock
 from koopman_lora.moments import Moments
 from koopman_lora.states.markov_models import (
     committor,
+    has_one_stationary_distribution,
     mean_first_passage_times,
     nearest_probabilities,
     normalised_rows,
     stationary_distribution,
 )
+from koopman_lora.states.unseen_transitions import unseen_alternatives
 
 ESTIMATORS = ("galerkin", "counts")
 # What follows from the transition matrix alone, and gets intervals.
@@ -57,13 +59,20 @@ def transition_matrix(moments: Moments, estimator: str = "galerkin", reversible:
     -------
     array (..., n_states, n_states); rows are at least 0 and sum to 1
 
+    Raises
+    ------
+    ValueError
+        For moments that are not finite or not of memberships, or a state that is never visited, by number.
+
     Examples
     --------
     >>> hot = torch.eye(2)[[0, 0, 0, 1, 1]]
     >>> transition_matrix(estimate_moments(lambda x: x, lambda x: x, (hot[:-1], hot[1:]), n_blocks=1)).round(3)
     array([[0.667, 0.333], [0.   , 1.   ]])
     """
-    return _stochastic(*_raw_transition_matrix(moments, estimator, reversible), reversible)
+    raw, populations = _raw_transition_matrix(moments, estimator, reversible)
+    _check_visited(populations)
+    return _stochastic(raw, populations, reversible)
 
 
 def _stochastic(raw: np.ndarray, populations: np.ndarray, reversible: bool) -> np.ndarray:
@@ -82,13 +91,26 @@ def _raw_transition_matrix(moments: Moments, estimator: str, reversible: bool) -
     M, T = moments.M_f, moments.T_ff
     populations = M.sum(axis=-1)  # memberships sum to 1
     total = populations.sum(axis=-1)
+    unknown = ~np.isfinite(M).all(axis=-1) | ~np.isfinite(T).all(axis=-1)
+    if unknown.any():
+        raise ValueError(f"moments must be finite; they are not in row {np.nonzero(unknown)[-1][0]}.")
     if np.abs(total - 1).max() > 1e-6:
         raise ValueError(
             f"moments must be those of memberships, which sum to 1; got a sum of {total.flat[0]:.6g}. Estimate them "
             "with a membership_map."
         )
-    raw = hermitian_pinv(M) @ T if estimator == "galerkin" else T / populations[..., :, None]
+    visited = np.where(populations > 0, populations, 1.0)
+    raw = hermitian_pinv(M) @ T if estimator == "galerkin" else T / visited[..., :, None]
     return raw, populations
+
+
+def _check_visited(populations: np.ndarray) -> None:
+    """Nothing is known of where a state leads that no frame x is in."""
+    never = np.nonzero(~(populations > 0))[-1]
+    if len(never):
+        raise ValueError(
+            f"moments must be of states that are all visited; state {never[0]} is in no frame x. Leave it out."
+        )
 
 
 def macroscopic_model(
@@ -116,13 +138,17 @@ def macroscopic_model(
           `committors` (source, target, state; NaN for source = target);
         - with a bootstrap and more than one block, `<name>_interval` (bound, ...) of matrix, stationary distribution,
           metastability, timescales and mean first-passage times: percentiles, because entries of the matrix lie at 0
-          and passage times may be infinite;
-        - attribute `negative_part`: the largest negative entry before probabilities were made of it.
+          and passage times may be infinite. They hold as well what follows if a transition that was never observed is
+          as likely as `largest_unseen_probability` allows, each in turn: its entry lies between 0 and about 3 / n, and
+          times of a state that was never left have a lower bound, and none above. Bounds of a row do not sum to 1;
+        - attributes `negative_part`: the largest negative entry before probabilities were made of it; `is_connected`:
+          False where no state can be reached from all others. `stationary_distribution` is unknown then: NaN, with
+          bounds 0 and 1.
 
     Raises
     ------
     ValueError
-        For moments that are not of memberships, or states that cannot reach one another.
+        For moments that are not of memberships, or a state that is never visited.
 
     Examples
     --------
@@ -136,8 +162,14 @@ def macroscopic_model(
     if moments.n_blocks < 2:
         bootstrap = None  # nothing to resample, and the attributes say so
     raw, populations = _raw_transition_matrix(moments, estimator, reversible)
+    _check_visited(populations)
     P = _stochastic(raw, populations, reversible)
-    variables = _derived_variables(P, moments, estimator, reversible, bootstrap)
+    variables = _with_units(_derived(P, clock), clock)
+    if bootstrap is not None:
+        drawn = _resampled_matrices(moments, estimator, reversible, bootstrap)
+        variables |= _intervals(
+            drawn, unseen_alternatives(P, _n_trials(moments, populations), bootstrap.level), clock, bootstrap
+        )
     rates = np.where(np.eye(len(P), dtype=bool), 0.0, P) / clock.lag_time
     variables |= {
         "eigenvalues": (MODE, _sorted_eigenvalues(P)),
@@ -153,26 +185,45 @@ def macroscopic_model(
         n_pairs=moments.n_pairs,
         **({} if bootstrap is None else bootstrap.attrs()),
         negative_part=float(np.maximum(-raw, 0).max()),
+        is_connected=has_one_stationary_distribution(P),
     )
     return labelled(variables, attrs)
 
 
-def _derived_variables(
-    P: np.ndarray, moments: Moments, estimator: str, reversible: bool, bootstrap: Bootstrap | None
-) -> dict[str, Any]:
-    """What follows from the transition matrix alone, with intervals where there is a bootstrap."""
-    clock = moments.clock
-    units = {name: clock.time_unit if name in TIMES else "1" for name in DERIVED_DIMS}
-    variables: dict[str, Any] = {
-        name: (DERIVED_DIMS[name], values, {"units": units[name]}) for name, values in _derived(P, clock).items()
-    }
-    if bootstrap is None:
-        return variables
-    stack = moments.reweighted(bootstrap.weights(moments.n_blocks))
-    samples = [_derived(matrix, clock) for matrix in transition_matrix(stack, estimator, reversible)]
+def _with_units(values: dict[str, Any], clock: Clock) -> dict[str, Any]:
+    return {name: (DERIVED_DIMS[name], value, {"units": _unit(name, clock)}) for name, value in values.items()}
+
+
+def _unit(name: str, clock: Clock) -> str:
+    return clock.time_unit if name in TIMES else "1"
+
+
+def _n_trials(moments: Moments, populations: np.ndarray) -> np.ndarray:
+    """Number of independent trials of each row, (n_states,): pairs overlap in all but one frame of every lag."""
+    return moments.n_pairs * populations / (moments.clock.lag or 1)
+
+
+def _resampled_matrices(moments: Moments, estimator: str, reversible: bool, bootstrap: Bootstrap) -> np.ndarray:
+    """Transition matrices of all resamples, (n_resamples, n_states, n_states)."""
+    raws, populations = _raw_transition_matrix(bootstrap.resampled(moments), estimator, reversible)
+    # a resample without a state says nothing of where that state leads: the estimate, which comes first, stands
+    missed = ~(populations > 0)[..., None]
+    P = _stochastic(np.where(missed, raws[0], raws), populations, reversible)
+    return np.where(missed, P[0], P)[1:]
+
+
+def _intervals(drawn: np.ndarray, alternatives: list[np.ndarray], clock: Clock, bootstrap: Bootstrap) -> dict[str, Any]:
+    """Percentiles of what follows from the drawn matrices, wide enough for what follows from the alternatives."""
+    samples, others = ([_derived(matrix, clock) for matrix in matrices] for matrices in (drawn, alternatives))
+    variables: dict[str, Any] = {}
     for name, dims in DERIVED_DIMS.items():
-        bounds = bootstrap.percentiles(np.stack([sample[name] for sample in samples]))
-        variables |= interval(name, dims, bounds, units[name])
+        values = np.stack([sample[name] for sample in samples])
+        # only a stationary distribution may be unknown, where it is not unique: then anything between 0 and 1
+        lower = bootstrap.percentiles(np.nan_to_num(values, nan=0.0, posinf=np.inf))[0]
+        upper = bootstrap.percentiles(np.nan_to_num(values, nan=1.0, posinf=np.inf))[1]
+        for other in others:
+            lower, upper = np.fmin(lower, other[name]), np.fmax(upper, other[name])
+        variables |= interval(name, dims, np.stack([lower, upper]), _unit(name, clock))
     return variables
 
 
@@ -182,9 +233,11 @@ def _sorted_eigenvalues(P: np.ndarray) -> np.ndarray:
 
 
 def _derived(P: np.ndarray, clock: Clock) -> dict[str, np.ndarray]:
+    """What follows from one transition matrix; the stationary distribution is NaN where there are several."""
+    is_known = has_one_stationary_distribution(P)
     return {
         "transition_matrix": P,
-        "stationary_distribution": stationary_distribution(P),
+        "stationary_distribution": stationary_distribution(P) if is_known else np.full(len(P), np.nan),
         "metastability": np.trace(P),
         "timescales": clock.timescales(_sorted_eigenvalues(P)),
         "mean_first_passage_times": mean_first_passage_times(P, clock.lag_time),

@@ -31,7 +31,7 @@ def to_deeptime(model: xr.Dataset, memberships: np.ndarray | None = None, weight
     ImportError
         Without deeptime; it comes with the extra `deeptime`.
     ValueError
-        For memberships in another number of states.
+        For memberships in another number of states, or a model whose states cannot reach one another.
     """
     try:
         from deeptime.markov import PCCAModel, TransitionCountModel
@@ -41,6 +41,11 @@ def to_deeptime(model: xr.Dataset, memberships: np.ndarray | None = None, weight
             "to_deeptime needs deeptime; install it with pip install 'koopman-lora[deeptime]'."
         ) from error
     P, pi = model["transition_matrix"].values, model["stationary_distribution"].values
+    if not np.isfinite(pi).all():
+        raise ValueError(
+            "model has no one stationary distribution, which deeptime needs: no state can be reached from all others. "
+            "Hand over a model of states between which transitions were seen."
+        )
     lag = Clock.from_attrs(model.attrs).known_lag("for deeptime's models")
     if memberships is None:
         counts = TransitionCountModel(model["counts"].values, counting_mode="effective", lagtime=lag)

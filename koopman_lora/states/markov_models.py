@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+# Below it a probability is round-off: no data hold 1e14 trials.
+SMALLEST_PROBABILITY = 1e-14
+
 
 def nearest_probabilities(rows: np.ndarray) -> np.ndarray:
     """Probability vectors closest to rows (..., n) in the Euclidean sense: a shift of all entries, cut at 0.
@@ -23,26 +26,44 @@ def nearest_probabilities(rows: np.ndarray) -> np.ndarray:
     excess = np.cumsum(ordered, axis=-1) - 1
     shifts = excess / np.arange(1, rows.shape[-1] + 1)
     n_positive = np.sum(ordered > shifts, axis=-1, keepdims=True)
-    positive = np.maximum(rows - np.take_along_axis(shifts, n_positive - 1, axis=-1), 0.0)
-    return normalised_rows(positive)
+    moved = rows - np.take_along_axis(shifts, n_positive - 1, axis=-1)
+    # a shift by round-off would turn what was never observed into what takes 1e16 lags
+    return normalised_rows(np.where(moved > SMALLEST_PROBABILITY, moved, 0.0))
 
 
 def normalised_rows(matrix: np.ndarray) -> np.ndarray:
-    """Rows (..., n) divided by their sums.
+    """Rows (..., n) divided by their sums; rows of zeros stay.
 
     Examples
     --------
     >>> normalised_rows(np.array([[1.0, 3.0]]))
     array([[0.25, 0.75]])
     """
-    return matrix / matrix.sum(axis=-1, keepdims=True)
+    total = matrix.sum(axis=-1, keepdims=True)
+    return matrix / np.where(total == 0, 1.0, total)
+
+
+def check_finite_rows(name: str, values: np.ndarray) -> None:
+    """Raise a ValueError that names the first row (n, ...) with NaN or an infinite entry.
+
+    Examples
+    --------
+    >>> check_finite_rows("P", np.array([[1.0, 0.0], [np.nan, 1.0]]))
+    Traceback (most recent call last):
+    ValueError: P must be finite; row 1 is [nan  1.], 1 of 2 rows in all.
+    """
+    bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
+    if len(bad):
+        shown = np.array2string(values[bad[0]], threshold=8, precision=4)
+        raise ValueError(f"{name} must be finite; row {bad[0]} is {shown}, {len(bad)} of {len(values)} rows in all.")
 
 
 def check_transition_matrix(P: Any) -> np.ndarray:
     """Return P as a float array (n, n), or raise a ValueError if it is not row-stochastic."""
     P = np.asarray(P, dtype=float)
-    if P.ndim != 2 or P.shape[0] != P.shape[1]:
+    if P.ndim != 2 or P.shape[0] != P.shape[1] or len(P) == 0:
         raise ValueError(f"P must be a square matrix; got shape {P.shape}.")
+    check_finite_rows("P", P)
     if (P < 0).any() or np.abs(P.sum(axis=1) - 1).max() > 1e-8:
         raise ValueError(
             f"P must have entries of at least 0 and rows that sum to 1; smallest entry {P.min():.3g}, row sums "
@@ -65,13 +86,23 @@ def stationary_distribution(P: np.ndarray) -> np.ndarray:
     array([0.75, 0.25])
     """
     P = check_transition_matrix(P)
-    reach = _reachable(P)
-    if not reach.all(axis=0).any():
+    if not has_one_stationary_distribution(P):
         raise ValueError("P has several stationary distributions: no state can be reached from all others.")
     n = len(P)
     pi = np.linalg.solve((np.eye(n) - P + 1.0).T, np.ones(n))
     pi = np.maximum(pi, 0.0)  # transient states come out as 0 up to round-off
     return pi / pi.sum()
+
+
+def has_one_stationary_distribution(P: np.ndarray) -> bool:
+    """Whether some state can be reached from all others, so that pi P = pi has one solution only.
+
+    Examples
+    --------
+    >>> has_one_stationary_distribution(np.eye(2)), has_one_stationary_distribution(np.array([[0.9, 0.1], [0.0, 1.0]]))
+    (False, True)
+    """
+    return bool(_reachable(P).all(axis=0).any())
 
 
 def _reachable(P: np.ndarray) -> np.ndarray:
@@ -121,7 +152,7 @@ def committor(P: np.ndarray, source: int | Sequence[int], target: int | Sequence
     Raises
     ------
     ValueError
-        For states that are not there, or in both.
+        For states that do not exist, by number; for none, or one in both.
 
     Examples
     --------
@@ -131,7 +162,7 @@ def committor(P: np.ndarray, source: int | Sequence[int], target: int | Sequence
     """
     P = check_transition_matrix(P)
     n = len(P)
-    A, B = (np.isin(np.arange(n), side) for side in (source, target))
+    A, B = _state_mask("source", source, n), _state_mask("target", target, n)
     if not A.any() or not B.any() or (A & B).any():
         raise ValueError(
             f"source and target must be states 0 to {n - 1}, none in both; got source={source}, target={target}."
@@ -142,3 +173,12 @@ def committor(P: np.ndarray, source: int | Sequence[int], target: int | Sequence
     rows = np.flatnonzero(sure & ~ends)
     q[rows] = np.linalg.solve(np.eye(len(rows)) - P[np.ix_(rows, rows)], P[np.ix_(rows, np.flatnonzero(B))].sum(axis=1))
     return np.clip(q, 0.0, 1.0)  # outside by round-off only
+
+
+def _state_mask(name: str, states: int | Sequence[int], n: int) -> np.ndarray:
+    """Mask (n,) of the given states, all of which exist."""
+    numbers = np.ravel(states)
+    strangers = [state for state in numbers.tolist() if state not in range(n)]
+    if strangers:
+        raise ValueError(f"{name} names states that do not exist: {strangers}; states count from 0 to {n - 1}.")
+    return np.isin(np.arange(n), numbers)

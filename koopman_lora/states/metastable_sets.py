@@ -16,10 +16,13 @@ from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.moments import Moments
 from koopman_lora.propagation import propagator
 from koopman_lora.spectrum import evaluate_functions
+from koopman_lora.states.markov_models import check_finite_rows
 from koopman_lora.triples import canonical_triples
 
 # Frames that the optimisation of memberships looks at: a second or two for four states.
 OPTIMISED_FRAMES = 10_000
+# Root mean square distance from 1 beyond which no combination of the functions counts as the constant.
+NO_CONSTANT = 0.1
 
 
 def number_of_states(
@@ -98,7 +101,9 @@ def membership_coefficients(functions: Any, n_states: int, *, optimise: bool = T
     ----------
     functions : array (n_frames, n_functions)
         Real eigenfunctions of a reversible process; or, for any process, its singular functions: phi of x for sets that
-        stay together over the lag, and phi above psi (stacked along the frames) for coherent sets. The constant first.
+        stay together over the lag, and phi above psi (stacked along the frames) for coherent sets. The constant is the
+        first, or any combination of the leading ones: where several singular values are 1 (disconnected sets, a
+        periodic chain) an SVD may return any mixture.
     n_states : number of states, at most n_functions; the leading functions are used
 
     Returns
@@ -108,7 +113,8 @@ def membership_coefficients(functions: Any, n_states: int, *, optimise: bool = T
     Raises
     ------
     ValueError
-        For complex functions, a first function that is not constant, or fewer functions than states.
+        For complex functions or some that are not finite, leading functions that depend on each other or of which no
+        combination is constant, or fewer functions than states.
 
     References
     ----------
@@ -120,14 +126,18 @@ def membership_coefficients(functions: Any, n_states: int, *, optimise: bool = T
     >>> (slow @ membership_coefficients(slow, 2)).round(3)
     array([[1.   , 0.   ], [1.   , 0.   ], [0.333, 0.667], [0.   , 1.   ]])
     """
-    points = _slow_points(functions, n_states)
+    values = _leading_functions(functions, n_states)
+    mixing = _constant_first(values)
+    points = values @ mixing
+    points[:, 0] = 1.0  # what differs from it is the error of learned functions
     A = np.linalg.inv(points[_inner_simplex(points)])
     if optimise and n_states > 2:  # two states have no freedom left
         A = _crispest(points[:: -(-len(points) // OPTIMISED_FRAMES)], A)
-    return A[:, np.argsort(-memberships(points, A).mean(axis=0), kind="stable")]
+    return mixing @ A[:, np.argsort(-memberships(points, A).mean(axis=0), kind="stable")]
 
 
-def _slow_points(functions: Any, n_states: int) -> np.ndarray:
+def _leading_functions(functions: Any, n_states: int) -> np.ndarray:
+    """The leading functions (n_frames, n_states), real, finite and independent."""
     values = np.asarray(functions)
     if values.ndim != 2 or not 2 <= n_states <= min(values.shape):
         raise ValueError(
@@ -135,20 +145,41 @@ def _slow_points(functions: Any, n_states: int) -> np.ndarray:
             f"functions of shape {values.shape}."
         )
     points = values[:, :n_states]
+    check_finite_rows("functions", points)
     if np.abs(np.imag(points)).max() > 1e-8 * np.abs(points).max():
         raise ValueError(
             "functions are complex: eigenfunctions of a non-reversible process. Use its singular functions instead."
         )
-    points = np.real(points)
-    level, spread = points[:, 0].mean(), points[:, 0].std()
-    if spread > 0.1 * abs(level):
+    points = np.real(points).astype(float)
+    if np.linalg.matrix_rank(points / np.maximum(np.abs(points).max(axis=0), np.finfo(float).tiny)) < n_states:
         raise ValueError(
-            f"functions must have the constant first; the first one has mean {level:.3g} and deviation {spread:.3g}. "
-            "Train with has_centering=True."
+            f"functions must be independent; the leading {n_states} are not on these frames. Ask for fewer n_states, "
+            "or give frames of more of the states."
         )
-    points = points.copy()
-    points[:, 0] = level
     return points
+
+
+def _constant_first(points: np.ndarray) -> np.ndarray:
+    """Matrix (n, n) that turns the functions (n_frames, n) so that the first one is 1, and the others stay orthonormal.
+
+    Where several singular values are 1, the SVD returns any orthonormal mixture of the constant with the others.
+    """
+    n = points.shape[1]
+    constant = np.linalg.lstsq(points, np.ones(len(points)), rcond=None)[0]
+    missing = np.sqrt(np.mean((points @ constant - 1) ** 2))
+    if not missing < NO_CONSTANT:
+        raise ValueError(
+            f"functions must hold the constant in the span of the leading {n}; the nearest combination is off by "
+            f"{missing:.2g} (rms). Train with has_centering=True. Where more than {n} singular values are 1 "
+            "(disconnected sets, a periodic chain), ask for as many states as there are."
+        )
+    # the others: what a reflection of e_1 to the direction of the constant makes of e_2, e_3, ...; they stay as they
+    # are where the constant is the first
+    direction = constant / np.linalg.norm(constant)
+    mirror = (1.0 if direction[0] >= 0 else -1.0) * direction + np.eye(n)[0]
+    turn = np.eye(n) - 2 * np.outer(mirror, mirror) / (mirror @ mirror)
+    turn[:, 0] = constant
+    return turn
 
 
 def _inner_simplex(points: np.ndarray) -> np.ndarray:
@@ -191,13 +222,26 @@ def memberships(functions: Any, coefficients: np.ndarray) -> np.ndarray:
 
     Frames outside the simplex of `membership_coefficients`, in the training data or not, are moved to its border.
 
+    Raises
+    ------
+    ValueError
+        For functions or coefficients that are not finite, with the number of the row, or do not fit together.
+
     Examples
     --------
     >>> memberships(np.array([[1.0, 2.0], [1.0, 0.0]]), np.array([[0.5, 0.5], [0.5, -0.5]]))
     array([[1. , 0. ], [0.5, 0.5]])
     """
-    values = np.asarray(functions)
-    inside = np.maximum(np.real(values[:, : len(coefficients)]) @ coefficients, 0.0)
+    values, coefficients = np.asarray(functions), np.asarray(coefficients)
+    if coefficients.ndim != 2 or values.ndim != 2 or values.shape[1] < len(coefficients):
+        raise ValueError(
+            f"functions must be (n_frames, n_functions), with at least one function per row of the coefficients; got "
+            f"{values.shape} and coefficients of shape {coefficients.shape}."
+        )
+    check_finite_rows("coefficients", coefficients)
+    values = values[:, : len(coefficients)]
+    check_finite_rows("functions", values)
+    inside = np.maximum(np.real(values) @ coefficients, 0.0)
     total = inside.sum(axis=1, keepdims=True)
     n_states = inside.shape[1]
     return np.divide(inside, total, out=np.full_like(inside, 1 / n_states), where=total > 0)
@@ -224,7 +268,9 @@ def membership_map(
 
     def chi(x: Tensor) -> np.ndarray:
         with torch.no_grad():
-            values = f(x)
+            features = f(x)
+        values = features.cpu().numpy() if isinstance(features, Tensor) else np.asarray(features)
+        check_finite_rows("features f(x)", values)
         return memberships(evaluate_functions(values, table), coefficients)
 
     return chi

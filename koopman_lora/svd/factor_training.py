@@ -7,9 +7,11 @@ import copy
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from koopman_lora.svd.factors import Factor
 from koopman_lora.svd.objective import FactorObjective
 from koopman_lora.svd.terms import loss_terms, sampled_loss_terms
 from koopman_lora.svd.triples import RitzTriples, svals_from_diagonal, svals_from_norms
@@ -166,3 +168,15 @@ def _trained(objective: FactorObjective, stop_reason: str) -> TrainedFactors:
         objective.errors,
         stop_reason,
     )
+
+
+def map_onto(vectors: np.ndarray, factor: Factor) -> Tensor:
+    """Combinations of a factor's outputs (n, k) that come nearest to these vectors (n, m): (k, m).
+
+    Examples
+    --------
+    >>> from koopman_lora.svd.factors import TableFactor
+    >>> map_onto(np.eye(3, 2), TableFactor(3, 2, is_complex=False)).shape
+    torch.Size([2, 2])
+    """
+    return torch.linalg.lstsq(factor().detach(), torch.as_tensor(np.ascontiguousarray(vectors))).solution

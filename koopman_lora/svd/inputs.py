@@ -42,7 +42,25 @@ def as_products(H: Any, name: str = "H") -> MatrixProducts:
     _check_dtype(str(H.dtype), name)
     if isinstance(H, LinearOperator):
         return _from_operator(H, name)
-    return _from_sparse(H.tocsr(), name) if is_sparse else _from_dense(H, name)
+    if not is_sparse:
+        return _from_dense(H, name)
+    _check_indices(H, name)
+    return _from_sparse(H.tocsr(), name)
+
+
+def _check_indices(H: Any, name: str) -> None:
+    """Compare the indices of a sparse matrix with its shape: products with wrong ones would crash the process."""
+    try:
+        if H.format in ("csr", "csc", "bsr"):
+            H.copy().check_format(full_check=True)  # of a copy: it changes the type of the indices in place
+        elif H.format == "coo" and H.nnz:
+            rows, columns = H.row, H.col
+            if min(rows.min(), columns.min()) < 0 or rows.max() >= H.shape[0] or columns.max() >= H.shape[1]:
+                raise ValueError("an index is outside the shape")
+            if not len(rows) == len(columns) == len(H.data):
+                raise ValueError("rows, columns and entries differ in number")
+    except ValueError as error:
+        raise ValueError(f"{name} must be a sparse matrix with valid indices; got {H.format}: {error}.") from None
 
 
 def _as_numpy(H: Tensor, name: str) -> np.ndarray:

@@ -7,6 +7,7 @@ sequences of slowly changing matrices. `benchmarks/matrix_svd.py` measures all o
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -20,17 +21,19 @@ from torch import Tensor
 
 from koopman_lora._labels import provenance
 from koopman_lora._linalg import conjugate_transpose
-from koopman_lora.svd.factor_training import TrainedFactors, train_on_all, train_on_samples
+from koopman_lora.surroundings import gradients, seeded
+from koopman_lora.svd.factor_training import TrainedFactors, map_onto, train_on_all, train_on_samples
 from koopman_lora.svd.factors import Factor, FeatureFactor, make_factors
 from koopman_lora.svd.inputs import as_features, as_products, feature_tensor
 from koopman_lora.svd.objective import FactorObjective
-from koopman_lora.svd.options import check_options, check_options_for, check_same_kind
+from koopman_lora.svd.options import check_options, check_options_for, check_same_kind, largest_rank
 from koopman_lora.svd.phases import fix_phases
 from koopman_lora.svd.polishing import polish
 from koopman_lora.svd.products import MatrixProducts
 from koopman_lora.svd.results import Decomposition, describe_result, diagnose, label_result
 from koopman_lora.svd.triples import count_wanted
 
+Factors = tuple[Factor, Factor]
 # First trial rank for `energy`; doubled until the energy is reached.
 TRIAL_RANK = 32
 
@@ -175,16 +178,25 @@ class NeuralSVD(BaseEstimator):
         products = as_products(H)
         check_options_for(products, self.get_params())
         features = as_features(self.parametrization, products.shape, row_features, column_features)
-        n_modes, limit = self.n_modes, min(products.shape)
+        n_modes, limit = self.n_modes, largest_rank(products.shape, self.get_params(), features)
         if n_modes is None:
             n_modes = limit if self.energy is None else min(TRIAL_RANK, limit)
         while True:
-            trained = self._train(products, n_modes, *self._make_factors(products, n_modes, features))
-            n_wanted = count_wanted(trained.ritz.values[:n_modes].numpy(), self.energy, limit)
+            factors = self._make_factors(products, min(n_modes + self.oversampling, limit), features)
+            trained = self._train(products, n_modes, *factors)
+            values = trained.ritz.values[:n_modes].numpy()
+            n_wanted = count_wanted(values, self.energy, limit)
             if n_wanted is not None:
                 break
             n_modes = min(2 * n_modes, limit)
-        return self._finish(products, trained, n_wanted, self.phase, self.reference)
+        if limit < min(products.shape) and count_wanted(values, self.energy, limit + 1) is None:
+            warnings.warn(
+                f"energy={self.energy} takes more than the {limit} modes that the last hidden layer can carry; give a "
+                "wider last entry of hidden_dims.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        return self._finish(products, trained, factors, n_wanted, self.phase, self.reference)
 
     def partial_fit(self, H: Any, y: None = None) -> NeuralSVD:
         """Follow a slowly changing matrix: start from the present factors, align phases with the present `U_`.
@@ -205,8 +217,10 @@ class NeuralSVD(BaseEstimator):
         products = as_products(H)
         check_same_kind(products, self._shape, self._factors[0].is_complex)
         n_modes = self.U_.shape[1]
-        trained = self._train(products, n_modes, *self._factors)
-        return self._finish(products, trained, n_modes, "reference", self.U_)
+        with gradients():
+            factors = copy.deepcopy(self._factors)
+        trained = self._train(products, n_modes, *factors)
+        return self._finish(products, trained, factors, n_modes, "reference", self.U_)
 
     def fit_many(self, matrices: Iterable[Any]) -> list[NeuralSVD]:
         """Fit a batch, an iterable of matrices or an array (batch, M, N): one fitted copy of this estimator each.
@@ -220,27 +234,23 @@ class NeuralSVD(BaseEstimator):
         """
         return [clone(self).fit(H) for H in matrices]
 
-    def _make_factors(
-        self, H: MatrixProducts, n_modes: int, features: tuple[Tensor | None, Tensor | None]
-    ) -> tuple[Factor, Factor]:
-        """Untrained factors of rows and columns."""
-        k = min(n_modes + self.oversampling, *H.shape)
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
+    def _make_factors(self, H: MatrixProducts, k: int, features: tuple[Tensor | None, Tensor | None]) -> Factors:
+        """Untrained factors of rows and columns, with k columns."""
+        with gradients(), seeded(self.seed):
             return make_factors(
                 H.shape, k, H.torch_dtype.is_complex, self.parametrization, features, self.hidden_dims, self.activation
             )
 
     def _train(self, H: MatrixProducts, n_modes: int, left: Factor, right: Factor) -> TrainedFactors:
-        self._factors, self._shape = (left, right), H.shape
-        objective = FactorObjective(
-            H.normalized(), left, right, n_modes, self.orthogonality, lam=self.lam, tolerance=self.tolerance
-        )
         n_steps = self.max_steps or (2000 if self.sample is None else 3000)
-        if self.sample is not None and H.norm > 0:
-            n_rows, n_columns = self.sample
-            return train_on_samples(objective, (n_rows, n_columns), n_steps, self.learning_rate, self.seed)
-        trained = train_on_all(objective, n_steps)
+        with gradients():
+            objective = FactorObjective(
+                H.normalized(), left, right, n_modes, self.orthogonality, lam=self.lam, tolerance=self.tolerance
+            )
+            if self.sample is not None and H.norm > 0:
+                n_rows, n_columns = self.sample
+                return train_on_samples(objective, (n_rows, n_columns), n_steps, self.learning_rate, self.seed)
+            trained = train_on_all(objective, n_steps)
         if trained.stop_reason == "max_steps":
             warnings.warn(
                 f"training stopped after max_steps={n_steps} before its residuals converged; result_ holds them. "
@@ -253,35 +263,28 @@ class NeuralSVD(BaseEstimator):
     # ------------------------------------------------------------------------------------------ results
 
     def _finish(
-        self, H: MatrixProducts, trained: TrainedFactors, n_modes: int, rule: str, reference: np.ndarray | None
+        self, H: MatrixProducts, trained: TrainedFactors, factors: Factors, n_modes: int, *rule: Any
     ) -> NeuralSVD:
-        self.n_steps_ = len(trained.losses)
-        self.stop_reason_ = "zero matrix" if H.norm == 0 else trained.stop_reason
-        parts, self.n_polish_steps_ = (trained.ritz.U, trained.ritz.values, trained.ritz.V), 0
+        parts, n_polish_steps = (trained.ritz.U, trained.ritz.values, trained.ritz.V), 0
         if self.polish_steps and H.norm > 0:
             polished = polish(H.normalized(), trained.ritz.V, n_modes, self.polish_steps)
-            parts, self.n_polish_steps_ = (polished.U, polished.values, polished.V), polished.n_steps
+            parts, n_polish_steps = (polished.U, polished.values, polished.V), polished.n_steps
         U, values, V = (part[..., :n_modes].numpy() for part in parts)
-        U, values, Vh = fix_phases(U, values * H.norm, conjugate_transpose(V), rule, reference)
-        self._row_map = _map_onto(U, self._factors[0])
-        self._column_map = _map_onto(conjugate_transpose(Vh), self._factors[1])
-        real = H.dtype.type(0).real.dtype
-        self.U_, self.singular_values_, self.Vh_ = U.astype(H.dtype), values.astype(real), Vh.astype(H.dtype)
-        found = Decomposition(self.U_, self.singular_values_, self.Vh_)
-        diagnosis = diagnose(H, found)
-        self.errors_ = diagnosis.errors
-        self.result_ = label_result(found, trained, diagnosis, H.norm, self._attrs(H.norm))
+        U, values, Vh = fix_phases(U, values * H.norm, conjugate_transpose(V), *rule)
+        maps = map_onto(U, factors[0]), map_onto(conjugate_transpose(Vh), factors[1])
+        real = values.astype(H.dtype.type(0).real.dtype)
+        found = Decomposition(U.astype(H.dtype), real, Vh.astype(H.dtype))
+        diagnosis, n_steps = diagnose(H, found), len(trained.losses)
+        attrs = {name: value for name, value in self.get_params().items() if name != "reference"}
+        attrs |= {"matrix_norm": H.norm, "stop_reason": "zero matrix" if H.norm == 0 else trained.stop_reason}
+        attrs = provenance(**attrs, n_steps=n_steps, n_polish_steps=n_polish_steps)
+        # from here on nothing can fail: an earlier fit stays whole until then
+        self.result_ = label_result(found, trained, diagnosis, H.norm, attrs)
+        self.U_, self.singular_values_, self.Vh_ = found
+        self.errors_, self.n_steps_, self.n_polish_steps_ = diagnosis.errors, n_steps, n_polish_steps
+        self.stop_reason_ = attrs["stop_reason"]
+        self._factors, self._maps, self._shape = factors, maps, H.shape
         return self
-
-    def _attrs(self, norm: float) -> dict[str, Any]:
-        settings = {name: value for name, value in self.get_params().items() if name != "reference"}
-        return provenance(
-            **settings,
-            matrix_norm=norm,
-            stop_reason=self.stop_reason_,
-            n_steps=self.n_steps_,
-            n_polish_steps=self.n_polish_steps_,
-        )
 
     def __str__(self) -> str:
         settings = repr(self)
@@ -335,14 +338,9 @@ class NeuralSVD(BaseEstimator):
         if values.shape[1] != factor.inputs.shape[1]:
             raise ValueError(f"{name} must have {factor.inputs.shape[1]} columns, as in fit; got {values.shape[1]}.")
         with torch.no_grad():
-            vectors = factor.at(values) @ (self._row_map, self._column_map)[side]
+            vectors = factor.at(values) @ self._maps[side]
         return vectors.numpy().astype(self.U_.dtype)
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "U_"):
             raise NotFittedError("this NeuralSVD has not been fitted; call fit(H) first.")
-
-
-def _map_onto(vectors: np.ndarray, factor: Factor) -> Tensor:
-    """Combinations of the factor's outputs that come nearest to these vectors."""
-    return torch.linalg.lstsq(factor().detach(), torch.as_tensor(np.ascontiguousarray(vectors))).solution

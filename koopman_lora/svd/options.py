@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from koopman_lora.encoders import check_hidden_dims, make_activation
 from koopman_lora.svd.factors import PARAMETRIZATIONS
@@ -66,8 +67,15 @@ def check_options_for(H: MatrixProducts, options: Mapping[str, Any]) -> None:
         raise ValueError(f"n_modes must be at most min(M, N)={min(H.shape)}; got {n_modes}.")
     if options["phase"] == "reference" and options["reference"] is None:
         raise ValueError("phase='reference' needs reference, left vectors (M, n_modes) to align with; got None.")
+    if options["reference"] is not None and options["phase"] == "reference":
+        _check_reference(np.shape(options["reference"]), H.shape[0], n_modes or 1)
     if options["sample"] is not None:
         _check_sample(options["sample"], H)
+
+
+def _check_reference(found: tuple[int, ...], n_rows: int, n_modes: int) -> None:
+    if len(found) != 2 or found[0] != n_rows or found[1] < n_modes:
+        raise ValueError(f"reference must have shape (M={n_rows}, at least n_modes={n_modes}); got {found}.")
 
 
 def _check_sample(sample: tuple[int, int], H: MatrixProducts) -> None:
@@ -76,6 +84,35 @@ def _check_sample(sample: tuple[int, int], H: MatrixProducts) -> None:
     sizes = tuple(sample)
     if len(sizes) != 2 or any(not 1 <= size <= n for size, n in zip(sizes, H.shape, strict=True)):
         raise ValueError(f"sample must be (rows, columns) within the shape {H.shape} of H; got {sample}.")
+
+
+def largest_rank(
+    shape: tuple[int, int], options: Mapping[str, Any], features: tuple[Tensor | None, Tensor | None]
+) -> int:
+    """The most triples that a matrix of this shape has and the last hidden layers over features can carry.
+
+    Raises
+    ------
+    ValueError
+        If that is less than the options ask for.
+
+    Examples
+    --------
+    >>> from koopman_lora.svd.neural_svd import NeuralSVD
+    >>> largest_rank((9, 7), NeuralSVD(hidden_dims=(4,), n_modes=5).get_params(), (torch.ones(9, 2), None))
+    5
+    """
+    hidden_dims, n_modes = tuple(options["hidden_dims"]), options["n_modes"]
+    widths = [hidden_dims[-1] if hidden_dims else side.shape[1] for side in features if side is not None]
+    limit = min(*shape, *(width + 1 for width in widths))
+    if n_modes is None and options["energy"] is None:
+        n_modes = min(shape)
+    if n_modes is not None and n_modes > limit:
+        raise ValueError(
+            f"n_modes={n_modes} is more than the last hidden layer can carry ({limit - 1} units and the constant); "
+            "give a wider last entry of hidden_dims, or a smaller n_modes."
+        )
+    return limit
 
 
 def check_same_kind(H: MatrixProducts, shape: tuple[int, int], is_complex: bool) -> None:

@@ -1,0 +1,90 @@
+"""What a fit needs around it and leaves as it was: torch's random numbers from a seed, and gradients."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+# Torch has one state of random numbers for all threads: whoever seeds it keeps the others out.
+_SEEDING = threading.RLock()
+# Layers of torch that draw random numbers; those with a `dropout` inside come beside them.
+_DRAWING = (nn.modules.dropout._DropoutNd, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Torch's global random numbers from `seed`, for one thread at a time; the state before comes back at the end.
+
+    For what cannot be given a generator of its own: layers draw their first weights, and dropout, from the global
+    state. Two threads in this package wait for each other here, so that each gets the numbers of its own seed.
+
+    Parameters
+    ----------
+    device : where numbers are drawn besides the CPU
+
+    Examples
+    --------
+    >>> def draw():
+    ...     with seeded(3):
+    ...         return torch.rand(2)
+    >>> torch.equal(draw(), draw())
+    True
+    """
+    with _SEEDING:
+        generators = [torch.default_generator, *_generators_of(device)]
+        before = [generator.get_state() for generator in generators]
+        try:
+            for generator in generators:
+                generator.manual_seed(seed)
+            yield
+        finally:
+            for generator, state in zip(generators, before, strict=True):
+                generator.set_state(state)
+
+
+def _generators_of(device: torch.device | None) -> list[torch.Generator]:
+    """Those of a CUDA device, and of no other: the random numbers there are not ours."""
+    if device is None or device.type != "cuda":
+        return []
+    torch.cuda.init()
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return [torch.cuda.default_generators[index]]
+
+
+def may_draw(module: Any) -> bool:
+    """Whether a module may draw random numbers; of layers that are neither torch's nor ours nothing is known.
+
+    Examples
+    --------
+    >>> may_draw(nn.Sequential(nn.Linear(2, 3), nn.Tanh())), may_draw(nn.Sequential(nn.Linear(2, 3), nn.Dropout()))
+    (False, True)
+    """
+    if not isinstance(module, nn.Module):
+        return True
+    return any(_layer_may_draw(layer) for layer in module.modules())
+
+
+def _layer_may_draw(layer: nn.Module) -> bool:
+    origin = type(layer).__module__
+    if origin.startswith("torch.nn.modules."):
+        return isinstance(layer, _DRAWING) or bool(getattr(layer, "dropout", 0.0))
+    return not origin.startswith("koopman_lora.")
+
+
+@contextlib.contextmanager
+def gradients() -> Iterator[None]:
+    """Gradients are taken, also inside `torch.no_grad()` or `torch.inference_mode()`.
+
+    Examples
+    --------
+    >>> with torch.no_grad(), gradients():
+    ...     torch.is_grad_enabled()
+    True
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
