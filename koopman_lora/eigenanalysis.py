@@ -25,7 +25,7 @@ FEATURE_DIMS = {
 # Round-off splits a defective pair of eigenvalues by some 1e-8, so its eigenvectors have a condition number of 1e8.
 WORST_EIGENVECTORS = 1e7
 # Eigenvalues this small, relative to the largest, are round-off of 0.
-ZERO_EIGENVALUE = 1e-14
+ZERO_EIGENVALUE = 1e-12
 
 
 def eigen_analysis(

@@ -123,7 +123,7 @@ def membership_coefficients(functions: Any, n_states: int, *, optimise: bool = T
     Examples
     --------
     >>> slow = np.array([[1.0, -2.0], [1.0, -2.0], [1.0, 0.0], [1.0, 1.0]])
-    >>> (slow @ membership_coefficients(slow, 2)).round(3)
+    >>> memberships(slow, membership_coefficients(slow, 2)).round(3)
     array([[1.   , 0.   ], [1.   , 0.   ], [0.333, 0.667], [0.   , 1.   ]])
     """
     values = _leading_functions(functions, n_states)
