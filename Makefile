@@ -15,7 +15,7 @@ demo: $(VENV)/.installed
 
 # one thread a process and two processes: faster than two threads for networks of this size
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
