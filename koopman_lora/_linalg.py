@@ -286,7 +286,7 @@ class SortedEig(NamedTuple):
 
 
 def eigenvalue_order(values: np.ndarray) -> np.ndarray:
-    """Indices (k,) that sort eigenvalues (k,): the only rule of order.
+    """Indices (..., k) that sort eigenvalues (..., k) along the last axis: the only rule of order.
 
     By decreasing modulus; among values of equal modulus by decreasing real part; of a conjugate pair the positive
     imaginary part stands first. Values are equal where no gap separates them, so round-off decides nothing.
@@ -298,18 +298,17 @@ def eigenvalue_order(values: np.ndarray) -> np.ndarray:
     array([0.3+0.4j, 0.3-0.4j, 0.1+0.j ])
     """
     values = np.asarray(values)
-    smallest_gap = TIE_TOLERANCE * np.abs(values).max(initial=0.0)
-    keys = np.abs(values), np.real(values), np.imag(values)
-    return _sorted_by(keys, np.arange(len(values)), smallest_gap)
-
-
-def _sorted_by(keys: tuple[np.ndarray, ...], index: np.ndarray, smallest_gap: float) -> np.ndarray:
-    """`index` by decreasing first key; runs without a gap in it are sorted by the other keys."""
-    if not keys:
-        return index
-    index = index[np.argsort(-keys[0][index], kind="stable")]
-    cuts = np.flatnonzero(-np.diff(keys[0][index]) > smallest_gap) + 1
-    return np.concatenate([_sorted_by(keys[1:], run, smallest_gap) for run in np.split(index, cuts)])
+    smallest_gap = TIE_TOLERANCE * np.abs(values).max(axis=-1, keepdims=True, initial=0.0)
+    order = np.broadcast_to(np.arange(values.shape[-1]), values.shape)
+    run = np.zeros(values.shape, dtype=int)  # number of the run of equal values that each belongs to
+    for key in (np.abs(values), np.real(values), np.imag(values)):
+        # runs stay together, and are sorted by this key within
+        inner = np.lexsort((-np.take_along_axis(key, order, axis=-1), run), axis=-1)
+        order, run = np.take_along_axis(order, inner, axis=-1), np.take_along_axis(run, inner, axis=-1)
+        fall = -np.diff(np.take_along_axis(key, order, axis=-1), axis=-1)
+        is_new = (fall > smallest_gap) | (np.diff(run, axis=-1) > 0)
+        run = np.concatenate([run[..., :1] * 0, np.cumsum(is_new, axis=-1)], axis=-1)
+    return order
 
 
 def sorted_eig(K: np.ndarray) -> SortedEig:

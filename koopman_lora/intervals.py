@@ -95,14 +95,12 @@ def match_eigenvalues(estimate: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     >>> match_eigenvalues(np.array([0.9, 0.1]), np.array([[0.2, 0.8]]))
     array([[0.8, 0.2]])
     """
+    rank, ordered = np.arange(len(estimate))[:, None], np.take_along_axis(drawn, eigenvalue_order(drawn), axis=-1)
+    # the factor keeps two assignments from being equally out of order
+    ties = TIE_TOLERANCE * np.square(rank - np.arange(drawn.shape[1])) * (1 + rank / 7)
     result = np.empty((len(drawn), len(estimate)), dtype=drawn.dtype)
-    for i, values in enumerate(drawn):
-        ordered = values[eigenvalue_order(values)]
-        cost = np.abs(estimate[:, None] - ordered)
-        rank = np.arange(len(estimate))[:, None]
-        # the factor keeps two assignments from being equally out of order
-        ties = np.square(rank - np.arange(len(ordered))) * (1 + rank / 7)
-        result[i] = ordered[linear_sum_assignment(cost + TIE_TOLERANCE * ties)[1]]
+    for i, values in enumerate(ordered):
+        result[i] = values[linear_sum_assignment(np.abs(estimate[:, None] - values) + ties)[1]]
     return result
 
 
