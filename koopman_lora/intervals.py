@@ -21,7 +21,8 @@ from koopman_lora.triples import canonical_triples
 # What `benchmarks/trust.py` measures of 95 % intervals; it travels with them.
 _COVERAGE = (
     "conditional on the features: of 95 % intervals 88 to 97 % covered the exact singular value and 86 to 98 % the "
-    "eigenvalue, but 30 to 50 % the eigenvalues of a strongly non-normal system, learned anew each time"
+    "eigenvalue, but 30 to 50 % the eigenvalues of a strongly non-normal system, learned anew each time; measured "
+    "on the scale of artanh, before that of arccos"
 )
 # Distance from 1 below which a value is the constant mode's, whose interval is a point.
 _EXACT_ONE = 1e-9

@@ -15,7 +15,7 @@ from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import CROSS, Moments
 from koopman_lora.normalisation import NormalisedFeatures, normalise
 from koopman_lora.scores import Validation, triples_vamp_e
-from koopman_lora.training import freeze, raw_moments
+from koopman_lora.training import freeze, raw_moments, refinable_heads
 from koopman_lora.triples import canonical_triples
 
 # Whitening thresholds to choose from; small ones over-fit, and an infinite one adds nothing to what was trained.
@@ -92,12 +92,7 @@ def rewrite_heads(
     cell = 2 * fold_numbers(split.pairs, N_FOLDS) + split.is_training
     cells = np.unique(cell)
     moments = moments_by_block(*model.trunk_maps(), split.pairs, cell, names=CROSS)
-    heads, n_modes = model.head_matrices(split.pairs.x), model.n_modes
-    if len(heads[0]) < n_modes:
-        raise ValueError(
-            f"n_modes={n_modes} is more than the last hidden layer can carry ({len(heads[0]) - 1} units and the "
-            "constant); give a wider last entry of hidden_dims."
-        )
+    heads, n_modes = refinable_heads(model, split.pairs), model.n_modes
     training = moments.selected(cells % 2 == 1)
     raw = training.transformed(*heads)
     trained = normalise(raw, model.has_centering, model.learn_svals)

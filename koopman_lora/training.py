@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -182,13 +183,20 @@ def check_refinable(model: KoopmanLoRAModel, split: Split) -> None:
         If a last hidden layer is too narrow for n_modes, or the pairs are too few for two folds.
     """
     _check_encoders(model, split.pairs.x[:2])
-    for head in model.head_matrices(split.pairs.x):  # (1 + width, n_modes)
+    refinable_heads(model, split.pairs)
+    fold_numbers(split.pairs)
+
+
+def refinable_heads(model: KoopmanLoRAModel, pairs: LaggedPairs) -> tuple[np.ndarray, np.ndarray]:
+    """`model.head_matrices`, (1 + width, n_modes) for f and g, or a ValueError if a hidden layer is too narrow."""
+    heads = model.head_matrices(pairs.x)
+    for head in heads:
         if len(head) < model.n_modes:
             raise ValueError(
                 f"n_modes={model.n_modes} is more than the last hidden layer can carry ({len(head) - 1} units and the "
                 "constant); give a wider last entry of hidden_dims."
             )
-    fold_numbers(split.pairs)
+    return heads
 
 
 def raw_moments(model: KoopmanLoRAModel, pairs: LaggedPairs) -> Moments:

@@ -118,7 +118,9 @@ def test_numbers_from_numpy_do_all_that_pythons_do(tmp_path):
 
 def test_images_take_numbers_from_numpy(tmp_path):
     images = np.random.default_rng(0).normal(size=(120, 6, 6))
-    KoopmanLoRA(np.int64(3), n_epochs=np.int64(1), batch_size=32).fit(images).save(tmp_path / "images")
+    fitted = KoopmanLoRA(np.int64(3), n_epochs=np.int64(1), batch_size=32).fit(images)
+    settings = json.loads((fitted.save(tmp_path / "images") / "analysis.json").read_text())["settings"]
+    assert (settings["n_modes"], settings["n_epochs"]) == (3, 1)
 
 
 # ---- fit -------------------------------------------------------------------------------------------------------------

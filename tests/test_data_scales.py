@@ -143,8 +143,12 @@ def test_an_outlier_in_an_image_is_found():
     ],
 )
 def test_heavy_tails_and_rare_events_are_no_outliers(states):
-    standardization(lagged_pairs(states))
+    mean, scale = standardization(lagged_pairs(states))
+    assert torch.isfinite(mean).all()
+    assert (torch.isfinite(scale) & (scale > 0)).all()
 
 
 def test_nothing_is_asked_of_the_scale_of_angles():
-    standardization(lagged_pairs(with_outlier(1e12)), periodic=(1,))
+    mean, scale = standardization(lagged_pairs(with_outlier(1e12)), periodic=(1,))
+    assert torch.isfinite(mean).all()
+    assert (scale > 0).all()
