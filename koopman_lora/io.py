@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -85,8 +86,24 @@ def _write_store(dataset: xr.Dataset, folder: pathlib.Path) -> None:
     for name in dataset.variables:
         encoding = {key: value for key, value in dataset[name].encoding.items() if key != "compressor"}
         dataset[name].encoding = encoding | {"compressors": (ZstdCodec(), Crc32cCodec())}
-    dataset.to_zarr(folder, mode="w", consolidated=False, zarr_format=3)
+    try:
+        dataset.to_zarr(folder, mode="w", consolidated=False, zarr_format=3)
+    except BaseException:
+        _await_zarr()
+        raise
     seal_store(folder)
+
+
+def _await_zarr() -> None:
+    """Wait for what Zarr still writes: where one chunk fails it goes on with the others, and makes folders anew."""
+    from zarr.core.sync import sync
+
+    async def others() -> None:
+        pending = asyncio.all_tasks() - {asyncio.current_task()}
+        if pending:
+            await asyncio.wait(pending)
+
+    sync(others())
 
 
 def load_dataset(path: str | os.PathLike) -> xr.Dataset:

@@ -7,7 +7,6 @@ import os
 import pathlib
 import shutil
 import tempfile
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -48,17 +47,8 @@ def write_whole(path: pathlib.Path, write: Callable[[pathlib.Path], Any]) -> pat
         temporary.chmod(_permissions(target, temporary, folder))
         _put_in_place(temporary, target)
     finally:
-        _remove(folder)
-    return path
-
-
-def _remove(folder: pathlib.Path) -> None:
-    """Remove a folder into which threads of Zarr may still write, for a moment, after one of them failed."""
-    for _ in range(20):
         shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists():
-            return
-        time.sleep(0.05)
+    return path
 
 
 def _permissions(target: pathlib.Path, temporary: pathlib.Path, folder: pathlib.Path) -> int:
