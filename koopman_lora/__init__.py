@@ -87,73 +87,9 @@ Text, pictures, files
     save_model, load_model       a model in safetensors
 """
 
-from koopman_lora import plots as plots
-from koopman_lora import systems as systems
-from koopman_lora.accumulation import estimate_moments as estimate_moments
-from koopman_lora.accumulation import flat_state as flat_state
-from koopman_lora.agreement import agreement_of_fits as agreement_of_fits
-from koopman_lora.agreement import captured_share as captured_share
-from koopman_lora.agreement import compare_subspaces as compare_subspaces
-from koopman_lora.analysis import KoopmanAnalysis as KoopmanAnalysis
-from koopman_lora.baselines import DPNetLoss as DPNetLoss
-from koopman_lora.baselines import VAMPLoss as VAMPLoss
-from koopman_lora.bootstrap import Bootstrap as Bootstrap
-from koopman_lora.clock import Clock as Clock
-from koopman_lora.comparison import compare_singular_values as compare_singular_values
-from koopman_lora.cross_validation import cross_validate as cross_validate
-from koopman_lora.data.files import open_trajectories as open_trajectories
-from koopman_lora.data.pairs import LaggedPairs as LaggedPairs
-from koopman_lora.data.pairs import lagged_pairs as lagged_pairs
-from koopman_lora.data.splits import Split as Split
-from koopman_lora.data.splits import split_pairs as split_pairs
-from koopman_lora.eigenanalysis import eigen_analysis as eigen_analysis
-from koopman_lora.eigenanalysis import evaluate_on_grid as evaluate_on_grid
-from koopman_lora.eigenanalysis import koopman_modes as koopman_modes
-from koopman_lora.eigenanalysis import timescales_from_singular_values as timescales_from_singular_values
-from koopman_lora.encoders import CNN as CNN
-from koopman_lora.encoders import MLP as MLP
-from koopman_lora.encoders import PeriodicEmbedding as PeriodicEmbedding
-from koopman_lora.estimator import KoopmanLoRA as KoopmanLoRA
-from koopman_lora.findings import training_findings as training_findings
-from koopman_lora.intervals import bootstrap_intervals as bootstrap_intervals
-from koopman_lora.io import load_dataset as load_dataset
-from koopman_lora.io import load_model as load_model
-from koopman_lora.io import save_dataset as save_dataset
-from koopman_lora.io import save_model as save_model
-from koopman_lora.lag_scan import scan_lags as scan_lags
-from koopman_lora.losses import NestedLoRALoss as NestedLoRALoss
-from koopman_lora.losses import NonFiniteLossError as NonFiniteLossError
-from koopman_lora.losses import lora_loss as lora_loss
-from koopman_lora.model import KoopmanLoRAModel as KoopmanLoRAModel
-from koopman_lora.moments import Moments as Moments
-from koopman_lora.prediction import forecast as forecast
-from koopman_lora.prediction import forecast_band as forecast_band
-from koopman_lora.prediction import forecast_error as forecast_error
-from koopman_lora.refinement import refine as refine
-from koopman_lora.residuals import eigenpair_residuals as eigenpair_residuals
-from koopman_lora.saved_analysis import open_analysis as open_analysis
-from koopman_lora.scores import held_out_scores as held_out_scores
-from koopman_lora.scores import vamp_scores as vamp_scores
-from koopman_lora.selection import select_n_modes as select_n_modes
-from koopman_lora.spectrum import compute_koopman_spectrum as compute_koopman_spectrum
-from koopman_lora.spectrum import koopman_spectrum as koopman_spectrum
-from koopman_lora.states.coarse_coordinates import coarse_coordinates as coarse_coordinates
-from koopman_lora.states.coarse_graining import macroscopic_model as macroscopic_model
-from koopman_lora.states.coarse_graining import transition_matrix as transition_matrix
-from koopman_lora.states.deeptime_models import to_deeptime as to_deeptime
-from koopman_lora.states.markov_models import committor as committor
-from koopman_lora.states.markov_models import mean_first_passage_times as mean_first_passage_times
-from koopman_lora.states.markov_models import stationary_distribution as stationary_distribution
-from koopman_lora.states.markovianity import chapman_kolmogorov as chapman_kolmogorov
-from koopman_lora.states.metastable_sets import coherent_memberships as coherent_memberships
-from koopman_lora.states.metastable_sets import membership_coefficients as membership_coefficients
-from koopman_lora.states.metastable_sets import membership_map as membership_map
-from koopman_lora.states.metastable_sets import memberships as memberships
-from koopman_lora.states.metastable_sets import number_of_states as number_of_states
-from koopman_lora.svd.neural_svd import NeuralSVD as NeuralSVD
-from koopman_lora.tables import comparison_text as comparison_text
-from koopman_lora.tables import spectrum_table as spectrum_table
-from koopman_lora.training import fit as fit
-from koopman_lora.training_loop import TrainingOptions as TrainingOptions
+import lazy_loader as _lazy
+
+# names are imported on first use, from where the stub says (SPEC 1 of Scientific Python): torch takes seconds
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
 
 __version__ = "0.1.0"

@@ -6,18 +6,18 @@ import os
 import pathlib
 import shutil
 import tempfile
+from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
 import xarray as xr
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure, SubFigure
 
 from koopman_lora.analysis_files import check_analysis_folder
 from koopman_lora.estimator import KoopmanLoRA
 from koopman_lora.io import save_dataset
-from koopman_lora.plots import plot_history, plot_singular_functions, plot_spectrum
 from koopman_lora.systems import FourWellLandscape2D, ReferenceSpectrum
 from koopman_lora.tables import spectrum_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure, SubFigure
 
 _DEMO_BYTES = 3_000_000  # of its trajectories, analysis and pictures
 
@@ -76,16 +76,22 @@ def prepare_folder(out: str | os.PathLike, n_bytes: int = 0) -> pathlib.Path:
 
 
 def _draw(estimator: KoopmanLoRA, reference: ReferenceSpectrum, folder: pathlib.Path) -> None:
+    from koopman_lora import plots  # here, for every sub-command imports this file and only the demo draws
+
     states = estimator.pairs_.x[::4]
     values = estimator.singular_functions(states)
-    _save(plot_spectrum(estimator.spectrum_, reference).figure, folder / "spectrum.png")
-    _save(plot_history(estimator.training_.history).figure, folder / "history.png")
+    _save(plots.plot_spectrum(estimator.spectrum_, reference).figure, folder / "spectrum.png")
+    _save(plots.plot_history(estimator.training_.history).figure, folder / "history.png")
     names = [f"{name} (nm)" for name in estimator.pairs_.coordinate_names or ("x", "y")]
-    axes = plot_singular_functions(states.numpy(), values, coordinate_names=names)
+    axes = plots.plot_singular_functions(states.numpy(), values, coordinate_names=names)
     _save(axes[0].figure, folder / "singular_functions.png")
 
 
 def _save(figure: Figure | SubFigure, path: pathlib.Path) -> None:
+    import matplotlib.pyplot as plt
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     whole = figure if isinstance(figure, Figure) else figure.figure
     FigureCanvasAgg(whole).print_png(path)
     plt.close(whole)

@@ -15,8 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import xarray as xr
-from lightning_fabric import Fabric
-from lightning_fabric.utilities.rank_zero import rank_zero_module
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -117,6 +115,8 @@ def quiet_fabric() -> Iterator[None]:
 
     Of this thread only, and nothing is left behind: the logger is the user's as well.
     """
+    from lightning_fabric.utilities.rank_zero import rank_zero_module
+
     here = threading.get_ident()
 
     def is_heard(record: logging.LogRecord) -> bool:
@@ -160,6 +160,8 @@ class TrainingLoop:
         options: TrainingOptions,
         seed: int = 0,
     ) -> None:
+        from lightning_fabric import Fabric  # here, for it drags in torch's compiler, a second
+
         precision: Any = options.precision  # checked before
         with quiet_fabric():
             self.fabric = Fabric(accelerator=options.accelerator, devices=1, precision=precision)
