@@ -22,12 +22,13 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# all four, more than an hour; one of them: .venv/bin/python benchmarks/training.py --quick
+# all five, more than an hour; one of them: .venv/bin/python benchmarks/training.py --quick
 benchmarks: $(VENV)/.installed
 	$(BIN)/python benchmarks/training.py
 	for seed in 0 1 2; do $(BIN)/python benchmarks/dynamics.py $$seed || exit 1; done
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/trust.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/matrix_svd.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/startup.py
 
 clean:
 	rm -rf $(VENV) runs

@@ -9,6 +9,7 @@ import pytest
 from nbclient import NotebookClient
 
 from koopman_lora.cli import make_parser
+from koopman_lora.commands import RUN
 
 ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"))
@@ -42,7 +43,7 @@ def test_readme_commands_are_understood():
     for command in commands:
         arguments = make_parser().parse_args(command[1:])
         assert arguments.command == command[1]
-        assert callable(arguments.run)
+        assert arguments.command in RUN
 
 
 @pytest.mark.slow
