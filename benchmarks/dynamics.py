@@ -23,6 +23,7 @@ from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import EDMD, Moments
 from koopman_lora.prediction import forecast
 from koopman_lora.refinement import refine
+from koopman_lora.ritz import ritz_maps
 from koopman_lora.spectrum import koopman_spectrum
 from koopman_lora.states.coarse_graining import macroscopic_model
 from koopman_lora.states.metastable_sets import membership_coefficients, membership_map, number_of_states
@@ -129,7 +130,7 @@ def check_eigenpairs(case: Case, model: KoopmanLoRAModel, moments: Moments, pair
     bootstrap = Bootstrap(n_resamples=200)
     if case.is_reversible:
         # the whole last hidden layer, which symmetric moments keep from over-fitting
-        f = model.trunk_maps()[0]
+        f = ritz_maps(model)[0]
         moments = estimate_moments(f, f, pairs, names=EDMD).symmetrised()
         pairs_of = eigen_analysis(moments, "edmd", bootstrap=bootstrap, threshold=TRUNK_THRESHOLD)
     else:

@@ -27,7 +27,7 @@ Networks, losses, training
     DPNetLoss                    deep projection loss, to compare
     fit                          train a model on pairs
     TrainingOptions              how and where to optimise
-    refine                       Rayleigh-Ritz on the last hidden layer
+    refine                       Rayleigh-Ritz on the state and the last hidden layer
     NonFiniteLossError           the loss became NaN or infinite
 
 Moments and spectrum

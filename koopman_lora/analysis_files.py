@@ -41,7 +41,7 @@ from koopman_lora.moments import DEFINITIONS, Moments
 from koopman_lora.refinement import RefinementResult
 from koopman_lora.scores import Validation
 
-FORMAT = "koopman_lora.analysis.v2"  # v2: the record has a checksum, too
+FORMAT = "koopman_lora.analysis.v3"  # v2: the record has a checksum, too; v3: other facts of a refinement
 RECORD, MODEL, MOMENTS, VALIDATION = "analysis.json", "model.safetensors", "moments.nc", "validation.nc"
 SPECTRUM, HISTORY = "spectrum.nc", "history.nc"
 FILES = (SPECTRUM, HISTORY, MODEL, MOMENTS, VALIDATION)
@@ -234,15 +234,15 @@ def _record(fitted: Fitted) -> dict[str, Any]:
 def _refinement_record(result: RefinementResult | None) -> dict[str, Any] | None:
     if result is None:
         return None
-    numbers = {name: getattr(result, name) for name in ("is_refined", "threshold", "score_before", "score_after")}
-    return numbers | {name: getattr(result, name).tolist() for name in ("thresholds", "scores")}
+    stated = {"start": result.start, "threshold": result.threshold, "starts": list(result.starts)}
+    return stated | {name: getattr(result, name).tolist() for name in ("thresholds", "scores")}
 
 
 def _refinement_of_record(record: Mapping[str, Any] | None, validation: Validation | None) -> RefinementResult | None:
     if record is None or validation is None:
         return None
     arrays = {name: np.array(record[name], dtype=float) for name in ("thresholds", "scores")}
-    return RefinementResult(**{**record, **arrays}, validation=validation)
+    return RefinementResult(**{**record, **arrays, "starts": tuple(record["starts"])}, validation=validation)
 
 
 # ------------------------------------------------------------------------------------------------------------ moments

@@ -23,7 +23,7 @@ from koopman_lora.data.angles import RADIANS, chosen_angles
 from koopman_lora.data.pairs import LaggedPairs, lagged_pairs
 from koopman_lora.data.splits import Split, split_pairs
 from koopman_lora.encoders import CNN
-from koopman_lora.findings import Finding
+from koopman_lora.findings import NO_BETTER, Finding
 from koopman_lora.fitted import Fitted, finish
 from koopman_lora.lag_scan import scan_lags
 from koopman_lora.losses import NestedLoRALoss
@@ -80,7 +80,7 @@ class KoopmanLoRA(BaseEstimator):
         Fraction of the pairs held out to pick the best epoch and to validate; 0 trains on all pairs, and is possible
         only without refinement.
     refine : bool
-        Finish with Rayleigh-Ritz on the last hidden layers (`kl.refine`).
+        Finish with Rayleigh-Ritz on the state and the last hidden layers (`kl.refine`).
     n_epochs, batch_size : see `kl.fit`
     learning_rate, weight_decay, gradient_clip, patience, accelerator, precision : see `TrainingOptions`
     dt, time_unit : physical time between two frames and its unit; read from a DataArray where it has them
@@ -203,9 +203,9 @@ class KoopmanLoRA(BaseEstimator):
         return finish(model, training, self.refine, self.batch_size, seed, self._settings()), training
 
     def _warn(self, findings: tuple[Finding, ...]) -> None:
-        """Warn of what is wrong with the trained features and refinement cannot mend."""
+        """Warn of what is wrong with the trained features and refinement cannot mend, and of a fit worth nothing."""
         for finding in findings:
-            if finding.name == "small batch" or not self.refine:
+            if finding.name in ("small batch", NO_BETTER) or not self.refine:
                 warnings.warn(finding.message, stacklevel=3)
 
     def _settings(self) -> dict[str, Any]:
@@ -313,7 +313,7 @@ class KoopmanLoRA(BaseEstimator):
 
     @property
     def findings_(self) -> tuple[Finding, ...]:
-        """What `training_findings` says of the features before refinement."""
+        """What `training_findings` says of the features before refinement, and `held_out_findings` of the fit."""
         return self.fitted().fitted.findings
 
     def save(self, folder: str | os.PathLike) -> pathlib.Path:

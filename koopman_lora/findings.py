@@ -18,6 +18,27 @@ class Finding(NamedTuple):
     message: str
 
 
+NO_BETTER = "no better than the constant"
+
+
+def held_out_findings(vamp_e: float) -> list[Finding]:
+    """A fit whose held-out VAMP-E does not beat that of the constant function, which is 1.
+
+    Examples
+    --------
+    >>> [f.name for f in held_out_findings(0.97)], held_out_findings(1.4)
+    (['no better than the constant'], [])
+    """
+    if vamp_e > 1:
+        return []
+    text = (
+        f"held-out VAMP-E {vamp_e:.3g} is not above 1, that of the constant: on pairs that it was not trained on, this "
+        "fit predicts no better than the mean. There may be too few pairs or transitions, or nothing to predict at this "
+        "lag; give more data, a shorter lag or fewer modes."
+    )
+    return [Finding(NO_BETTER, text)]
+
+
 def training_findings(moments: Moments, svals: Any = None, batch_size: int | None = None) -> list[Finding]:
     """What is wrong with the features of a trained model: low rank, saturated svals, duplicate modes, a small batch.
 

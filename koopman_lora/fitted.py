@@ -13,7 +13,7 @@ import xarray as xr
 from koopman_lora.accumulation import flat_state, moments_by_block
 from koopman_lora.data.groups import block_numbers
 from koopman_lora.data.splits import Split, SplitRecipe
-from koopman_lora.findings import Finding, training_findings
+from koopman_lora.findings import Finding, held_out_findings, training_findings
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import Moments
 from koopman_lora.normalisation import normalise
@@ -55,7 +55,7 @@ class Fitted:
     moments : FittedMoments
     validation : of pairs that nothing was fitted to; None where nothing was held out
     refinement : what the refinement did; None where it was not asked for
-    findings : what was wrong with the features before refinement
+    findings : what was wrong with the features before refinement, and with the fit at the held-out pairs
     history : Dataset over epochs
     recipe : how the pairs were split
     fingerprint : of the pairs
@@ -90,7 +90,7 @@ def finish(
     Parameters
     ----------
     model : as `training.train` leaves it; changed in place
-    refine : finish with Rayleigh-Ritz on the last hidden layers
+    refine : finish with Rayleigh-Ritz on the state and the last hidden layers
     batch_size, seed, settings : of the training, for the findings and for the record
     """
     split, refinement, trained = training.split, None, None
@@ -116,12 +116,15 @@ def finish(
         triples = canonical_triples(normal.moments)
         validation = Validation.of_solution(triples, (model.f, model.g), split.held_out)
     trained = trained or normal
+    findings = training_findings(trained.moments, trained.svals, batch_size)
+    if validation is not None:
+        findings += held_out_findings(validation.scores().vamp_e)
     return Fitted(
         model=model,
         moments=FittedMoments(moments.merged(cells // N_PARTS), in_training or moments, in_held_out or given),
         validation=validation,
         refinement=refinement,
-        findings=tuple(training_findings(trained.moments, trained.svals, batch_size)),
+        findings=tuple(findings),
         history=training.history,
         recipe=split.recipe,
         fingerprint=split.pairs.fingerprint(),

@@ -26,7 +26,7 @@ from koopman_lora.encoders import CNN
 from koopman_lora.model import KoopmanLoRAModel
 
 _COMPLEX_DIM = "real_imag"
-_FORMAT = "koopman_lora.model.v3"  # v3 carries a checksum
+_FORMAT = "koopman_lora.model.v4"  # v3 carries a checksum, v4 a linear part
 _MODEL_KEYS = ("format", "settings", "checksum")
 
 

@@ -18,6 +18,9 @@ from koopman_lora.encoders import MLP, Standardize, check_hidden_dims
 from koopman_lora.moments import FeatureMap
 from koopman_lora.normalisation import normalise_batch
 
+# Numbers of a state up to which its linear functions stand beside the last hidden layer.
+LINEAR_ENTRIES = 256
+
 
 class NotCalibratedError(ValueError):
     """Features were asked for whose normalisation has not been frozen yet."""
@@ -36,7 +39,7 @@ class KoopmanLoRAModel(nn.Module):
     n_modes : int
         Number of modes; the constant mode counts.
     hidden_dims, activation, use_batchnorm
-        Of the default encoders, see `MLP`.
+        Of the default encoders, see `MLP`; for your own see `from_encoders`.
     shared_encoder : bool
         Use one encoder for f and g.
     learn_svals : bool
@@ -57,10 +60,6 @@ class KoopmanLoRAModel(nn.Module):
     ValueError
         For impossible sizes or an unknown activation.
 
-    See Also
-    --------
-    KoopmanLoRAModel.from_encoders : for encoders of your own
-
     Examples
     --------
     >>> model = KoopmanLoRAModel(input_dim=2, n_modes=4, learn_svals=True, has_centering=True)
@@ -69,6 +68,7 @@ class KoopmanLoRAModel(nn.Module):
     (torch.Size([8, 4]), torch.Size([4]))
     """
 
+    linear: Tensor
     feature_mean: Tensor
     feature_scale: Tensor
     is_calibrated: Tensor
@@ -106,6 +106,7 @@ class KoopmanLoRAModel(nn.Module):
         # what one lag is travels with the model; set by `kl.fit`, or by you after a loop of your own
         self.clock = Clock()
         # exact statistics of all the data, (side, feature): frozen by `calibrate`
+        self.register_buffer("linear", self._no_linear_part())
         self.register_buffer("feature_mean", torch.zeros(2, n_learned))
         self.register_buffer("feature_scale", torch.ones(2, n_learned))
         self.register_buffer("is_calibrated", torch.tensor(not self.normalizes))
@@ -139,9 +140,19 @@ class KoopmanLoRAModel(nn.Module):
         precisions = {p.dtype for p in model.encoders.parameters() if p.is_floating_point()}
         return model.double() if precisions == {torch.float64} else model
 
+    @property
+    def n_inputs(self) -> int:
+        """Numbers that the encoders receive of a state: its entries, two for a periodic one."""
+        return math.prod(self.state_shape) + len(self.standardize.periodic)
+
+    def _no_linear_part(self) -> Tensor:
+        """Coefficients (2, n_inputs, n_learned) of a part of f and g linear in the inputs; `refine` sets them."""
+        return torch.zeros(
+            2, self.n_inputs if self.n_inputs <= LINEAR_ENTRIES else 0, self.n_modes - self.has_centering
+        )
+
     def _make_encoders(self, shared: bool) -> EncoderPair | PairedMLP:
-        n_inputs = math.prod(self.state_shape) + len(self.standardize.periodic)
-        options = (n_inputs, self.n_modes - self.has_centering, self.hidden_dims, self.activation)
+        options = (self.n_inputs, self.n_modes - self.has_centering, self.hidden_dims, self.activation)
         if not shared and not self.use_batchnorm:
             return PairedMLP(*options)
         f = MLP(*options, self.use_batchnorm)
@@ -166,6 +177,7 @@ class KoopmanLoRAModel(nn.Module):
         True
         """
         self.standardize.set_periodic(coordinates, period)
+        self.linear = self._no_linear_part().to(self.device, self.dtype)
         if not self.has_own_encoders:
             self.encoders = self._make_encoders(self.shared_encoder).to(self.device, self.dtype)
 
@@ -228,16 +240,32 @@ class KoopmanLoRAModel(nn.Module):
     def encode(self, z: Tensor, z_next: Tensor) -> tuple[Tensor, Tensor]:
         """Same as calling the model, for states that went through `prepare` already."""
         self._check_batch(z)
-        f, g = self.encoders(z, z_next)
+        f, g = self.raw(z, z_next)
         return self._finish(f, 0), self._finish(g, 1)
+
+    def raw(self, z: Tensor, z_next: Tensor) -> tuple[Tensor, Tensor]:
+        """Features before normalisation and without the constant mode, for prepared states."""
+        f, g = self.encoders(z, z_next)
+        return self._with_linear(f, z, 0), self._with_linear(g, z_next, 1)
+
+    def _with_linear(self, features: Tensor, z: Tensor, side: int) -> Tensor:
+        if features.ndim != 2 or features.shape[1] != self.feature_scale.shape[1]:
+            raise ValueError(
+                f"encoder_{'fg'[side]} must give (batch, {self.feature_scale.shape[1]}); got {tuple(features.shape)}."
+            )
+        return features + z.flatten(1) @ self.linear[side] if self.linear.shape[1] else features
+
+    def _raw_of(self, x: Tensor, side: int) -> Tensor:
+        z = self._check_batch(self.prepare(x))
+        return self._with_linear((self.encoders.f, self.encoders.g)[side](z), z, side)
 
     def f(self, x: Tensor) -> Tensor:
         """Features of x, (batch, n_modes)."""
-        return self._finish(self.encoders.f(self._check_batch(self.prepare(x))), 0)
+        return self._finish(self._raw_of(x, 0), 0)
 
     def g(self, x_next: Tensor) -> Tensor:
         """Features of x', (batch, n_modes)."""
-        return self._finish(self.encoders.g(self._check_batch(self.prepare(x_next))), 1)
+        return self._finish(self._raw_of(x_next, 1), 1)
 
     def _check_batch(self, z: Tensor) -> Tensor:
         if self.training and len(z) < 2 and (self.normalizes or self.use_batchnorm):
@@ -249,42 +277,13 @@ class KoopmanLoRAModel(nn.Module):
 
     def _finish(self, features: Tensor, side: int) -> Tensor:
         """Normalise, and prepend the constant mode."""
-        if features.ndim != 2 or features.shape[1] != self.feature_scale.shape[1]:
-            raise ValueError(
-                f"encoder_{'fg'[side]} must give (batch, {self.feature_scale.shape[1]}); got {tuple(features.shape)}."
-            )
         if self.normalizes:
             features = self._normalise_batch(features) if self.training else self._normalise_frozen(features, side)
         return self.with_constant(features)
 
     def raw_maps(self) -> tuple[FeatureMap, FeatureMap]:
         """Maps f and g before normalisation, behind the constant mode where there is one, of raw states."""
-        f, g = self.encoders.f, self.encoders.g
-        return (
-            lambda x: self.with_constant(f(self.prepare(x))),
-            lambda x: self.with_constant(g(self.prepare(x))),
-        )
-
-    def trunk_maps(self) -> tuple[FeatureMap, FeatureMap]:
-        """Last hidden layers of f and g behind the constant function, (batch, 1 + width), as maps of raw states."""
-        f, g = self.encoders.trunk_f, self.encoders.trunk_g
-        return (lambda x: prepend_constant(f(self.prepare(x)))), (lambda x: prepend_constant(g(self.prepare(x))))
-
-    def head_matrices(self, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Matrices (1 + width, n_modes) that take features of `trunk_maps` to those of `raw_maps`; `x` is any state."""
-        f, g = (head.cpu().numpy() for head in self.encoders.head_matrices(self.prepare(x[:1])))
-        if not self.has_centering:
-            return f, g
-        constant = np.eye(len(f), 1, dtype=f.dtype), np.eye(len(g), 1, dtype=g.dtype)
-        return np.concatenate([constant[0], f], axis=1), np.concatenate([constant[1], g], axis=1)
-
-    @torch.no_grad()
-    def set_heads(self, left: np.ndarray, right: np.ndarray, x: Tensor) -> None:
-        """Overwrite the last layers of f and g by matrices such as `head_matrices` gives; `x` is any state."""
-        first = int(self.has_centering)  # the constant mode is not in the layer
-        f, g = (torch.as_tensor(matrix[:, first:]).to(self.feature_scale) for matrix in (left, right))
-        self.encoders.set_heads([f[1:], g[1:]], [f[0], g[0]], self.prepare(x[:1]))
-        self.is_calibrated.fill_(not self.normalizes)
+        return lambda x: self.with_constant(self._raw_of(x, 0)), lambda x: self.with_constant(self._raw_of(x, 1))
 
     def with_constant(self, features: Tensor) -> Tensor:
         """Features behind the constant mode, where the model has one."""
@@ -321,7 +320,7 @@ class KoopmanLoRAModel(nn.Module):
         count = 0
         first = second = torch.zeros((), dtype=torch.float64, device=self.device)
         for x, x_next in batches:
-            features = torch.stack(self.encoders(self.prepare(x), self.prepare(x_next)))
+            features = torch.stack(self.raw(self.prepare(x), self.prepare(x_next)))
             wide = features.to(torch.complex128 if features.is_complex() else torch.float64)  # (side, batch, feature)
             count, first, second = count + len(x), first + wide.sum(1), second + wide.abs().square().sum(1)
         if count == 0:

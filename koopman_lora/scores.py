@@ -138,6 +138,21 @@ def triples_vamp_e(triples: WhitenedSVD, test: Moments) -> np.ndarray:
     return vamp_e(triples.values, test.transformed(triples.left, triples.right))
 
 
+def subspace_score(triples: WhitenedSVD, test: Moments) -> np.ndarray:
+    """`span_vamp_2` of singular functions, given as coefficients on features, at held-out moments of these, (...)."""
+    return span_vamp_2(test.transformed(triples.left, triples.right))
+
+
+def span_vamp_2(test: Moments) -> np.ndarray:
+    """VAMP-2 of the span of features at held-out moments, (...): how much can be predicted within it.
+
+    On few pairs the value is too high (it whitens there), but alike for spans of one dimension: good to compare them.
+    VAMP-E would judge the functions' scale as well, which on metastable data held-out pairs do not know: their
+    populations are others.
+    """
+    return np.sum(canonical_triples(test).values ** 2, axis=-1)
+
+
 def jackknife_error(leaving_out: np.ndarray) -> np.ndarray:
     """Standard error from values that leave out one block each, along the first axis.
 

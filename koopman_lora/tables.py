@@ -92,11 +92,13 @@ def _yes(value: bool) -> str:
 
 
 def refinement_text(result: RefinementResult) -> str:
-    """One line of what the refinement did, with the cross-validated scores that it was chosen by."""
-    scores = f"cross-validated VAMP-E {result.score_before:.4f} -> {result.score_after:.4f}"
-    if result.is_refined:
-        return f"refined: {scores}, whitening threshold {result.threshold:.2g}"
-    return f"refined: no more than the trained features, cross-validated VAMP-E {result.score_before:.4f}"
+    """One line of what the refinement took, with the held-out scores that it was chosen by."""
+    what = {"linear": "linear functions of the state", "trained": "the trained features"}
+    scores = ", ".join(f"{what[start]} {result.score(start):.4f}" for start in result.starts)
+    taken = f"{what[result.start]} and more of the last hidden layer (threshold {result.threshold:.2g})"
+    if not result.is_refined:
+        return f"refined: nothing beyond {what[result.start]}; held-out VAMP-2: {scores}"
+    return f"refined: {taken} {result.score(result.start, result.threshold):.4f}; held-out VAMP-2: {scores}"
 
 
 def scores_text(scores: Scores) -> str:

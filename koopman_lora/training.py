@@ -5,18 +5,17 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from koopman_lora.accumulation import estimate_moments
 from koopman_lora.arguments import check_positive, whole
-from koopman_lora.data.groups import fold_numbers
 from koopman_lora.data.pairs import LaggedPairs
 from koopman_lora.data.splits import Split, as_split
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import CROSS, Moments
 from koopman_lora.normalisation import normalise
+from koopman_lora.ritz import head_matrices
 from koopman_lora.surroundings import gradients
 from koopman_lora.training_loop import TrainingLoop, TrainingOptions, TrainingResult
 
@@ -32,9 +31,9 @@ def fit(
     seed: int = 0,
     progress: bool = False,
 ) -> TrainingResult:
-    """Train a model on lagged pairs; the state with the best held-out VAMP-E is restored.
+    """Train a model on lagged pairs; the state whose features span the most held-out VAMP-2 is restored.
 
-    Best is the latest epoch whose score is within one standard error (jackknife over blocks of the held-out pairs, of
+    That is the latest epoch whose score is within one standard error (jackknife over blocks of the held-out pairs, of
     the paired difference) of the highest: `TrainingResult.best_epoch`.
 
     Adam with a one-cycle schedule; batches are drawn from memory. After the loop the features' normalisation is frozen
@@ -180,23 +179,10 @@ def check_refinable(model: KoopmanLoRAModel, split: Split) -> None:
     NoLinearHeadError
         If an encoder does not end in a linear layer.
     ValueError
-        If a last hidden layer is too narrow for n_modes, or the pairs are too few for two folds.
+        If a last hidden layer is too narrow for n_modes.
     """
     _check_encoders(model, split.pairs.x[:2])
-    refinable_heads(model, split.pairs)
-    fold_numbers(split.pairs)
-
-
-def refinable_heads(model: KoopmanLoRAModel, pairs: LaggedPairs) -> tuple[np.ndarray, np.ndarray]:
-    """`model.head_matrices`, (1 + width, n_modes) for f and g, or a ValueError if a hidden layer is too narrow."""
-    heads = model.head_matrices(pairs.x)
-    for head in heads:
-        if len(head) < model.n_modes:
-            raise ValueError(
-                f"n_modes={model.n_modes} is more than the last hidden layer can carry ({len(head) - 1} units and the "
-                "constant); give a wider last entry of hidden_dims."
-            )
-    return heads
+    head_matrices(model, split.pairs.x)
 
 
 def raw_moments(model: KoopmanLoRAModel, pairs: LaggedPairs) -> Moments:

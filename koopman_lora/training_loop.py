@@ -27,17 +27,14 @@ from koopman_lora.data.splits import Split
 from koopman_lora.losses import NestedLoRALoss, NonFiniteLossError
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import CROSS, Moments
-from koopman_lora.scores import jackknife_error, triples_vamp_e
+from koopman_lora.scores import jackknife_error, span_vamp_2
 from koopman_lora.surroundings import may_draw, seeded
-from koopman_lora.triples import canonical_triples
 
 # Optimisation steps below which small data sets get more epochs; measured on the systems of `benchmarks/`.
 MIN_STEPS = 950
 # The singular values learn slower than the encoders: a sval that falls before its functions are found takes their
 # gradient away. Measured on the logistic map, 20 modes: a factor of 1 loses the modes below 0.1.
 SVALS_LEARNING_RATE = 0.3
-# Pairs that whiten the held-out score of each epoch; more cost time and change little.
-SCORE_PAIRS = 5_000
 # Words of Fabric for what can be trained. With weights in half precision the mean and scale of the states are in half
 # precision too, which an offset of the data does not survive, and NumPy has no bfloat16 for the moments.
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
@@ -95,7 +92,7 @@ class TrainingResult:
 
     Attributes
     ----------
-    history : Dataset over epochs: loss, held_out_vamp_e, learning_rate, svals (where learned)
+    history : Dataset over epochs: loss, held_out_vamp_2, learning_rate, svals (where learned)
     best_epoch : epoch whose state the model has now, counted from 1
     stop_reason : 'finished' or 'early stopping'
     split : the training and held-out pairs used; hand it to `kl.refine`
@@ -269,28 +266,25 @@ class TrainingLoop:
         return self.fabric.autocast() if self.options.precision.endswith("mixed") else contextlib.nullcontext()
 
     def _held_out_score(self, epoch: int, pairs: LaggedPairs) -> _Score:
-        """VAMP-E of the held-out pairs from summed moments, at the singular triples of (part of) the training pairs."""
+        """VAMP-2 of the span of the features at the held-out pairs: the span is all that refinement takes of them."""
         self.model.eval()
-        step = -(-len(self.x) // SCORE_PAIRS)
-        train = self._moments(self.x[::step], self.x_next[::step], n_blocks=1)
         test = self._moments(self.model.prepare(pairs.x), self.model.prepare(pairs.x_next), n_blocks=16)
-        triples = canonical_triples(train)
         # a single held-out pair tells no error: then the highest score is the best
-        leaving_out = triples_vamp_e(triples, test.leaving_out()) if test.n_blocks > 1 else np.zeros(2)
-        return _Score(epoch, float(triples_vamp_e(triples, test)), leaving_out)
+        leaving_out = span_vamp_2(test.leaving_out()) if test.n_blocks > 1 else np.zeros(2)
+        return _Score(epoch, float(span_vamp_2(test)), leaving_out)
 
     def _moments(self, z: Tensor, z_next: Tensor, n_blocks: int) -> Moments:
         # whitening makes the score independent of the normalisation, which is frozen only at the end
         with torch.no_grad():
             batches = zip(z.split(BATCH), z_next.split(BATCH), strict=True)
-            f, g = zip(*(self.model.encoders(*batch) for batch in batches), strict=True)
+            f, g = zip(*(self.model.raw(*batch) for batch in batches), strict=True)
             features = self.model.with_constant(torch.cat(f)), self.model.with_constant(torch.cat(g))
         return estimate_moments(lambda f: f, lambda g: g, features, n_blocks=n_blocks, names=CROSS)
 
     def _record(self, mean_loss: float, score: float) -> None:
         record: dict[str, Any] = {"loss": mean_loss, "learning_rate": self.optimizer.param_groups[0]["lr"]}
         if self.test is not None:
-            record["held_out_vamp_e"] = score
+            record["held_out_vamp_2"] = score
         if self.model.svals is not None:
             record["svals"] = self.model.svals.detach().cpu().numpy()
         self.records.append(record)

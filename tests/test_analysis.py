@@ -229,7 +229,8 @@ def test_memberships_and_the_model_between_them(fitted):
     macroscopic = fitted.coarse_grain(3, bootstrap=FEW)
     assert macroscopic.attrs["lag"] == 1
     assert np.isclose(macroscopic.eigenvalues.values[0], 1, atol=1e-6)
-    assert np.isclose(np.abs(macroscopic.eigenvalues.values[1]), SIGMA[1], atol=0.1)
+    # a circle has no metastable sets: three of them carry less of its rotation than the functions do, never more
+    assert 0.3 < np.abs(macroscopic.eigenvalues.values[1]) < SIGMA[1] + 0.1
 
 
 @pytest.mark.parametrize("method", ["K_matrix", "canonical"])

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from numbered_frames import frames, ragged, some_lengths
 
 from koopman_lora.accumulation import estimate_moments, moments_by_block
-from koopman_lora.data.groups import block_numbers, fold_numbers, split_groups, without_overlap
+from koopman_lora.data.groups import block_numbers, split_groups, without_overlap
 from koopman_lora.data.pairs import lagged_pairs
 from koopman_lora.data.splits import split_pairs
 from koopman_lora.estimator import KoopmanLoRA
@@ -102,29 +102,6 @@ def test_bad_batches_of_moments(batch_size):
         estimate_moments(lambda x: x, lambda x: x, lagged_pairs(np.arange(9.0)), batch_size=batch_size)
 
 
-@pytest.mark.parametrize("n_folds", [0, 1, -2])
-def test_fewer_than_two_folds_are_none(n_folds):
-    with pytest.raises(ValueError, match=f"n_folds must be at least 2; got {n_folds}"):
-        fold_numbers(lagged_pairs(np.arange(99.0)), n_folds)
-
-
-@given(lengths=st.lists(st.integers(30, 60), min_size=1, max_size=4), lag=st.integers(1, 3), n=st.integers(2, 5))
-def test_folds_share_no_frame_and_leave_out_no_more_than_that_takes(lengths, lag, n):
-    pairs = lagged_pairs(ragged(lengths), lag=lag)
-    fold = fold_numbers(pairs, n)
-    frames = [set(np.r_[pairs.x[fold == i].ravel(), pairs.x_next[fold == i].ravel()]) for i in range(n)]
-    assert all(not frames[i] & frames[j] for i in range(n) for j in range(i))
-    assert set(fold) - {-1} == set(range(n))
-    assert np.sum(fold == -1) <= lag * (n - 1)
-
-
-def test_a_long_lag_leaves_fewer_folds_and_then_none():
-    series = np.arange(100.0)
-    assert fold_numbers(lagged_pairs(series, lag=30), 5).max() + 1 < 5
-    with pytest.raises(ValueError, match="1 pairs at lag 98 are too few for two folds"):
-        fold_numbers(lagged_pairs(series, lag=98).select(np.array([0])), 5)
-
-
 @given(lengths=some_lengths, lag=st.integers(1, 5), seed=st.integers(0, 100))
 def test_without_overlap_drops_exactly_the_pairs_that_share_a_frame(lengths, lag, seed):
     pairs = lagged_pairs(ragged([n + lag for n in lengths]), lag, check_constant=False)
@@ -142,8 +119,7 @@ def test_pairs_of_unknown_lag_ask_for_it_where_frames_are_compared():
     x, x_next = np.random.default_rng(0).normal(size=(2, 60, 2))
     unknown, known = lagged_pairs((x, x_next)), lagged_pairs((x, x_next), lag=1)
     held = np.arange(60) < 6
-    for question in (lambda pairs: without_overlap(pairs, held), lambda pairs: fold_numbers(pairs, 3)):
-        with pytest.raises(ValueError, match=r"lag of these pairs is unknown.*say it in frames when"):
-            question(unknown)
-        assert len(question(known)) == 60
+    with pytest.raises(ValueError, match=r"lag of these pairs is unknown.*say it in frames when"):
+        without_overlap(unknown, held)
+    assert len(without_overlap(known, held)) == 60
     assert block_numbers(unknown, 5).max() == 4  # blocks alone need no lag

@@ -1,7 +1,10 @@
 import numpy as np
+import pytest
 
+from koopman_lora.estimator import KoopmanLoRA
 from koopman_lora.findings import training_findings
 from koopman_lora.moments import Moments
+from koopman_lora.systems import NoisyRotation
 
 
 def findings_of(M_f, svals=None, batch_size=None):
@@ -48,3 +51,12 @@ def test_a_small_batch_is_found():
     assert set(found) == {"small batch"}
     assert "batch_size=12 is small for 8 modes; use at least 32" in found["small batch"]
     assert findings_of(np.eye(8), batch_size=32) == {}
+
+
+def test_a_fit_that_predicts_nothing_says_so_when_it_ends():
+    noise = np.random.default_rng(0).normal(size=(400, 3))
+    with pytest.warns(UserWarning, match=r"held-out VAMP-E .* is not above 1, that of the constant"):
+        estimator = KoopmanLoRA(n_modes=4, hidden_dims=(16,), n_epochs=5, refine=False).fit(noise)
+    assert "no better than the constant" in [finding.name for finding in estimator.findings_]
+    good = KoopmanLoRA(n_modes=3, hidden_dims=(16,), n_epochs=5).fit(NoisyRotation().simulate(n_steps=800, seed=0))
+    assert "no better than the constant" not in [finding.name for finding in good.findings_]

@@ -12,6 +12,7 @@ from koopman_lora.encoder_pairs import EncoderPair, PairedMLP
 from koopman_lora.encoders import CNN
 from koopman_lora.losses import NestedLoRALoss
 from koopman_lora.model import KoopmanLoRAModel, NotCalibratedError
+from koopman_lora.ritz import head_matrices, ritz_maps, set_heads
 from koopman_lora.spectrum import compute_koopman_spectrum
 from koopman_lora.systems import NoisyRotation
 from koopman_lora.training import fit
@@ -271,24 +272,35 @@ def test_normalisation_that_is_set_is_that_of_the_features(centred):
 def test_heads_are_matrices_from_last_hidden_layers_to_features(options):
     model = KoopmanLoRAModel(2, 4, hidden_dims=(6, 5), **options).double().eval()
     x, _ = states()
-    for trunk, raw, head in zip(model.trunk_maps(), model.raw_maps(), model.head_matrices(x), strict=True):
-        assert head.shape == (1 + 5, 4)
-        assert torch.allclose(trunk(x) @ torch.from_numpy(head), raw(x), atol=1e-12)
-    left, right = np.random.default_rng(0).normal(size=(2, 6, 4))
+    for functions, raw, head in zip(ritz_maps(model), model.raw_maps(), head_matrices(model, x), strict=True):
+        assert head.shape == (1 + 2 + 5, 4)
+        assert torch.allclose(functions(x) @ torch.from_numpy(head), raw(x), atol=1e-12)
+    left, right = np.random.default_rng(0).normal(size=(2, 8, 4))
     if model.has_centering:
-        left[:, 0] = right[:, 0] = np.eye(6)[0]
-    model.set_heads(left, right, x)
-    for head, wanted in zip(model.head_matrices(x), (left, right), strict=True):
+        left[:, 0] = right[:, 0] = np.eye(8)[0]
+    set_heads(model, left, right, x)
+    for functions, raw, head, wanted in zip(
+        ritz_maps(model), model.raw_maps(), head_matrices(model, x), (left, right), strict=True
+    ):
         assert np.allclose(head, wanted, atol=1e-15)
+        assert torch.allclose(functions(x) @ torch.from_numpy(wanted), raw(x), atol=1e-12)
 
 
-def test_trunk_maps_are_last_hidden_layers_behind_the_constant():
+def test_ritz_maps_are_the_constant_the_inputs_and_the_last_hidden_layers():
     model = KoopmanLoRAModel(2, 4, hidden_dims=(6, 5)).double().eval()
+    model.set_periodic([1], 7.0)  # three inputs: the other coordinate, cosine, sine
     x, _ = states()
-    for trunk, encode in zip(model.trunk_maps(), (model.encoders.trunk_f, model.encoders.trunk_g), strict=True):
-        assert trunk(x).shape == (500, 6)
-        assert torch.equal(trunk(x)[:, 0], torch.ones(500).double())
-        assert torch.equal(trunk(x)[:, 1:], encode(model.prepare(x)))
+    for functions, encode in zip(ritz_maps(model), (model.encoders.trunk_f, model.encoders.trunk_g), strict=True):
+        assert functions(x).shape == (500, 1 + 3 + 5)
+        assert torch.equal(functions(x)[:, 0], torch.ones(500).double())
+        assert torch.equal(functions(x)[:, 1:4], model.prepare(x))
+        assert torch.equal(functions(x)[:, 4:], encode(model.prepare(x)))
+
+
+def test_very_large_states_have_no_linear_part():
+    model = KoopmanLoRAModel((16, 17), 3, hidden_dims=(5,)).eval()
+    assert ritz_maps(model)[0](torch.zeros(4, 16, 17)).shape == (4, 1 + 5)
+    assert model.f(torch.zeros(4, 16, 17)).shape == (4, 3)
 
 
 def test_svals_as_an_array():

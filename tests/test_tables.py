@@ -121,15 +121,27 @@ def test_comparison_shouts_what_should_not_be():
 
 
 @pytest.mark.parametrize(
-    ("is_refined", "expected"),
+    ("start", "threshold", "expected"),
     [
-        (True, "refined: cross-validated VAMP-E 2.5000 -> 2.7500, whitening threshold 0.001"),
-        (False, "refined: no more than the trained features, cross-validated VAMP-E 2.5000"),
+        (
+            "linear",
+            1e-3,
+            "refined: linear functions of the state and more of the last hidden layer (threshold 0.001) 2.7500; "
+            "held-out VAMP-2: linear functions of the state 1.5000, the trained features 2.5000",
+        ),
+        (
+            "trained",
+            np.inf,
+            "refined: nothing beyond the trained features; "
+            "held-out VAMP-2: linear functions of the state 1.5000, the trained features 2.5000",
+        ),
     ],
 )
-def test_refinement_says_the_scores_it_was_chosen_by(is_refined, expected):
-    empty = np.array([])
-    result = RefinementResult(is_refined, 1e-3, 2.5, 2.75 if is_refined else 2.5, empty, empty, validation=None)
+def test_refinement_says_the_scores_it_was_chosen_by(start, threshold, expected):
+    scores = np.array([[1.5, 2.75], [2.5, 2.6]])
+    result = RefinementResult(
+        start, threshold, ("linear", "trained"), np.array([np.inf, 1e-3]), scores, validation=None
+    )
     assert refinement_text(result) == expected
 
 

@@ -12,7 +12,7 @@ from koopman_lora.data.splits import Split, split_pairs
 from koopman_lora.losses import NestedLoRALoss, NonFiniteLossError
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.scores import vamp_scores
-from koopman_lora.systems import LinearGaussian, NoisyRotation
+from koopman_lora.systems import NoisyRotation
 from koopman_lora.training import fit, raw_moments
 from koopman_lora.training_loop import TrainingOptions
 
@@ -38,7 +38,7 @@ def share(model, reference=REFERENCE):
 
 def held_out_score(model, result):
     train, test = (raw_moments(model, pairs) for pairs in result.split)
-    return vamp_scores(train, test).vamp_e
+    return vamp_scores(train, test).vamp_2
 
 
 @pytest.mark.parametrize("options", [{}, {"learn_svals": True, "has_centering": True}, {"use_batchnorm": True}])
@@ -46,7 +46,7 @@ def held_out_score(model, result):
 def test_the_best_state_is_restored(options, learning_rate):
     model = make_model(**options)
     result = fit(model, PAIRS, n_epochs=6, options=TrainingOptions(learning_rate=learning_rate))
-    scores = result.history.held_out_vamp_e
+    scores = result.history.held_out_vamp_2
     # of states that the held-out pairs cannot tell from the best one, the last
     chosen = scores.sel(epoch=result.best_epoch)
     assert result.best_epoch == result.history.attrs["best_epoch"] >= int(scores.epoch[scores.values.argmax()])
@@ -79,7 +79,7 @@ def test_early_stopping_returns_the_state_before_things_went_wrong():
     result = fit(
         model, PAIRS, loss=Spoiling(3 * steps), n_epochs=30, options=TrainingOptions(learning_rate=3e-2, patience=4)
     )
-    scores = result.history.held_out_vamp_e.values
+    scores = result.history.held_out_vamp_2.values
     assert result.stop_reason == "early stopping"
     assert len(scores) == scores.argmax() + 1 + 4 < 30
     assert result.best_epoch <= 3
@@ -88,16 +88,15 @@ def test_early_stopping_returns_the_state_before_things_went_wrong():
     assert np.isclose(held_out_score(model, result), scores[result.best_epoch - 1], rtol=1e-5)
 
 
-@pytest.mark.slow
-def test_outliers_do_not_excuse_a_later_state():
-    """Heavy tails: trained too long, the score falls through a few pairs, and with it the certainty of its fall."""
-    system = LinearGaussian(A=[[0.9, 0.0], [0.0, 0.7]], B=np.eye(2))
-    pairs = lagged_pairs(system.simulate(n_trajectories=4, n_steps=1500, seed=2))
-    model = make_model(3, pairs=pairs)
-    result = fit(model, pairs, n_epochs=80)
-    scores = result.history.held_out_vamp_e
-    assert scores.max() - scores[-1] > 0.15  # it did fall
-    assert scores.max() - scores.sel(epoch=result.best_epoch) < 0.13
+def test_a_network_that_memorises_is_taken_back_to_before_it_did():
+    """300 pairs in 30 coordinates of noise beside one that can be predicted."""
+    noise = np.random.default_rng(0).normal(size=(301, 30))
+    signal = ROTATION.simulate(n_steps=301, seed=3).values.reshape(301, 2)
+    pairs = lagged_pairs(np.hstack([signal, noise]))
+    result = fit(make_model(4, pairs=pairs), pairs, n_epochs=200)
+    scores = result.history.held_out_vamp_2
+    assert scores.max() - scores[-1] > 0.2  # it did fall
+    assert scores.max() - scores.sel(epoch=result.best_epoch) < scores.max() - scores[-1]
 
 
 def test_held_out_pairs_of_ones_own():
@@ -106,7 +105,7 @@ def test_held_out_pairs_of_ones_own():
     result = fit(model, Split.given(PAIRS, other), n_epochs=4)
     assert result.split.held_out is other
     assert result.split.training is PAIRS
-    chosen = result.history.held_out_vamp_e.sel(epoch=result.best_epoch)
+    chosen = result.history.held_out_vamp_2.sel(epoch=result.best_epoch)
     assert np.isclose(held_out_score(model, result), chosen, rtol=1e-5)
 
 

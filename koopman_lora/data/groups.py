@@ -1,4 +1,4 @@
-"""Which pairs belong together: trajectories, contiguous blocks, folds; and which share a frame."""
+"""Which pairs belong together: trajectories, contiguous blocks; and which share a frame."""
 
 from __future__ import annotations
 
@@ -105,35 +105,3 @@ def _frame_numbers(pairs: LaggedPairs) -> tuple[np.ndarray, int]:
     """One number per frame over all trajectories, (n_pairs,), that of x; x' has it plus the lag."""
     lag = pairs.clock.known_lag("for training and held-out pairs to share no frame")
     return pairs.trajectory * (int(pairs.frame.max()) + lag + 1) + pairs.frame, lag
-
-
-def fold_numbers(pairs: LaggedPairs, n_folds: int = 5) -> np.ndarray:
-    """Fold of every pair (n_pairs,) for cross-validation, contiguous in time; -1 for pairs between two folds.
-
-    No two folds share a frame: a pair whose x' is an x of the next fold belongs to none. There are fewer folds than
-    asked where the lag is long against the data.
-
-    Raises
-    ------
-    ValueError
-        For fewer than 2 folds, if the data are too short for two, or if the lag is unknown.
-
-    Examples
-    --------
-    >>> fold_numbers(lagged_pairs(np.arange(9.0)), n_folds=2).tolist()
-    [0, 0, 0, -1, 1, 1, 1, 1]
-    """
-    if whole("n_folds", n_folds) < 2:
-        raise ValueError(f"n_folds must be at least 2; got {n_folds}.")
-    group = split_groups(pairs, n_blocks=4 * n_folds)
-    n_groups = int(group.max()) + 1
-    first, lag = _frame_numbers(pairs)
-    order = np.argsort(first)
-    following = order[np.searchsorted(first[order], first + lag).clip(max=len(first) - 1)]
-    has_following = first[following] == first + lag
-    for n in range(min(n_folds, n_groups), 1, -1):
-        fold = group * n // n_groups
-        fold = np.where(has_following & (fold[following] != fold), -1, fold)
-        if len(np.unique(fold[fold >= 0])) == n:
-            return fold
-    raise ValueError(f"{len(pairs)} pairs at lag {lag} are too few for two folds that share no frame; give more data.")

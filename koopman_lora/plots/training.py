@@ -9,12 +9,12 @@ from koopman_lora.plots.style import BLUE, GREY, ORANGE, add_legend, make_axis, 
 
 
 def plot_history(history: xr.Dataset, ax: Axes | None = None) -> Axes:
-    """Training loss (negated, so that both rise) and held-out VAMP-E against the epoch; the best epoch is marked."""
+    """Training loss (negated, so that both rise) and held-out VAMP-2 against the epoch; the best epoch is marked."""
     ax = make_axis(ax)
     epochs = history["epoch"].values
     ax.plot(epochs, -history["loss"], color=ORANGE, label="minus training loss (nested)")
-    if "held_out_vamp_e" in history:
-        ax.plot(epochs, history["held_out_vamp_e"], color=BLUE, marker="o", ms=3, label="held-out VAMP-E")
+    if "held_out_vamp_2" in history:
+        ax.plot(epochs, history["held_out_vamp_2"], color=BLUE, marker="o", ms=3, label="held-out VAMP-2")
     ax.axvline(history.attrs["best_epoch"], color=GREY, ls=":", label=f"best epoch: {history.attrs['best_epoch']}")
     ax.set(xlabel="epoch", ylabel="score (higher is better)", title="Training")
     set_whole_ticks(ax.xaxis)
