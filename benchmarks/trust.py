@@ -1,6 +1,6 @@
 """How far a spectrum can be trusted, measured: refinement, bias of sigma, coverage of intervals, number of modes.
 
-Run: OMP_NUM_THREADS=1 python benchmarks/trust.py [--quick] [--only time sigma coverage noise ...]
+Run: OMP_NUM_THREADS=1 python benchmarks/trust.py [--quick] [--only time sigma coverage chains noise ...]
 All of it takes more than an hour on one core, --quick some 20 minutes. Every number stands beside the asked one.
 """
 
@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from _chains import chains, unseen
 
 import koopman_lora as kl
 from koopman_lora.accumulation import estimate_moments
@@ -286,6 +287,7 @@ def main() -> None:
         "time": seconds_of_bootstrap,
         "sigma": lambda: sigma(4 if quick else 20),
         "coverage": lambda: coverage(20 if quick else 100),
+        "chains": lambda: (chains(50 if quick else 200), unseen()),
         "noise": lambda: noise(3 if quick else 10),
         "refinement": lambda: refinement(2 if quick else 5),
         "held_out": lambda: held_out(1 if quick else 10, 10_000),
