@@ -139,9 +139,9 @@ def test_blocks_are_merged_until_they_are_longer_than_the_memory():
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "mode", "n_frames"), [("small sigma", 6, 500), ("metastable", 2, 3000)])
 def test_intervals_of_small_and_of_slow_sigma_cover(kind, mode, n_frames):
-    """Measured .93 to .95; .78 while spreads were folded at 0, .87 with blocks shorter than the memory.
+    """Measured .975 and .967; .86 and .96 while spreads were folded at 0 and blocks shorter than the memory.
 
-    Of 120 draws, .85 is missed by chance once in 1,000 at most.
+    Of 120 draws of a coverage of .96, less than .9 come up by chance once in 1,000.
     """
     if kind == "small sigma":
         flux = np.random.default_rng(105).gamma(0.6, size=(6, 6))
@@ -157,7 +157,7 @@ def test_intervals_of_small_and_of_slow_sigma_cover(kind, mode, n_frames):
         intervals = bootstrap_intervals(moments, bootstrap=Bootstrap(100))
         low, high = intervals.canonical_singular_values_interval.values[:, mode - 1]
         covered.append(low <= truth <= high)
-    assert np.mean(covered) >= 0.85
+    assert np.mean(covered) >= 0.9
 
 
 @pytest.mark.slow
