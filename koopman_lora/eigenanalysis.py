@@ -12,7 +12,7 @@ from koopman_lora._labels import FEATURE_F, FEATURE_G, MODE, OBSERVABLE, labelle
 from koopman_lora._linalg import RANK_TOLERANCE, conjugate_transpose, eigenvalue_order
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.clock import Clock
-from koopman_lora.intervals import eigenvalue_intervals, unseen_floor
+from koopman_lora.intervals import Reach, eigenvalue_intervals, in_long_blocks, unseen_floor
 from koopman_lora.moments import Moments
 from koopman_lora.propagation import METHODS, Propagator, check_method, propagator
 
@@ -91,11 +91,12 @@ def eigen_analysis(
     right_dim, left_dim = FEATURE_DIMS[method]
     clock = moments.clock
     norms = _norms(left, moments.M_g if route == "operator" else moments.M_f)
+    condition = np.nan_to_num(norms, nan=np.inf, posinf=np.inf)
     variables: dict[str, Any] = {
         "eigenvalues": (MODE, values),
         "timescales": (MODE, clock.timescales(values), {"units": clock.time_unit}),
         "frequencies": (MODE, clock.frequencies(values), {"units": f"1/{clock.time_unit}"}),
-        "eigenvalue_condition": (MODE, np.nan_to_num(norms, nan=np.inf, posinf=np.inf)),
+        "eigenvalue_condition": (MODE, condition),
         "right_eigenfunction_coefficients": ((right_dim, MODE), right),
         "left_eigenfunction_coefficients": ((left_dim, MODE), left),
     }
@@ -108,10 +109,11 @@ def eigen_analysis(
         aliasing_limit=1 / (2 * clock.lag_time),
     )
     if bootstrap is not None:
-        stack = moments.reweighted(bootstrap.weights(moments.n_blocks))
+        blocks = in_long_blocks(moments) if "T_fg" in moments else moments
+        stack = blocks.reweighted(bootstrap.weights(blocks.n_blocks))
         drawn = np.linalg.eigvals(propagator(stack, route, n_modes, threshold).K).astype(complex)
-        factor = bootstrap.t_factor(moments.n_blocks)
-        variables |= eigenvalue_intervals(values, drawn, factor, unseen_floor(moments, bootstrap.level), clock)
+        reach = Reach(bootstrap.t_factor(blocks.n_blocks), unseen_floor(moments, bootstrap.level), condition)
+        variables |= eigenvalue_intervals(values, drawn, reach, clock)
         attrs |= bootstrap.attrs()
     return labelled(variables, attrs)
 
