@@ -33,7 +33,7 @@ def held_out_findings(vamp_e: float) -> list[Finding]:
         return []
     text = (
         f"held-out VAMP-E {vamp_e:.3g} is not above 1, that of the constant: on pairs that it was not trained on, this "
-        "fit predicts no better than the mean. There may be too few pairs or transitions, or nothing to predict at this "
+        "fit predicts no better than the mean. Too few pairs or transitions, perhaps, or nothing to predict at this "
         "lag; give more data, a shorter lag or fewer modes."
     )
     return [Finding(NO_BETTER, text)]
