@@ -88,7 +88,8 @@ def effective_rank(M: np.ndarray) -> float:
     2.0
     """
     correlation = to_correlation(M)
-    return float(np.real(np.trace(correlation)) ** 2 / np.sum(np.abs(correlation) ** 2))
+    power = np.sum(np.abs(correlation) ** 2)
+    return float(np.real(np.trace(correlation)) ** 2 / power) if power > 0 else 0.0
 
 
 def on_shifted(shift: np.ndarray, coefficients: np.ndarray | None) -> np.ndarray:

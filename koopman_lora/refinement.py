@@ -8,9 +8,11 @@ import numpy as np
 
 from koopman_lora._linalg import WhitenedSVD, damped_triples, split_span
 from koopman_lora.accumulation import moments_by_block
+from koopman_lora.checks import checked
 from koopman_lora.data.groups import fold_numbers
 from koopman_lora.data.pairs import LaggedPairs
 from koopman_lora.data.splits import Split
+from koopman_lora.kinds import is_real
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import CROSS, Moments
 from koopman_lora.normalisation import NormalisedFeatures, normalise
@@ -46,6 +48,7 @@ class RefinementResult:
     validation: Validation
 
 
+@checked(but=("thresholds", "split"))
 def refine(model: KoopmanLoRAModel, split: Split, thresholds: tuple[float, ...] = THRESHOLDS) -> RefinementResult:
     """Replace the last linear layers by the top singular functions in the span of the last hidden layers.
 
@@ -119,7 +122,7 @@ def _check_arguments(split: Split, thresholds: tuple[float, ...]) -> LaggedPairs
         )
     if split.held_out is None:
         raise ValueError("split holds out no pairs, which refine needs to validate on; use split_pairs(pairs, 0.1).")
-    if not all(t > 0 for t in thresholds):
+    if not isinstance(thresholds, (list, tuple)) or not all(is_real(t) and t > 0 for t in thresholds):
         raise ValueError(f"thresholds must be positive; got {thresholds}.")
     return split.held_out
 

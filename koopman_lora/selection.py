@@ -6,10 +6,12 @@ import numpy as np
 import xarray as xr
 
 from koopman_lora._labels import MODE, labelled, provenance
+from koopman_lora.checks import checked
 from koopman_lora.comparison import elbow
 from koopman_lora.scores import Validation, jackknife_error, vamp_e_curve
 
 
+@checked
 def select_n_modes(
     validation: Validation,
     energy: float = 0.9,
