@@ -44,7 +44,9 @@ def compare_subspaces(a: np.ndarray, b: np.ndarray, weights: Reals | None = None
     >>> compare_subspaces(np.hstack([x**0, x]), np.hstack([x**0 + x, x])).attrs["agreement"].__round__(6)
     1.0
     """
-    if len(a) != len(b):
+    if 0 in (a.ndim, b.ndim):
+        raise ValueError(f"a and b must be arrays (n_points, n_functions); got shapes {a.shape} and {b.shape}.")
+    if a.shape[:1] != b.shape[:1]:
         raise ValueError(f"a and b must be given at the same points; got {len(a)} and {len(b)}.")
     root = _root_weights(weights, len(a))
     Q_a, Q_b = _span("a", a, root), _span("b", b, root)

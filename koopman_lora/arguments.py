@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from koopman_lora.kinds import number as number
 from koopman_lora.kinds import real_array
 from koopman_lora.kinds import whole as whole
 

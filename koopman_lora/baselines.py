@@ -87,7 +87,10 @@ def dpnet_loss(f: Tensor, g: Tensor, relaxed: bool = True, metric_weight: float 
 
 
 def _metric_distortion(M: Tensor, epsilon: float) -> Tensor:
-    values = torch.linalg.eigvalsh(M)
+    try:
+        values = torch.linalg.eigvalsh(M)
+    except torch.linalg.LinAlgError as error:
+        raise NonFiniteLossError("f, g or svals hold NaN or inf, so that there are no eigenvalues.") from error
     floor = epsilon * values.detach().mean()
     return (values.square() - values - values.clamp_min(floor).log()).sum()
 

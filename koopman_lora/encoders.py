@@ -92,8 +92,8 @@ class PeriodicEmbedding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Embedded coordinates."""
         check_tensors(x=x)
-        if x.ndim < 2:
-            raise ValueError(f"x must have shape (batch, d); got {tuple(x.shape)}.")
+        if x.ndim < 2 or x.is_complex():
+            raise ValueError(f"x must be real, of shape (batch, d); got {tuple(x.shape)}.")
         harmonics = torch.arange(1, self.n_harmonics + 1, dtype=x.dtype, device=x.device)
         angle = (x[..., None] * (2 * math.pi / self.period) * harmonics).flatten(1)  # (batch, d * harmonic)
         return torch.cat([angle.cos(), angle.sin()], dim=1)

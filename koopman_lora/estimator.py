@@ -15,7 +15,7 @@ from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from koopman_lora.analysis import KoopmanAnalysis
-from koopman_lora.arguments import as_plain, copied, whole
+from koopman_lora.arguments import as_plain, copied, number, whole
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.checks import checked_methods
 from koopman_lora.clock import Clock
@@ -226,7 +226,7 @@ class KoopmanLoRA(BaseEstimator):
         )
 
     def _make_loss(self) -> nn.Module:
-        if self.refine and not self.held_out > 0:
+        if self.refine and not number("held_out", self.held_out) > 0:
             raise ValueError(
                 f"held_out must be positive to choose the refinement's threshold; got {self.held_out}. "
                 "Use refine=False to train on all pairs."

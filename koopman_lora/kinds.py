@@ -76,6 +76,23 @@ def share(name: str, value: Any) -> float:
 Share = Annotated[float, share]
 
 
+def seed(name: str, value: Any) -> int:
+    """A whole number of at least 0, as NumPy's generators take it.
+
+    Examples
+    --------
+    >>> seed("seed", -1)
+    Traceback (most recent call last):
+    ValueError: seed must be at least 0; got -1.
+    """
+    if whole(name, value) < 0:
+        raise ValueError(f"{name} must be at least 0; got {value}.")
+    return int(value)
+
+
+Seed = Annotated[int, seed]
+
+
 def is_real(value: Any) -> bool:
     """Whether a value is a real number, of Python or NumPy; True and False are none."""
     is_bounded = not isinstance(value, numbers.Integral) or abs(int(value)) <= MOST  # as NumPy takes it

@@ -15,7 +15,7 @@ from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
 from koopman_lora.data.pairs import BATCH
 from koopman_lora.encoder_pairs import EncoderPair, PairedMLP
-from koopman_lora.encoders import MLP, Standardize, check_hidden_dims
+from koopman_lora.encoders import MLP, WIDEST, Standardize, check_hidden_dims
 from koopman_lora.kinds import check_shape, pair_of
 from koopman_lora.moments import FeatureMap
 from koopman_lora.normalisation import normalise_batch, prepend_constant
@@ -89,7 +89,7 @@ class KoopmanLoRAModel(nn.Module):
     ) -> None:
         super().__init__()
         sizes = input_dim if isinstance(input_dim, Sequence) else (input_dim,)
-        if not sizes or any(not isinstance(size, (int, np.integer)) or size < 1 for size in sizes):
+        if not sizes or any(not isinstance(size, (int, np.integer)) or not 1 <= size <= WIDEST for size in sizes):
             raise ValueError(f"input_dim must be a positive integer or a shape of such; got {input_dim!r}.")
         self.state_shape = tuple(int(size) for size in sizes)
         n_modes, smallest = whole("n_modes", n_modes), 2 if has_centering else 1

@@ -212,6 +212,10 @@ def compute_koopman_spectrum(
     >>> compute_koopman_spectrum(KoopmanLoRAModel(2, 3), batches)["K_matrix"].shape
     (3, 3)
     """
+    try:
+        device = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device must be one that torch knows, such as 'cpu'; got {device!r}.") from error
     frozen = copy.deepcopy(model).to(device).eval()
     if iter(loader) is loader:  # a generator: it can be read once only
         loader = list(loader)

@@ -46,10 +46,13 @@ ALSO_CALLED = {
     "pairs": {"data", "x", "x_next"},
     "loader": {"pairs", "x", "x_next"},
     "batches": {"x", "x_next"},
-    "train": {"moments"},
+    "train": {"moments", "pairs"},
     "test": {"moments", "data", "trajectory"},
     "held_out": {"moments"},
-    "moments_by_lag": {"moments"},
+    "moments_by_lag": {"moments", "pairs"},
+    # coherent sets: the functions are phi above psi
+    "phi": {"functions"},
+    "psi": {"functions"},
     # states of the next frame are states, too
     "x_next": {"x"},
     "z": {"x"},
@@ -62,6 +65,7 @@ ALSO_CALLED = {
 }
 # A wrong number of entries may be told of another argument, which it no longer fits.
 FITS_NO_MORE = (
+    "no ", "without coordinates",
     "transposed", "no rows", "one row", "narrower", "wider", "flat", "larger", "huge", "beyond", "one feature", "twice",
     "one entry",
     "none", "one coordinate", "0-d array", "empty array", "labelled", "matrix", "first:", "no clock", "gives",
@@ -142,7 +146,7 @@ def call(target, spoiled=()):
         place = f"{wrong[0].filename}:{wrong[0].lineno}"
         return Outcome(target.name, what, "answer", f"{wrong[0].category.__name__}: {wrong[0].message}", place)
     is_open = target.name in OF_ANY_NUMBERS or target.name.rpartition(".")[2] in AS_TORCH_DOES
-    unsound = [] if is_open else sorted(set(not_finite(result)))
+    unsound = [] if is_open else sorted(set(not_finite(result, target.name)))
     if unsound and not told:
         return Outcome(target.name, what, "answer", f"not finite: {', '.join(unsound)}")
     return Outcome(target.name, what, "answer")
@@ -160,6 +164,9 @@ def _judged(error, spoiled, arguments):
         return "", ""
     if isinstance(error, kl.NonFiniteLossError):  # a documented end of a training, with a remedy
         return "", ""
+    frames = traceback.extract_tb(error.__traceback__)
+    if frames[-1].filename.endswith(("hostile_values.py", "valid_calls.py")) or ("loss", "function") in spoiled:
+        return "", ""  # a function of the user's failed by itself
     ours = [f for f in traceback.extract_tb(error.__traceback__) if "koopman_lora" in f.filename] or [None]
     frame = ours[-1]
     place = f"{pathlib.Path(frame.filename).name}:{frame.lineno} {frame.name}" if frame else ""

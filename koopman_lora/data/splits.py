@@ -10,7 +10,7 @@ import numpy as np
 from koopman_lora.checks import checked
 from koopman_lora.data.groups import SPLIT_BLOCKS, split_groups, without_overlap
 from koopman_lora.data.pairs import LaggedPairs
-from koopman_lora.kinds import is_real
+from koopman_lora.kinds import Seed, is_real
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Split:
 
 @checked(but=("held_out",))
 def split_pairs(
-    pairs: LaggedPairs, held_out: float = 0.1, by: str = "auto", n_blocks: int = SPLIT_BLOCKS, seed: int = 0
+    pairs: LaggedPairs, held_out: float = 0.1, by: str = "auto", n_blocks: int = SPLIT_BLOCKS, seed: Seed = 0
 ) -> Split:
     """Split into training and held-out pairs that share no frame.
 

@@ -52,6 +52,8 @@ def plot_singular_functions(
     x = np.asarray(x).reshape(len(x), -1)
     if x.shape[1] > 2:
         raise ValueError(f"x must be one- or two-dimensional to draw functions of it; got {x.shape[1]} coordinates.")
+    if reference is not None and np.iscomplexobj(reference):
+        raise ValueError("reference must be real; draw reference.real.")
     if np.iscomplexobj(values):
         raise ValueError("values must be real; draw values.real and values.imag, or np.abs(values).")
     n_modes = values.shape[1]

@@ -72,6 +72,8 @@ def plot_memberships(memberships: xr.DataArray, ax: Axes | None = None) -> Axes:
     >>> plot_memberships(chi).get_xlabel()
     'time (ps)'
     """
+    if np.iscomplexobj(memberships):
+        raise ValueError("memberships must be real; got complex ones.")
     if memberships.ndim != 2:
         raise ValueError(f"memberships must have dimensions (coordinate, state); got {memberships.dims}.")
     ax = make_axis(ax, width=7.0, height=3.2)

@@ -58,4 +58,6 @@ def to_deeptime(model: xr.Dataset, memberships: Reals | None = None, weights: Re
         raise ValueError(f"memberships must have shape (n_microstates, {len(P)}); got {chi.shape}.")
     weights = np.full(len(chi), 1 / len(chi)) if weights is None else np.asarray(weights, dtype=float)
     joint = chi * weights[:, None]
+    if not (joint.sum(axis=0) > 0).all():
+        raise ValueError("memberships, times weights, must be positive somewhere in every state.")
     return PCCAModel(P, pi, chi, (joint / joint.sum(axis=0)).T)

@@ -105,6 +105,7 @@ def _stack(moments: Moments, bootstrap: Bootstrap | None) -> Moments:
 def _predicted(first: Moments, A: np.ndarray, n_lags: list[int], method: str) -> np.ndarray:
     """`E[(f A)^H K^n (f A)]` for every number of lags n, (n_resamples, len(n_lags), n_states, n_states)."""
     # the features themselves are the observables whose expectations are carried forward
+    first.between("C_gf")  # or say that it is missing
     sums = {**first.block_sums, "H_f": first.block_sums["M_f"], "H_g": first.block_sums["C_gf"]}
     shifts = None if first.shifts is None else {**first.shifts, "h": first.shifts["f"]}
     step = propagator(dataclasses.replace(first, block_sums=sums, shifts=shifts), method)

@@ -241,7 +241,7 @@ def memberships(functions: Any, coefficients: AnyNumbers) -> np.ndarray:
     >>> memberships(np.array([[1.0, 2.0], [1.0, 0.0]]), np.array([[0.5, 0.5], [0.5, -0.5]]))
     array([[1. , 0. ], [0.5, 0.5]])
     """
-    values, coefficients = np.asarray(functions), np.asarray(coefficients)
+    values = number_array("functions", functions)
     if coefficients.ndim != 2 or values.ndim != 2 or values.shape[1] < len(coefficients):
         raise ValueError(
             f"functions must be (n_frames, n_functions), with at least one function per row of the coefficients; got "

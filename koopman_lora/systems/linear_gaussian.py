@@ -16,7 +16,7 @@ from koopman_lora._linalg import eigenvalue_order
 from koopman_lora.checks import checked
 from koopman_lora.kinds import Reals
 
-from ._base import ReferenceSpectrum, System, check_rank, check_states
+from ._base import LARGEST, ReferenceSpectrum, System, check_rank, check_states
 
 Exponents = tuple[int, ...]
 
@@ -296,6 +296,8 @@ def _square(name: str, value: np.ndarray) -> np.ndarray:
     matrix = np.array(value, dtype=float)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not np.isfinite(matrix).all():
         raise ValueError(f"{name} must be a finite square matrix, got shape {matrix.shape}: {value!r}.")
+    if np.abs(matrix).max(initial=0.0) > LARGEST:
+        raise ValueError(f"{name} must have entries of at most {LARGEST:g}; choose another unit.")
     return matrix
 
 
@@ -303,4 +305,6 @@ def _matching(name: str, value: np.ndarray, other: str, n_rows: int) -> np.ndarr
     matrix = np.array(value, dtype=float)
     if matrix.ndim != 2 or len(matrix) != n_rows or not np.isfinite(matrix).all():
         raise ValueError(f"{name} must be a finite matrix with {n_rows} rows like {other}, got shape {matrix.shape}.")
+    if np.abs(matrix).max(initial=0.0) > LARGEST:
+        raise ValueError(f"{name} must have entries of at most {LARGEST:g}; choose another unit.")
     return matrix
