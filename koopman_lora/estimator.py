@@ -17,7 +17,6 @@ from torch import nn
 from koopman_lora.analysis import KoopmanAnalysis
 from koopman_lora.arguments import as_plain, copied, number, whole
 from koopman_lora.bootstrap import Bootstrap
-from koopman_lora.checks import checked_methods
 from koopman_lora.clock import Clock
 from koopman_lora.data.angles import RADIANS, chosen_angles
 from koopman_lora.data.pairs import LaggedPairs, lagged_pairs
@@ -50,7 +49,6 @@ def _handed_on(
     return ask
 
 
-@checked_methods
 class KoopmanLoRA(BaseEstimator):
     """Learn the singular value decomposition of the Koopman operator from trajectories.
 
