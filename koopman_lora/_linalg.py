@@ -88,7 +88,8 @@ def effective_rank(M: np.ndarray) -> float:
     2.0
     """
     correlation = to_correlation(M)
-    return float(np.real(np.trace(correlation)) ** 2 / np.sum(np.abs(correlation) ** 2))
+    power = np.sum(np.abs(correlation) ** 2)
+    return float(np.real(np.trace(correlation)) ** 2 / power) if power > 0 else 0.0
 
 
 def on_shifted(shift: np.ndarray, coefficients: np.ndarray | None) -> np.ndarray:
@@ -160,8 +161,9 @@ def to_correlation(M: np.ndarray) -> np.ndarray:
     >>> to_correlation(np.array([[4.0, 1.0], [1.0, 1.0]]))
     array([[1. , 0.5], [0.5, 1. ]])
     """
-    scale = np.sqrt(np.maximum(np.real(np.diag(M)), np.finfo(float).tiny))
-    return M / np.outer(scale, scale)
+    size = np.real(np.diag(M))
+    scale = np.sqrt(np.where(size > np.finfo(float).tiny, size, np.inf))  # what is nothing correlates with nothing
+    return M / scale[:, None] / scale  # one after the other: the product of two small ones may vanish
 
 
 def phase_of(values: np.ndarray) -> np.ndarray:

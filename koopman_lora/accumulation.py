@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor
 
 from koopman_lora.arguments import check_positive, whole
+from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
 from koopman_lora.data.groups import block_numbers
 from koopman_lora.data.pairs import BATCH, LaggedPairs
+from koopman_lora.kinds import pair_of, shown
 from koopman_lora.moments import CROSS, DEFINITIONS, OBSERVABLES, SAME_MAP, FeatureMap, Moments
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -21,9 +24,12 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 
 def flat_state(x: Tensor) -> Tensor:
     """The state itself as observables: (batch, *state) -> (batch, n_entries)."""
-    return x.flatten(1)
+    if not hasattr(x, "flatten") or x.ndim < 2 or getattr(x, "is_sparse", False):
+        raise TypeError(f"x must be states (batch, *state); got {shown(x)}.")
+    return x.reshape(len(x), math.prod(x.shape[1:]))
 
 
+@checked
 def estimate_moments(
     f: FeatureMap,
     g: FeatureMap,
@@ -89,7 +95,7 @@ def estimate_moments(
             total.add_block(zip(x[start:stop].split(batch_size), x_next[start:stop].split(batch_size), strict=True))
         return total.result(Clock(), observable_names)
     for batch in pairs:
-        total.add_block([(batch[0], batch[1])])
+        total.add_block([pair_of("pairs", batch)])
         total.limit_blocks(n_blocks)
     return total.result(getattr(getattr(pairs, "dataset", None), "clock", Clock()), observable_names)
 
@@ -123,6 +129,8 @@ def _is_pair_of_tensors(pairs: Any) -> bool:
 
 
 def _check_equal_length(x: Any, x_next: Any) -> None:
+    if not (hasattr(x, "shape") and hasattr(x_next, "shape")):
+        raise TypeError(f"x and x_next must be tensors; got {type(x).__name__} and {type(x_next).__name__}.")
     if len(x) != len(x_next):
         raise ValueError(f"x and x_next must hold equally many states; got {len(x)} and {len(x_next)}.")
 
@@ -155,6 +163,8 @@ class _Accumulator:
     def over_blocks(
         self, pairs: LaggedPairs, block: np.ndarray, batch_size: int, observable_names: Sequence[str] | None
     ) -> Moments:
+        if len(pairs) == 0:
+            raise ValueError("pairs are empty; give at least one pair (x, x_next).")
         self.fix_direction(pairs.x)
         for rows in _rows_of_blocks(block):
             sides = (side[rows].split(batch_size) for side in (pairs.x, pairs.x_next))
@@ -225,6 +235,8 @@ class _Accumulator:
     def result(self, clock: Clock, observable_names: Sequence[str] | None) -> Moments:
         if not self.counts:
             raise ValueError("pairs are empty; give at least one pair (x, x_next).")
+        if not all(np.isfinite(block).all() for values in self.sums.values() for block in values):
+            raise ValueError("f, g or observables give features whose products overflow; choose a unit of larger size.")
         labels = None
         if "H_f" in self.sums:
             labels = _checked_names(observable_names, self.sums["H_f"][0].shape[1] - 1)
@@ -249,13 +261,15 @@ def _pairwise_sums(values: list[Any]) -> list[Any]:
 
 def _as_features(feature_map: FeatureMap, states: Tensor, name: str) -> np.ndarray:
     values = feature_map(states)
+    name = {"h": "observables"}.get(name, name)
     if isinstance(values, Tensor):
         values = values.detach().cpu().numpy()
     values = np.asarray(values)
     if values.ndim != 2 or len(values) != len(states):
         raise ValueError(f"{name} must map {len(states)} states to ({len(states)}, n_features); got {values.shape}.")
     if not np.isfinite(values).all():
-        raise ValueError(f"{name} gave NaN or inf features; check the model or the feature map.")
+        advice = "check the model or the feature map, and the unit of the data"
+        raise ValueError(f"{name} gave NaN or inf features; {advice}.")
     return values.astype(np.complex128 if np.iscomplexobj(values) else np.float64)
 
 

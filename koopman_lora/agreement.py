@@ -9,10 +9,13 @@ import xarray as xr
 
 from koopman_lora._labels import DIRECTION, FIT, OTHER_FIT, labelled, provenance
 from koopman_lora._linalg import conjugate_transpose
+from koopman_lora.checks import checked
+from koopman_lora.kinds import Reals, number_array
 from koopman_lora.systems import ReferenceSpectrum
 
 
-def compare_subspaces(a: np.ndarray, b: np.ndarray, weights: np.ndarray | None = None) -> xr.Dataset:
+@checked(but=("weights",))
+def compare_subspaces(a: np.ndarray, b: np.ndarray, weights: Reals | None = None) -> xr.Dataset:
     """Principal angles between the spans of two sets of functions given at the same points.
 
     Parameters
@@ -41,7 +44,9 @@ def compare_subspaces(a: np.ndarray, b: np.ndarray, weights: np.ndarray | None =
     >>> compare_subspaces(np.hstack([x**0, x]), np.hstack([x**0 + x, x])).attrs["agreement"].__round__(6)
     1.0
     """
-    if len(a) != len(b):
+    if 0 in (a.ndim, b.ndim):
+        raise ValueError(f"a and b must be arrays (n_points, n_functions); got shapes {a.shape} and {b.shape}.")
+    if a.shape[:1] != b.shape[:1]:
         raise ValueError(f"a and b must be given at the same points; got {len(a)} and {len(b)}.")
     root = _root_weights(weights, len(a))
     Q_a, Q_b = _span("a", a, root), _span("b", b, root)
@@ -55,7 +60,7 @@ def compare_subspaces(a: np.ndarray, b: np.ndarray, weights: np.ndarray | None =
 
 def _root_weights(weights: np.ndarray | None, n_points: int) -> np.ndarray:
     """Square roots of the weights as a column, (n_points, 1)."""
-    values = np.ones(n_points) if weights is None else np.asarray(weights, dtype=float)
+    values = np.ones(n_points) if weights is None else number_array("weights", weights)
     if values.shape != (n_points,) or not np.all((values >= 0) & np.isfinite(values)):
         raise ValueError(
             f"weights must be {n_points} finite numbers of at least 0, one per point; got shape {values.shape}, "
@@ -86,6 +91,7 @@ def _span(name: str, functions: np.ndarray, root: np.ndarray) -> np.ndarray:
     return basis[:, sizes > max(values.shape) * precision * sizes[0]]
 
 
+@checked
 def agreement_of_fits(functions: Sequence[np.ndarray]) -> xr.Dataset:
     """Pairwise agreement (mean squared cosine) of several fits, from their functions at the same points.
 
@@ -99,10 +105,15 @@ def agreement_of_fits(functions: Sequence[np.ndarray]) -> xr.Dataset:
     >>> agreement_of_fits([x, 2 * x]).agreement.values.round(6)
     array([[1., 1.], [1., 1.]])
     """
+    if any(values.ndim != 2 for values in functions) or len({len(values) for values in functions}) != 1:
+        raise ValueError(
+            f"functions must be arrays (n_points, k) at the same points; got {[v.shape for v in functions]}."
+        )
     values = [[compare_subspaces(a, b).attrs["agreement"] for b in functions] for a in functions]
     return labelled({"agreement": ((FIT, OTHER_FIT), np.array(values))}, provenance(n_fits=len(functions)))
 
 
+@checked
 def captured_share(f: np.ndarray, g: np.ndarray, reference: ReferenceSpectrum, n_modes: int | None = None) -> float:
     """Share of the true `sum sigma^2` that the learned pair of subspaces captures, by quadrature over the truth.
 
@@ -131,8 +142,11 @@ def captured_share(f: np.ndarray, g: np.ndarray, reference: ReferenceSpectrum, n
     1.0
     """
     n_points = len(reference.points)
-    if len(f) != n_points or len(g) != n_points:
-        raise ValueError(f"f and g must be given at the {n_points} reference.points; got {len(f)} and {len(g)} rows.")
+    rows = [len(values) if values.ndim else 0 for values in (f, g)]
+    if rows != [n_points, n_points]:
+        raise ValueError(f"f and g must be given at the {n_points} reference.points; got {rows[0]} and {rows[1]} rows.")
+    if n_modes is not None and n_modes < 1:
+        raise ValueError(f"n_modes must be at least 1; got {n_modes}.")
     root = np.sqrt(reference.weights)[:, None]
     Q_f, Q_g = _span("f", f, root), _span("g", g, root)
     left, right = root * reference.left(reference.points), root * reference.right(reference.points)

@@ -16,6 +16,7 @@ import xarray as xr
 from koopman_lora.accumulation import estimate_moments, flat_state
 from koopman_lora.analysis_files import write_fitted
 from koopman_lora.bootstrap import Bootstrap
+from koopman_lora.checks import checked_methods
 from koopman_lora.clock import Clock
 from koopman_lora.comparison import compare_singular_values
 from koopman_lora.data.arrays import as_states
@@ -41,6 +42,7 @@ class DataNeededError(ValueError):
     """An answer needs the frames of the fit, and the analysis was opened without them."""
 
 
+@checked_methods
 class KoopmanAnalysis:
     """Answers about a fitted model; the same whether it was fitted now or opened from a folder.
 
@@ -109,6 +111,8 @@ class KoopmanAnalysis:
         encode = self.model.f if side == "left" else self.model.g
         with torch.no_grad():
             values = torch.cat([encode(batch) for batch in states.split(BATCH)]).cpu().numpy()
+        if not np.isfinite(values).all():
+            raise ValueError(f"x holds states of up to {float(states.abs().max()):.3g}, too large for features.")
         return values.astype(np.complex128 if np.iscomplexobj(values) else np.float64)
 
     def singular_functions(self, x: Any, side: str = "left") -> np.ndarray:

@@ -1,34 +1,19 @@
-"""What arguments must be: whole numbers, positive ones, tensors of real numbers, arrays."""
+"""What arguments must be beyond their annotations: positive numbers, tensors of real numbers, plain values."""
 
 from __future__ import annotations
 
+import copy
 import numbers
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-
-def whole(name: str, value: Any) -> int:
-    """The whole number as Python's own, so that torch takes it and a file can hold it.
-
-    Raises
-    ------
-    ValueError
-        For anything but an integer, from Python or from NumPy.
-
-    Examples
-    --------
-    >>> whole("n_epochs", np.int64(5))
-    5
-    >>> whole("n_epochs", 2.5)
-    Traceback (most recent call last):
-    ValueError: n_epochs must be an integer; got 2.5.
-    """
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise ValueError(f"{name} must be an integer; got {value!r}.")
-    return int(value)
+from koopman_lora.kinds import number as number
+from koopman_lora.kinds import real_array
+from koopman_lora.kinds import whole as whole
 
 
 def check_positive(name: str, value: Any) -> None:
@@ -49,7 +34,7 @@ def check_positive(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be positive; got {value}.")
 
 
-def real_tensor(name: str, values: Any) -> Tensor:
+def real_tensor(name: str, values: Any, device: torch.device | None = None) -> Tensor:
     """A tensor of real numbers as it is, an array of them as a tensor of its own.
 
     Raises
@@ -65,14 +50,42 @@ def real_tensor(name: str, values: Any) -> Tensor:
     Traceback (most recent call last):
     TypeError: x must be a tensor or an array; got list. Use torch.tensor(x).
     """
-    if isinstance(values, np.ndarray) and values.dtype.kind == "f":
+    if isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.dtype.itemsize <= 8:
         # a copy: in the byte order of the machine, writable, and contiguous
         values = torch.from_numpy(values.astype(values.dtype.newbyteorder("=")))
     if not isinstance(values, (Tensor, np.ndarray)):
         raise TypeError(f"{name} must be a tensor or an array; got {type(values).__name__}. Use torch.tensor({name}).")
-    if isinstance(values, np.ndarray) or not values.is_floating_point():
+    if values.ndim == 0:
+        raise TypeError(f"{name} must hold several states; got a single number.")
+    if isinstance(values, np.ndarray) or not values.is_floating_point() or values.is_sparse:
         raise TypeError(f"{name} must hold real floating-point numbers; got {values.dtype}.")
+    if values.is_meta and device != values.device:
+        raise TypeError(f"{name} must hold numbers; got a tensor without data, on {values.device}.")
     return values
+
+
+def copied(name: str, module: Any) -> Any:
+    """A copy of a module of the user's, which is never trained itself; None where there is none."""
+    try:
+        return copy.deepcopy(module)
+    except TypeError:
+        raise TypeError(f"{name} must be a module that can be copied; got {type(module).__name__}.") from None
+
+
+def in_batches(size: int, **sides: Tensor) -> Iterator[tuple[Any, ...]]:
+    """Batches of several tensors of one length, side by side.
+
+    Examples
+    --------
+    >>> [len(a) for a, _ in in_batches(2, a=torch.zeros(3), b=torch.zeros(3))]
+    [2, 1]
+    """
+    check_positive("batch_size", size)
+    check_tensors(**sides)
+    if len({side.shape[:1] for side in sides.values()}) > 1 or any(side.ndim == 0 for side in sides.values()):
+        got = " and ".join(str(tuple(side.shape)) for side in sides.values())
+        raise ValueError(f"{' and '.join(sides)} must hold equally many states; got shapes {got}.")
+    return zip(*(side.split(size) for side in sides.values()), strict=True)
 
 
 def check_tensors(**values: Any) -> None:
@@ -87,17 +100,26 @@ def check_tensors(**values: Any) -> None:
     for name, value in values.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"{name} must be a tensor; got {type(value).__name__}. Use torch.as_tensor({name}).")
+        if value.layout != torch.strided:
+            raise TypeError(f"{name} must be a dense tensor; got {value.layout}.")
+        if not (value.is_floating_point() or value.is_complex()):
+            raise TypeError(f"{name} must hold floating-point numbers; got {value.dtype}. Use {name}.float().")
 
 
-def as_array(values: Any) -> np.ndarray:
-    """Numbers as a float64 array: a tensor on any device, with or without gradient, an array, a list.
+def as_svals(values: Any, n_modes: int, least: float = 0.0) -> np.ndarray:
+    """Singular values (n_modes,) in double precision: from a tensor, with or without gradient, an array, a list.
 
     Examples
     --------
-    >>> as_array(torch.ones(2, requires_grad=True))
+    >>> as_svals(torch.ones(2, requires_grad=True), 2)
     array([1., 1.])
     """
-    return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=float)
+    svals = real_array("svals", values)
+    if svals.shape != (n_modes,):
+        raise ValueError(f"svals must have shape ({n_modes},), one per feature; got {svals.shape}.")
+    if (svals < least).any() or (svals > 1e100).any():
+        raise ValueError(f"svals must be at least {least:g}, and of ordinary size; got {svals}.")
+    return svals
 
 
 def as_plain(value: Any) -> Any:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from koopman_lora.losses import check_features, gram, real_dot, scale_by_svals
+from koopman_lora.checks import checked
+from koopman_lora.losses import NonFiniteLossError, check_features, gram, real_dot, scale_by_svals
 
 
 def _inverse_root(M: Tensor, epsilon: float) -> Tensor:
     """`(M + epsilon mean(diag M) I)^{-1/2}`, differentiable."""
     ridge = epsilon * M.diagonal().real.mean()
-    values, vectors = torch.linalg.eigh(M + ridge * torch.eye(M.shape[0], dtype=M.dtype, device=M.device))
+    try:
+        values, vectors = torch.linalg.eigh(M + ridge * torch.eye(M.shape[0], dtype=M.dtype, device=M.device))
+    except torch.linalg.LinAlgError as error:
+        raise NonFiniteLossError("f or g hold NaN or inf, or numbers that have no eigenvalues.") from error
     return (vectors * values.clamp_min(ridge.detach()).rsqrt().to(M.dtype)) @ vectors.mH
 
 
@@ -39,7 +43,7 @@ def vamp_loss(f: Tensor, g: Tensor, score: str = "2", epsilon: float = 1e-6) -> 
     -2.0
     """
     check_features(f, g)
-    if score not in ("1", "2", "E"):
+    if not isinstance(score, str) or score not in ("1", "2", "E"):
         raise ValueError(f"score must be one of '1', '2', 'E'; got {score!r}.")
     M_f, M_g, T = gram(f, f), gram(g, g), gram(f, g)
     W_f, W_g = _inverse_root(M_f, epsilon), _inverse_root(M_g, epsilon)
@@ -83,7 +87,10 @@ def dpnet_loss(f: Tensor, g: Tensor, relaxed: bool = True, metric_weight: float 
 
 
 def _metric_distortion(M: Tensor, epsilon: float) -> Tensor:
-    values = torch.linalg.eigvalsh(M)
+    try:
+        values = torch.linalg.eigvalsh(M)
+    except torch.linalg.LinAlgError as error:
+        raise NonFiniteLossError("f, g or svals hold NaN or inf, so that there are no eigenvalues.") from error
     floor = epsilon * values.detach().mean()
     return (values.square() - values - values.clamp_min(floor).log()).sum()
 
@@ -98,9 +105,10 @@ class VAMPLoss(nn.Module):
     ValueError: score must be one of '1', '2', 'E'; got '3'.
     """
 
+    @checked(but=("score",))
     def __init__(self, score: str = "2", epsilon: float = 1e-6) -> None:
         super().__init__()
-        if score not in ("1", "2", "E"):
+        if not isinstance(score, str) or score not in ("1", "2", "E"):
             raise ValueError(f"score must be one of '1', '2', 'E'; got {score!r}.")
         self.score, self.epsilon = score, epsilon
 
@@ -120,6 +128,7 @@ class DPNetLoss(nn.Module):
     -2.0
     """
 
+    @checked
     def __init__(self, relaxed: bool = True, metric_weight: float = 1.0, epsilon: float = 1e-6) -> None:
         super().__init__()
         self.relaxed, self.metric_weight, self.epsilon = relaxed, metric_weight, epsilon

@@ -13,11 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from koopman_lora.checks import checked
+from koopman_lora.kinds import AnyNumbers, is_real
 from koopman_lora.moments import Moments
 
 Scale = Callable[[np.ndarray], np.ndarray]
 
 
+@checked(but=("level",))
 @dataclasses.dataclass(frozen=True)
 class Bootstrap:
     """Block bootstrap of moments, without further passes over the data.
@@ -47,7 +50,7 @@ class Bootstrap:
     def __post_init__(self) -> None:
         if not self.n_resamples >= 1:
             raise ValueError(f"n_resamples must be at least 1; got {self.n_resamples}.")
-        if not 0 < self.level < 1:
+        if not is_real(self.level) or not 0 < self.level < 1:
             raise ValueError(f"level must lie between 0 and 1; got {self.level}.")
 
     def weights(self, n_blocks: int) -> np.ndarray:
@@ -105,7 +108,7 @@ class Bootstrap:
             )
         return float(stdtrit(n_blocks - 1, (1 + self.level) / 2) * np.sqrt(n_blocks / (n_blocks - 1)))
 
-    def percentiles(self, samples: np.ndarray) -> np.ndarray:
+    def percentiles(self, samples: AnyNumbers) -> np.ndarray:
         """Lower and upper percentile over the first axis, (2, ...); of real and imaginary parts where complex.
 
         For what no t interval fits: probabilities, which pile up at 0 and 1; passage times, which may be infinite;
@@ -119,6 +122,8 @@ class Bootstrap:
         >>> Bootstrap(level=0.9).percentiles(np.array([1.0, 2.0, np.inf]))
         array([ 1., inf])
         """
+        if samples.ndim == 0 or len(samples) == 0:
+            raise ValueError(f"samples must have a first axis of at least one sample; got shape {samples.shape}.")
         if np.iscomplexobj(samples):
             return self.percentiles(samples.real) + 1j * self.percentiles(samples.imag)
         return np.quantile(samples, [(1 - self.level) / 2, (1 + self.level) / 2], axis=0, method="nearest")

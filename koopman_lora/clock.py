@@ -10,10 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from koopman_lora.checks import checked_methods
+from koopman_lora.kinds import AnyNumbers
+
 # Distance of |lambda| from 1 that is round-off: nothing relaxes more slowly than 1e9 lags and can be told from never.
 _UNIT_CIRCLE = 1e-9
 
 
+@checked_methods
 @dataclasses.dataclass(frozen=True)
 class Clock:
     """Lag, time between two frames and its unit; without a lag, time counts in lags and says so.
@@ -103,7 +107,7 @@ class Clock:
             raise ValueError(f"clocks must be one and the same to add or compare; got {self} and {other}.")
         return self
 
-    def timescales(self, eigenvalues: Any) -> np.ndarray:
+    def timescales(self, eigenvalues: AnyNumbers) -> np.ndarray:
         """Implied timescales `-lag_time / ln|lambda|` in `time_unit`; inf at |lambda| = 1, NaN above (no relaxation).
 
         References
@@ -123,7 +127,7 @@ class Clock:
             result[decays] = -self.lag_time / np.log(modulus[decays])
         return result
 
-    def frequencies(self, eigenvalues: Any) -> np.ndarray:
+    def frequencies(self, eigenvalues: AnyNumbers) -> np.ndarray:
         """`arg(lambda) / (2 pi lag_time)` in `1 / time_unit`, on the principal branch.
 
         Frequencies above `1 / (2 lag_time)` are aliased.

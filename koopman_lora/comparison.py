@@ -9,8 +9,9 @@ import xarray as xr
 
 from koopman_lora._labels import CAUSE, MODE, interval, labelled, provenance
 from koopman_lora._linalg import to_correlation
-from koopman_lora.arguments import as_array
+from koopman_lora.arguments import as_svals
 from koopman_lora.bootstrap import Bootstrap
+from koopman_lora.checks import checked
 from koopman_lora.intervals import bootstrap_intervals
 from koopman_lora.loss_terms import lora_terms
 from koopman_lora.moments import Moments
@@ -29,6 +30,7 @@ REMEDIES = {
 }
 
 
+@checked
 def compare_singular_values(
     moments: Moments,
     svals: Any = None,
@@ -70,7 +72,7 @@ def compare_singular_values(
     ----------
     docs/mathematics.md, section 6.
     """
-    svals = None if svals is None else as_array(svals)
+    svals = None if svals is None else as_svals(svals, moments.M_f.shape[-1])
     spectrum = koopman_spectrum(moments, svals)
     canonical, K_values = (spectrum[n].values for n in ("canonical_singular_values", "singular_values"))
     learned = implied_svals(moments) if svals is None else svals
@@ -165,7 +167,7 @@ def _root(M: np.ndarray) -> np.ndarray:
 
 def learned_operator_values(moments: Moments, svals: np.ndarray | None) -> np.ndarray:
     """Singular values in L2 of the learned operator `sum_i s_i f_i <g_i, .>`: of `M_f^{1/2} diag(s) M_g^{1/2}`."""
-    s = np.ones(len(moments.M_f)) if svals is None else as_array(svals)
+    s = np.ones(len(moments.M_f)) if svals is None else as_svals(svals, moments.M_f.shape[-1])
     return np.linalg.svd(_root(moments.M_f) * s @ _root(moments.M_g), compute_uv=False)
 
 

@@ -9,12 +9,15 @@ import xarray as xr
 from sklearn.base import BaseEstimator, clone
 
 from koopman_lora._labels import FOLD, labelled, provenance
+from koopman_lora.checks import checked
 from koopman_lora.data.groups import split_groups, without_overlap
 from koopman_lora.data.pairs import lagged_pairs
+from koopman_lora.kinds import Seed
 from koopman_lora.scores import vamp_scores
 
 
-def cross_validate(estimator: BaseEstimator, X: Any, n_folds: int = 5, by: str = "auto", seed: int = 0) -> xr.Dataset:
+@checked
+def cross_validate(estimator: BaseEstimator, X: Any, n_folds: int = 5, by: str = "auto", seed: Seed = 0) -> xr.Dataset:
     """Held-out VAMP-1, VAMP-2 and VAMP-E of an estimator over folds that share no frame.
 
     Parameters

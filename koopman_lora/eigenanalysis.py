@@ -11,8 +11,10 @@ import xarray as xr
 from koopman_lora._labels import FEATURE_F, FEATURE_G, MODE, OBSERVABLE, labelled, provenance
 from koopman_lora._linalg import RANK_TOLERANCE, conjugate_transpose, eigenvalue_order
 from koopman_lora.bootstrap import Bootstrap
+from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
 from koopman_lora.intervals import Reach, eigenvalue_intervals, in_long_blocks, unseen_floor
+from koopman_lora.kinds import Share, finite_array, number_array
 from koopman_lora.moments import Moments
 from koopman_lora.propagation import METHODS, Propagator, check_method, propagator
 
@@ -28,13 +30,14 @@ WORST_EIGENVECTORS = 1e7
 ZERO_EIGENVALUE = 1e-12
 
 
+@checked
 def eigen_analysis(
     moments: Moments,
     method: str = "operator",
     *,
     n_modes: int | None = None,
     bootstrap: Bootstrap | None = None,
-    threshold: float = RANK_TOLERANCE,
+    threshold: Share = RANK_TOLERANCE,
 ) -> xr.Dataset:
     """Eigenvalues with right and left eigenfunctions, timescales and frequencies, and their bootstrap intervals.
 
@@ -177,6 +180,7 @@ def _norms(coefficients: np.ndarray, M: np.ndarray) -> np.ndarray:
     return np.sqrt(np.real(np.sum(np.conj(coefficients) * (M @ coefficients), axis=0)))
 
 
+@checked
 def timescales_from_singular_values(spectrum: xr.Dataset, *, reversible: bool = False) -> xr.DataArray:
     """`-lag dt / ln sigma` of the canonical singular values: relaxation times only if the dynamics are reversible.
 
@@ -210,6 +214,7 @@ def timescales_from_singular_values(spectrum: xr.Dataset, *, reversible: bool = 
     )
 
 
+@checked
 def evaluate_on_grid(
     function: Callable[[np.ndarray], np.ndarray], axes: Mapping[str, np.ndarray], *, unit: str = "1"
 ) -> xr.DataArray:
@@ -225,13 +230,19 @@ def evaluate_on_grid(
     >>> evaluate_on_grid(lambda x: x**2, {"x": np.array([0.0, 1.0, 2.0])}, unit="nm")[:, 0].values
     array([0., 1., 4.])
     """
+    axes = {name: finite_array(f"axes[{name!r}]", values) for name, values in axes.items()}
+    if not axes or any(values.ndim != 1 or values.size == 0 for values in axes.values()):
+        raise ValueError(f"axes must name at least one coordinate, each with values (n,); got {list(axes)}.")
     points = np.stack(np.meshgrid(*axes.values(), indexing="ij"), axis=-1)
-    values = np.asarray(function(points.reshape(-1, len(axes))))
+    values = number_array("function", function(points.reshape(-1, len(axes))))
+    if values.ndim != 2 or len(values) != points[..., 0].size:
+        raise ValueError(f"function must give ({points[..., 0].size}, n_modes) values on the grid; got {values.shape}.")
     coords: dict[str, Any] = {name: (name, np.asarray(axis), {"units": unit}) for name, axis in axes.items()}
     coords[MODE] = np.arange(1, values.shape[1] + 1)
     return xr.DataArray(values.reshape(*points.shape[:-1], -1), dims=(*axes, MODE), coords=coords, name="functions")
 
 
+@checked
 def koopman_modes(moments: Moments, method: str = "operator", *, n_modes: int | None = None) -> xr.Dataset:
     """`eigen_analysis` with the Koopman modes of the observables: the weight <left_i, h> of eigenfunction i in each.
 

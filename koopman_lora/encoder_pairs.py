@@ -191,6 +191,11 @@ class PairedMLP(nn.Module):
 
     def forward(self, x: Tensor, x_next: Tensor) -> tuple[Tensor, Tensor]:
         """f(x) and g(x')."""
+        if x.shape != x_next.shape:
+            raise ValueError(f"x and x_next must have one shape; got {tuple(x.shape)} and {tuple(x_next.shape)}.")
+        if (x.dtype, x.device) != (x_next.dtype, x_next.device):
+            got = f"{x.dtype} on {x.device} and {x_next.dtype} on {x_next.device}"
+            raise TypeError(f"x and x_next must be of one precision, on one device; got {got}.")
         f, g = self._outputs(torch.stack([x.flatten(1), x_next.flatten(1)]), None)
         return f, g
 

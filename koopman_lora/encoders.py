@@ -6,16 +6,23 @@ import itertools
 import math
 import numbers
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from koopman_lora.arguments import check_tensors, whole
+from koopman_lora.checks import checked
+from koopman_lora.kinds import is_real
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     name.lower(): getattr(nn, name)
     for name in ("GELU", "SiLU", "ELU", "CELU", "SELU", "ReLU", "LeakyReLU", "Tanh", "Softplus", "Mish")
 }
+
+
+# Entries of a state, and units of a layer: more is a mistake, and would fill the memory first.
+WIDEST = 10**7
 
 
 def make_activation(name: str) -> nn.Module:
@@ -36,12 +43,29 @@ def make_activation(name: str) -> nn.Module:
     return ACTIVATIONS[name.lower()]()
 
 
-def check_hidden_dims(hidden_dims: Sequence[int]) -> tuple[int, ...]:
+def check_hidden_dims(hidden_dims: Any, name: str = "hidden_dims") -> tuple[int, ...]:
     """Return `hidden_dims` as a tuple of positive integers, or raise a ValueError."""
-    dims = tuple(hidden_dims)
-    if any(isinstance(d, bool) or not isinstance(d, numbers.Integral) or d < 1 for d in dims):
-        raise ValueError(f"hidden_dims must be positive integers; got {hidden_dims!r}.")
+    is_listed = isinstance(hidden_dims, (list, tuple, range)) or getattr(hidden_dims, "ndim", 0) == 1
+    dims: tuple[Any, ...] = tuple(hidden_dims) if is_listed else (None,)
+    if any(isinstance(d, bool) or not isinstance(d, numbers.Integral) or not 1 <= int(d) <= WIDEST for d in dims):
+        raise ValueError(f"{name} must be positive integers; got {hidden_dims!r}.")
     return tuple(int(d) for d in dims)
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raise a ValueError unless all are numbers of entries that a layer can have."""
+    for name, size in sizes.items():
+        if not 1 <= size <= WIDEST:
+            raise ValueError(f"{name} must be between 1 and {WIDEST}; got {size}.")
+
+
+def check_states(x: Tensor, weight: Tensor) -> None:
+    """Raise a TypeError unless states are a tensor in the precision of a network's weights."""
+    check_tensors(x=x)
+    if x.device != weight.device:
+        raise TypeError(f"x must be on {weight.device}, as the weights are; got {x.device}.")
+    if x.dtype != weight.dtype:
+        raise TypeError(f"x must be of {weight.dtype}, as the weights are; got {x.dtype}. Use x.to({weight.dtype}).")
 
 
 class PeriodicEmbedding(nn.Module):
@@ -58,15 +82,18 @@ class PeriodicEmbedding(nn.Module):
     tensor([[0., 1.]])
     """
 
+    @checked(but=("period",))
     def __init__(self, period: float = 2 * math.pi, n_harmonics: int = 1) -> None:
         super().__init__()
-        if not period > 0 or n_harmonics < 1:
+        if not is_real(period) or not 0 < period < math.inf or n_harmonics < 1:
             raise ValueError(f"period must be positive and n_harmonics at least 1; got {period}, {n_harmonics}.")
         self.period, self.n_harmonics = float(period), int(n_harmonics)
 
     def forward(self, x: Tensor) -> Tensor:
         """Embedded coordinates."""
         check_tensors(x=x)
+        if x.ndim < 2 or x.is_complex():
+            raise ValueError(f"x must be real, of shape (batch, d); got {tuple(x.shape)}.")
         harmonics = torch.arange(1, self.n_harmonics + 1, dtype=x.dtype, device=x.device)
         angle = (x[..., None] * (2 * math.pi / self.period) * harmonics).flatten(1)  # (batch, d * harmonic)
         return torch.cat([angle.cos(), angle.sin()], dim=1)
@@ -131,16 +158,18 @@ class Standardize(nn.Module):
             raise ValueError(
                 f"periodic needs states that are vectors; got statistics of shape {tuple(self.mean.shape)}."
             )
+        if not isinstance(coordinates, (list, tuple, range)):
+            raise TypeError(f"periodic coordinates must be a list of positions; got {coordinates!r}.")
         positions = [whole("periodic", position) for position in coordinates]
         if len(set(positions)) < len(positions) or any(not 0 <= position < len(self.mean) for position in positions):
             raise ValueError(f"periodic must be different positions from 0 to {len(self.mean) - 1}; got {positions}.")
-        periods = [float(p) for p in period] if isinstance(period, Sequence) else [float(period)] * len(positions)
-        if len(periods) != len(positions) or not all(0 < p < math.inf for p in periods):
+        periods: list[Any] = list(period) if isinstance(period, (list, tuple)) else [period] * len(positions)
+        if len(periods) != len(positions) or not all(is_real(p) and 0 < p < math.inf for p in periods):
             raise ValueError(
                 f"period must be positive and finite, one or one for each of {len(positions)} periodic coordinates; "
                 f"got {period!r}."
             )
-        self.periodic, self.period = tuple(positions), tuple(periods)
+        self.periodic, self.period = tuple(positions), tuple(map(float, periods))
 
     def forward(self, x: Tensor) -> Tensor:
         """Standardised state in the precision of `x`; behind it, cosines and sines of what is periodic."""
@@ -170,6 +199,7 @@ class MLP(nn.Module):
     torch.Size([5, 3])
     """
 
+    @checked(but=("hidden_dims", "activation"))
     def __init__(
         self,
         input_dim: int,
@@ -179,6 +209,7 @@ class MLP(nn.Module):
         use_batchnorm: bool = False,
     ) -> None:
         super().__init__()
+        check_sizes(input_dim=input_dim, n_features=n_features)
         widths = (input_dim, *check_hidden_dims(hidden_dims))
         layers: list[nn.Module] = [nn.Flatten()]
         for n_in, n_out in itertools.pairwise(widths):
@@ -186,11 +217,15 @@ class MLP(nn.Module):
             if use_batchnorm:
                 layers.append(nn.BatchNorm1d(n_out))
             layers.append(make_activation(activation))
+        self.input_dim = input_dim
         self.trunk = nn.Sequential(*layers)
         self.head = nn.Linear(widths[-1], n_features)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (batch, n_features)."""
+        check_states(x, self.head.weight)
+        if x.ndim < 2 or math.prod(x.shape[1:]) != self.input_dim:
+            raise ValueError(f"x must hold states of {self.input_dim} entries, (batch, *state); got {tuple(x.shape)}.")
         return self.head(self.trunk(x))
 
 
@@ -213,6 +248,7 @@ class CNN(nn.Module):
     torch.Size([2, 4])
     """
 
+    @checked(but=("channels", "activation"))
     def __init__(
         self,
         n_channels: int,
@@ -223,7 +259,8 @@ class CNN(nn.Module):
         activation: str = "GELU",
     ) -> None:
         super().__init__()
-        widths = (n_channels, *check_hidden_dims(channels))
+        check_sizes(n_channels=n_channels, n_features=n_features, grid=grid, hidden_dim=hidden_dim)
+        widths = (n_channels, *check_hidden_dims(channels, "channels"))
         layers: list[nn.Module] = []
         for n_in, n_out in itertools.pairwise(widths):
             layers += [nn.Conv2d(n_in, n_out, kernel_size=3, stride=2, padding=1), make_activation(activation)]
@@ -243,6 +280,7 @@ class CNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (batch, n_features)."""
+        check_states(x, self.head.weight)
         if x.ndim == 3 and self.n_channels == 1:
             x = x[:, None]
         if x.ndim != 4 or x.shape[1] != self.n_channels:

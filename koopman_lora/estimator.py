@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import os
 import pathlib
@@ -16,7 +15,7 @@ from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from koopman_lora.analysis import KoopmanAnalysis
-from koopman_lora.arguments import as_plain, whole
+from koopman_lora.arguments import as_plain, copied, number, whole
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.clock import Clock
 from koopman_lora.data.angles import RADIANS, chosen_angles
@@ -225,7 +224,7 @@ class KoopmanLoRA(BaseEstimator):
         )
 
     def _make_loss(self) -> nn.Module:
-        if self.refine and not self.held_out > 0:
+        if self.refine and not number("held_out", self.held_out) > 0:
             raise ValueError(
                 f"held_out must be positive to choose the refinement's threshold; got {self.held_out}. "
                 "Use refine=False to train on all pairs."
@@ -238,7 +237,7 @@ class KoopmanLoRA(BaseEstimator):
 
     def _make_model(self, state_shape: tuple[int, ...]) -> KoopmanLoRAModel:
         n_modes = whole("n_modes", self.n_modes)
-        encoder_f, encoder_g = (copy.deepcopy(encoder) for encoder in (self.encoder_f, self.encoder_g))
+        encoder_f, encoder_g = (copied(name, getattr(self, name)) for name in ("encoder_f", "encoder_g"))
         if encoder_f is None and encoder_g is None and len(state_shape) in (2, 3):
             n_channels = state_shape[0] if len(state_shape) == 3 else 1
             encoder_f = CNN(n_channels, n_modes - 1, activation=self.activation)

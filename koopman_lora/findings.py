@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from koopman_lora._linalg import effective_rank, to_correlation
-from koopman_lora.arguments import as_array
+from koopman_lora.arguments import as_svals
+from koopman_lora.checks import checked
 from koopman_lora.moments import Moments
 
 
@@ -39,6 +40,7 @@ def held_out_findings(vamp_e: float) -> list[Finding]:
     return [Finding(NO_BETTER, text)]
 
 
+@checked
 def training_findings(moments: Moments, svals: Any = None, batch_size: int | None = None) -> list[Finding]:
     """What is wrong with the features of a trained model: low rank, saturated svals, duplicate modes, a small batch.
 
@@ -60,7 +62,7 @@ def training_findings(moments: Moments, svals: Any = None, batch_size: int | Non
     ['low rank', 'duplicate modes']
     """
     k = len(moments.M_f)
-    svals = None if svals is None else as_array(svals)
+    svals = None if svals is None else as_svals(svals, moments.M_f.shape[-1], least=-np.inf)
     findings = []
     # modes without a share in the operator are arbitrary functions; only the others must differ
     matters = np.ones(k, bool) if svals is None else svals > 0.1

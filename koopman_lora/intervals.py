@@ -11,8 +11,9 @@ from scipy.optimize import linear_sum_assignment
 
 from koopman_lora._labels import MODE, PART, interval, labelled, provenance
 from koopman_lora._linalg import TIE_TOLERANCE, WhitenedSVD, eigenvalue_order, sorted_eig
-from koopman_lora.arguments import as_array
+from koopman_lora.arguments import as_svals
 from koopman_lora.bootstrap import Bootstrap, t_interval
+from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
 from koopman_lora.moments import Moments
 from koopman_lora.propagation import propagator
@@ -35,6 +36,7 @@ _MEMORIES_PER_BLOCK = 2
 _FEWEST_BLOCKS = 16
 
 
+@checked
 def bootstrap_intervals(moments: Moments, svals: Any = None, bootstrap: Bootstrap = Bootstrap()) -> xr.Dataset:
     """Intervals of canonical and K_matrix singular values, eigenvalues, timescales and frequencies.
 
@@ -114,7 +116,9 @@ def in_long_blocks(moments: Moments) -> Moments:
 
 def _K_matrix_values(stack: Moments, svals: np.ndarray | None) -> np.ndarray:
     """Singular values of `pinv(M_f) T_fg` of features scaled by sqrt(svals), (n_resamples, k)."""
-    return np.linalg.svd(k_matrix(scaled_by(stack, None if svals is None else as_array(svals))), compute_uv=False)
+    return np.linalg.svd(
+        k_matrix(scaled_by(stack, None if svals is None else as_svals(svals, stack.M_f.shape[-1]))), compute_uv=False
+    )
 
 
 def match_eigenvalues(estimate: np.ndarray, drawn: np.ndarray) -> np.ndarray:

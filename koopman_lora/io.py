@@ -17,6 +17,7 @@ import xarray as xr
 from torch import Tensor, nn
 from xarray.backends import H5NetCDFStore
 
+from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
 from koopman_lora.data.files import open_store, read_netcdf
 from koopman_lora.data.seals import PROVENANCE, checksum, seal_store, sealed, told_of
@@ -30,6 +31,7 @@ _FORMAT = "koopman_lora.model.v4"  # v3 carries a checksum, v4 a linear part
 _MODEL_KEYS = ("format", "settings", "checksum")
 
 
+@checked
 def save_dataset(dataset: xr.Dataset | xr.DataArray, path: str | os.PathLike) -> pathlib.Path:
     """Write a Dataset to `.nc` (NetCDF) or `.zarr`; complex variables are kept as pairs of real ones.
 
@@ -106,6 +108,7 @@ def _await_zarr() -> None:
     sync(others())
 
 
+@checked
 def load_dataset(path: str | os.PathLike) -> xr.Dataset:
     """Read a Dataset that `save_dataset` wrote, into memory.
 
@@ -152,6 +155,7 @@ def plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else str(value)
 
 
+@checked
 def save_model(model: KoopmanLoRAModel, path: str | os.PathLike) -> pathlib.Path:
     """Write a model's weights and settings to one `.safetensors` file, with a checksum.
 
@@ -212,6 +216,7 @@ def model_settings(model: KoopmanLoRAModel) -> dict[str, Any]:
     }
 
 
+@checked
 def load_model(
     path: str | os.PathLike, encoder_f: nn.Module | None = None, encoder_g: nn.Module | None = None
 ) -> KoopmanLoRAModel:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import xarray as xr
@@ -14,6 +14,7 @@ from sklearn.base import clone
 from koopman_lora._labels import LAG, MODE, interval, labelled, provenance
 from koopman_lora._linalg import TIE_TOLERANCE
 from koopman_lora.bootstrap import Bootstrap, t_interval
+from koopman_lora.checks import checked
 from koopman_lora.clock import Clock, check_lag
 from koopman_lora.data.pairs import LaggedPairs, lagged_pairs
 from koopman_lora.intervals import bootstrap_intervals
@@ -22,6 +23,7 @@ from koopman_lora.propagation import propagator
 from koopman_lora.spectrum import koopman_spectrum
 
 
+@runtime_checkable
 class HasFeatures(Protocol):
     """A fitted estimator or an analysis: something with a clock whose features give moments of any pairs."""
 
@@ -35,6 +37,7 @@ class HasFeatures(Protocol):
         ...
 
 
+@checked(but=("lags",))
 def scan_lags(
     fitted: HasFeatures,
     X: Any,
@@ -68,6 +71,8 @@ def scan_lags(
     ValueError
         For lags that are empty or not increasing, or pairs, which have one lag only.
     """
+    if not isinstance(lags, (list, tuple, range, np.ndarray)):
+        raise TypeError(f"lags must be a list of numbers of frames; got {lags!r}.")
     lags = [check_lag(lag) for lag in lags]
     if not lags or any(b <= a for a, b in itertools.pairwise(lags)):
         raise ValueError(f"lags must be an increasing list of frames; got {lags}.")

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from koopman_lora.arguments import check_tensors, whole
+from koopman_lora.checks import checked
+from koopman_lora.kinds import flag, is_real, number_array
 from koopman_lora.loss_terms import LoRATerms
 
 NESTINGS = ("jnt", "seq", None)
@@ -24,7 +26,7 @@ class NonFiniteLossError(FloatingPointError, ValueError):
 
 def check_nesting(nesting: str | None) -> None:
     """Raise a ValueError unless `nesting` is 'jnt', 'seq' or None."""
-    if nesting not in NESTINGS:
+    if not (nesting is None or isinstance(nesting, str)) or nesting not in NESTINGS:
         raise ValueError(f"nesting must be one of 'jnt', 'seq', None; got {nesting!r}.")
 
 
@@ -44,7 +46,7 @@ def nesting_weights(n_modes: int, weights: Sequence[float] | Tensor | None = Non
     """
     if weights is None:
         return torch.full((n_modes,), 1.0 / n_modes, dtype=torch.float64)
-    w = torch.as_tensor(weights, dtype=torch.float64)
+    w = torch.as_tensor(number_array("weights", weights)).real.double()
     if w.shape != (n_modes,) or not torch.isfinite(w).all() or (w < 0).any() or w[-1] <= 0:
         raise ValueError(
             f"weights must hold n_modes={n_modes} finite numbers, none negative, the last positive; got {weights!r}."
@@ -78,6 +80,10 @@ def check_features(f: Tensor, g: Tensor) -> None:
         raise ValueError(
             f"f and g must have one and the same shape (n_pairs, n_modes); got {tuple(f.shape)} and {tuple(g.shape)}."
         )
+    if f.device != g.device:
+        raise TypeError(f"f and g must be on one device; got {f.device} and {g.device}.")
+    if f.dtype != g.dtype:
+        raise TypeError(f"f and g must be of one precision; got {f.dtype} and {g.dtype}.")
     if f.shape[0] < 2:
         raise ValueError(
             f"f and g must hold at least 2 pairs; got {f.shape[0]}. Use a larger batch, and drop_last=True of the "
@@ -87,9 +93,12 @@ def check_features(f: Tensor, g: Tensor) -> None:
 
 def scale_by_svals(f: Tensor, g: Tensor, svals: Tensor | None) -> tuple[Tensor, Tensor]:
     """Multiply both features by sqrt(svals); unchanged when `svals` is None."""
+    check_features(f, g)
     if svals is None:
         return f, g
-    check_tensors(f=f, g=g, svals=svals)
+    check_tensors(svals=svals)
+    if svals.device != f.device:
+        raise TypeError(f"svals must be on {f.device}, as f is; got {svals.device}.")
     if svals.shape != (f.shape[1],):
         raise ValueError(f"svals must have shape ({f.shape[1]},), one per mode; got {tuple(svals.shape)}.")
     root = svals.sqrt()
@@ -166,7 +175,9 @@ def lora_loss(
     else:
         terms, same_pair = (_sequential if nesting == "seq" else _plain)(f, g, h)
     loss = terms.loss()
-    if unbiased:  # from V, the same-batch value of the quadratic part, to its average over pairs n != m
+    if flag(
+        "unbiased", unbiased
+    ):  # from V, the same-batch value of the quadratic part, to its average over pairs n != m
         loss = loss + (terms.quadratic.sum() - same_pair.mean()) / (f.shape[0] - 1)
     return loss
 
@@ -182,7 +193,7 @@ def _truncations(
 
 
 def _joint(f: Tensor, g: Tensor, h: Tensor, weights: Sequence[float] | Tensor | None) -> tuple[LoRATerms, Tensor]:
-    key = None if weights is None else tuple(float(w) for w in weights)
+    key = None if weights is None else tuple(number_array("weights", weights).real.ravel().tolist())
     w, m, mask = _truncations(f.shape[1], key, f.real.dtype, f.device)
     plain, _ = _plain(f, g, h)
     return LoRATerms(plain.linear * m, plain.quadratic * mask), _square(h.cumsum(1)) @ w
@@ -256,6 +267,7 @@ class NestedLoRALoss(nn.Module):
     tensor(0.)
     """
 
+    @checked(but=("nesting", "reg_weight", "weights"))
     def __init__(
         self,
         n_modes: int,
@@ -270,7 +282,7 @@ class NestedLoRALoss(nn.Module):
         n_modes = whole("n_modes", n_modes)
         if n_modes < 1:
             raise ValueError(f"n_modes must be at least 1; got {n_modes}.")
-        if not reg_weight >= 0:
+        if not is_real(reg_weight) or not reg_weight >= 0:
             raise ValueError(f"reg_weight must not be negative; got {reg_weight}.")
         if weights is not None:
             if nesting != "jnt":

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from koopman_lora.arguments import real_tensor, whole
+from koopman_lora.arguments import check_tensors, in_batches, real_tensor, whole
+from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
 from koopman_lora.data.pairs import BATCH
 from koopman_lora.encoder_pairs import EncoderPair, PairedMLP
-from koopman_lora.encoders import MLP, Standardize, check_hidden_dims
+from koopman_lora.encoders import MLP, WIDEST, Standardize, check_hidden_dims
+from koopman_lora.kinds import check_shape, pair_of
 from koopman_lora.moments import FeatureMap
-from koopman_lora.normalisation import normalise_batch
+from koopman_lora.normalisation import normalise_batch, prepend_constant
 
 # Numbers of a state up to which its linear functions stand beside the last hidden layer.
 LINEAR_ENTRIES = 256
@@ -26,6 +28,7 @@ class NotCalibratedError(ValueError):
     """Features were asked for whose normalisation has not been frozen yet."""
 
 
+@checked(but=("coordinates", "period", "hidden_dims", "activation", "input_dim"))
 class KoopmanLoRAModel(nn.Module):
     """Two encoders f(x) and g(x'), with learned singular values and an optional exact constant mode.
 
@@ -86,7 +89,7 @@ class KoopmanLoRAModel(nn.Module):
     ) -> None:
         super().__init__()
         sizes = input_dim if isinstance(input_dim, Sequence) else (input_dim,)
-        if not sizes or any(not isinstance(size, numbers.Integral) or size < 1 for size in sizes):
+        if not sizes or any(not isinstance(size, (int, np.integer)) or not 1 <= size <= WIDEST for size in sizes):
             raise ValueError(f"input_dim must be a positive integer or a shape of such; got {input_dim!r}.")
         self.state_shape = tuple(int(size) for size in sizes)
         n_modes, smallest = whole("n_modes", n_modes), 2 if has_centering else 1
@@ -217,23 +220,20 @@ class KoopmanLoRAModel(nn.Module):
         """Overwrite the learned singular values with `values` (n_modes,); those at 1 come as close as sigmoid can."""
         if not self.learn_svals:
             raise ValueError("this model has learn_svals=False, so it has no svals to set.")
-        if tuple(values.shape) != (self.n_modes,):
-            raise ValueError(f"values must have shape ({self.n_modes},), one per mode; got {tuple(values.shape)}.")
+        check_shape("values", values, (self.n_modes,))
         learned = values[int(self.has_centering) :].to(self.svals_params)
         epsilon = torch.finfo(learned.dtype).eps
         with torch.no_grad():
             self.svals_params.copy_(torch.logit(learned.clamp(epsilon, 1 - epsilon)))
 
-    def prepare(self, x: Tensor | np.ndarray) -> Tensor:
+    def prepare(self, x: Any) -> Tensor:
         """Standardised states in the network's precision, of a tensor or an array: what the encoders receive."""
-        x = real_tensor("x", x)
+        x = real_tensor("x", x, self.device)
         if tuple(x.shape[1:]) != self.state_shape:
-            raise ValueError(
-                f"x must have shape (batch, {', '.join(map(str, self.state_shape))}); got {tuple(x.shape)}."
-            )
+            raise ValueError(f"x must have shape (batch, {str(self.state_shape).strip('(),')}); got {tuple(x.shape)}.")
         return self.standardize(x.to(self.device)).to(self.dtype)
 
-    def forward(self, x: Tensor, x_next: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Any, x_next: Any) -> tuple[Tensor, Tensor]:
         """Features f(x) and g(x'), each (batch, n_modes), not scaled by the singular values."""
         return self.encode(self.prepare(x), self.prepare(x_next))
 
@@ -259,11 +259,11 @@ class KoopmanLoRAModel(nn.Module):
         z = self._check_batch(self.prepare(x))
         return self._with_linear((self.encoders.f, self.encoders.g)[side](z), z, side)
 
-    def f(self, x: Tensor) -> Tensor:
+    def f(self, x: Any) -> Tensor:
         """Features of x, (batch, n_modes)."""
         return self._finish(self._raw_of(x, 0), 0)
 
-    def g(self, x_next: Tensor) -> Tensor:
+    def g(self, x_next: Any) -> Tensor:
         """Features of x', (batch, n_modes)."""
         return self._finish(self._raw_of(x_next, 1), 1)
 
@@ -287,6 +287,7 @@ class KoopmanLoRAModel(nn.Module):
 
     def with_constant(self, features: Tensor) -> Tensor:
         """Features behind the constant mode, where the model has one."""
+        check_tensors(features=features)
         return prepend_constant(features) if self.has_centering else features
 
     def _normalise_batch(self, features: Tensor) -> Tensor:
@@ -308,7 +309,7 @@ class KoopmanLoRAModel(nn.Module):
         ----------
         x, x_next : tensors of shape (n_pairs, *state)
         """
-        self.calibrate_batches(zip(x.split(batch_size), x_next.split(batch_size), strict=True))
+        self.calibrate_batches(in_batches(batch_size, x=x, x_next=x_next))
 
     @torch.no_grad()
     def calibrate_batches(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -319,12 +320,12 @@ class KoopmanLoRAModel(nn.Module):
         self.eval()
         count = 0
         first = second = torch.zeros((), dtype=torch.float64, device=self.device)
-        for x, x_next in batches:
+        for x, x_next in (pair_of("batches", batch) for batch in batches):
             features = torch.stack(self.raw(self.prepare(x), self.prepare(x_next)))
             wide = features.to(torch.complex128 if features.is_complex() else torch.float64)  # (side, batch, feature)
             count, first, second = count + len(x), first + wide.sum(1), second + wide.abs().square().sum(1)
         if count == 0:
-            raise ValueError("pairs to calibrate on are empty; give at least one pair (x, x_next).")
+            raise ValueError("batches of pairs to calibrate on are empty; give at least one pair (x, x_next).")
         mean, power = first / count, second / count
         if not self.has_centering:
             mean = torch.zeros_like(mean)
@@ -335,14 +336,12 @@ class KoopmanLoRAModel(nn.Module):
     @torch.no_grad()
     def set_normalisation(self, mean: Tensor, scale: Tensor, svals: Tensor | None = None) -> None:
         """Freeze the statistics of the features, (2, n_learned) each for f and g, and overwrite learned svals."""
+        for name, values in (("mean", mean), ("scale", scale)):
+            check_shape(name, values, self.feature_scale.shape)
         dtype = self.dtype.to_complex() if mean.is_complex() else self.dtype
         self.feature_mean = mean.to(self.device, dtype)
         self.feature_scale.copy_(scale)
         self.is_calibrated.fill_(True)
         if svals is not None:
+            check_shape("svals", svals, (self.n_modes,))
             self.set_svals(svals)
-
-
-def prepend_constant(features: Tensor) -> Tensor:
-    """The function 1 as a first feature: (batch, k) -> (batch, 1 + k)."""
-    return torch.cat([features.new_ones(features.shape[0], 1), features], dim=1)

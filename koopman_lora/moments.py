@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from koopman_lora._linalg import beside_one, conjugate_transpose, on_shifted, phase_of
+from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
+from koopman_lora.kinds import Moderate, Positions, check_positions, check_rows, check_stacks, check_word
 
 # (left map, left time), (right map, right time): M = E[left^H right]; 0 is x and 1 is x'
 DEFINITIONS: dict[str, tuple[tuple[str, int], tuple[str, int]]] = {
@@ -43,6 +45,7 @@ class MissingMomentError(ValueError, AttributeError):
     """A moment was asked for that was not estimated."""
 
 
+@checked
 @dataclasses.dataclass(frozen=True, eq=False)
 class Moments:
     """Sums of feature products per block of the data; means over all blocks are `moments.M_f`, `moments.T_fg`, ...
@@ -78,6 +81,9 @@ class Moments:
     orientation_sums: np.ndarray | None = None
     observable_names: tuple[str, ...] | None = None
     shifts: Mapping[str, np.ndarray] | None = None
+
+    def __post_init__(self) -> None:
+        check_stacks("block_sums", self.block_sums, self.block_counts.shape)
 
     @property
     def n_pairs(self) -> int:
@@ -119,7 +125,7 @@ class Moments:
         self._require(name)
         return self.block_sums[name].sum(axis=-3) / self.block_counts.sum(axis=-1)[..., None, None]
 
-    def between(self, name: str, left: np.ndarray | None = None, right: np.ndarray | None = None) -> np.ndarray:
+    def between(self, name: str, left: Moderate | None = None, right: Moderate | None = None) -> np.ndarray:
         """The moment of functions `features @ left` and `features @ right`, by default of the features themselves.
 
         Precise also where the features have large offsets that cancel in the functions.
@@ -147,6 +153,7 @@ class Moments:
 
     def means(self, name: str) -> np.ndarray:
         """Mean of the right-hand features of a moment, (..., k); needs `shifts`."""
+        self._require(name)
         if self.shifts is None:
             raise ValueError("these moments are plain sums, which hold no means; estimate_moments keeps them.")
         return self.shifts[DEFINITIONS[name][1][0]] + self._mean(name)[..., 0, 1:]
@@ -157,6 +164,7 @@ class Moments:
         The mean of each function over the data far out along a fixed direction becomes real positive; without
         orientation sums, its largest coefficient does.
         """
+        check_rows("coefficients", coefficients, self.M_f.shape[-1])
         if self.orientation_sums is not None and np.any(self.orientation_sums):
             return phase_of(self.orientation_sums.sum(axis=-2) @ coefficients)
         return phase_of(coefficients[np.abs(coefficients).argmax(axis=0), np.arange(coefficients.shape[1])])
@@ -193,9 +201,7 @@ class Moments:
             If only one of the two has shifts.
         """
         if (shifts is None) != (self.shifts is None):
-            raise ValueError(
-                "moments to add must both be sums about shifts, as estimate_moments makes them, or neither."
-            )
+            raise ValueError("moments to add must both be sums about shifts, as of estimate_moments, or neither.")
         if shifts is None or self.shifts is None:
             return self
         moves = {side: beside_one(np.eye(len(c)), self.shifts[side] - c) for side, c in shifts.items()}
@@ -215,8 +221,9 @@ class Moments:
             orientation_sums=None if orientation is None else weights @ orientation,
         )
 
-    def selected(self, blocks: np.ndarray) -> Moments:
+    def selected(self, blocks: Positions) -> Moments:
         """Moments of some of the blocks, given by position or by mask."""
+        check_positions("blocks", blocks, self.n_blocks)
         orientation = self.orientation_sums
         return dataclasses.replace(
             self,
@@ -237,11 +244,11 @@ class Moments:
             raise ValueError(f"labels must have shape ({self.n_blocks},), one per block; got {np.shape(labels)}.")
         return self._by_block((np.unique(labels)[:, None] == labels).astype(float))
 
-    def joined(self, blocks: np.ndarray) -> Moments | None:
+    def joined(self, blocks: Positions) -> Moments | None:
         """The blocks of a mask (n_blocks,) as one block; None if there are none."""
-        return self.selected(blocks).merged(np.zeros(np.count_nonzero(blocks))) if blocks.any() else None
+        return c.merged(np.zeros(c.n_blocks)) if (c := self.selected(blocks)).n_blocks else None
 
-    def reweighted(self, weights: np.ndarray) -> Moments:
+    def reweighted(self, weights: Moderate) -> Moments:
         """Moments with a leading axis, one entry for every row of block weights (n_resamples, n_blocks)."""
         drawn = self._by_block(weights)
         orientation = drawn.orientation_sums
@@ -258,7 +265,7 @@ class Moments:
 
     # ----------------------------------------------------------------------------------------------- maps of features
 
-    def transformed(self, A_f: np.ndarray, A_g: np.ndarray) -> Moments:
+    def transformed(self, A_f: Moderate, A_g: Moderate) -> Moments:
         """Moments of the features `f A_f` and `g A_g`, without another pass over the data."""
         maps = {"f": np.asarray(A_f), "g": np.asarray(A_g)}
         shifts = self.shifts
@@ -338,5 +345,6 @@ class Moments:
         return dataclasses.replace(self, block_sums=sums, orientation_sums=None, shifts=self._renamed(f="g"))
 
     def _require(self, name: str) -> None:
+        check_word("name", name, DEFINITIONS)
         if name not in self:
             getattr(self, name)  # raises, and says how to estimate it

@@ -99,3 +99,10 @@ def normalise_batch(features: Tensor, centred: bool, scaled: bool) -> Tensor:
     if centred:
         features = features - features.mean(0)
     return features / (features.abs().square().mean(0) + _FLOOR).sqrt() if scaled else features
+
+
+def prepend_constant(features: Tensor) -> Tensor:
+    """The function 1 as a first feature: (batch, k) -> (batch, 1 + k)."""
+    if features.ndim != 2:
+        raise ValueError(f"features must have shape (batch, k); got {tuple(features.shape)}.")
+    return torch.cat([features.new_ones(features.shape[0], 1), features], dim=1)

@@ -13,7 +13,9 @@ from torch import Tensor
 from koopman_lora._labels import FORECASTER, OBSERVABLE, SAMPLE, STEP, TIME, interval, labelled, provenance
 from koopman_lora.accumulation import flat_state
 from koopman_lora.bootstrap import Bootstrap
+from koopman_lora.checks import checked
 from koopman_lora.data.pairs import LaggedPairs, lagged_pairs
+from koopman_lora.kinds import finite_array, number_array
 from koopman_lora.moments import FeatureMap, Moments
 from koopman_lora.propagation import Propagator, propagator
 
@@ -23,6 +25,7 @@ CHUNK = 512
 DIMS = (STEP, SAMPLE, OBSERVABLE)
 
 
+@checked
 def forecast(
     moments: Moments,
     features: Any,
@@ -79,6 +82,7 @@ def forecast(
     ].assign_attrs(attrs)
 
 
+@checked
 def forecast_band(
     moments: Moments,
     features: Any,
@@ -141,13 +145,11 @@ def check_steps(steps: int | Sequence[int]) -> list[int]:
     return [int(n) for n in listed]
 
 
-def _as_numpy(values: Any) -> np.ndarray:
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-
-
 def _checked_features(features: Any, step: Propagator) -> np.ndarray:
-    values = _as_numpy(features)
+    values = number_array("features", features)
     n_features = step.start.shape[-2]
+    if len(values.shape) == 2 and len(values) == 0:
+        raise ValueError("features of x are empty; give at least one state.")
     if values.ndim != 2 or values.shape[1] != n_features:
         raise ValueError(f"features must have shape (n_samples, {n_features}), as in the moments; got {values.shape}.")
     return values.astype(np.complex128 if np.iscomplexobj(values) else np.float64)
@@ -183,6 +185,7 @@ def _coordinates(steps: list[int], moments: Moments, direction: str = "forward")
 # ------------------------------------------------------------------------------------------------------------- errors
 
 
+@checked
 def forecast_error(
     moments: Moments,
     f: FeatureMap,
@@ -232,15 +235,15 @@ def forecast_error(
     """
     steps = check_steps(steps)
     step = propagator(moments, method, n_modes)
-    h, h_next = (_real_array(observables(side)) for side in (train.x, train.x_next))
+    h, h_next = (_observed(observables, side) for side in (train.x, train.x_next))
     _check_observables(step, h.shape[1])
     lag = train.clock.known_lag("to look several lags ahead")
     linear = np.linalg.lstsq(_with_ones(h), _with_ones(h_next), rcond=None)[0]
     errors, counts = [], []
     for n, weights in zip(steps, _weights(step, steps), strict=True):
         pairs = lagged_pairs(test, lag=n * lag, check_constant=False)
-        now, truth = (_real_array(observables(side)) for side in (pairs.x, pairs.x_next))
-        koopman = np.real(_checked_features(f(pairs.x), step) @ weights)
+        now, truth = (_observed(observables, side) for side in (pairs.x, pairs.x_next))
+        koopman = np.real(_checked_features(_evaluated("f", f, pairs.x), step) @ weights)
         guesses = (koopman, now, h.mean(axis=0), _with_ones(now) @ np.linalg.matrix_power(linear, n)[:, 1:])
         errors.append([np.sqrt(np.mean((guess - truth) ** 2, axis=0)) for guess in guesses])
         counts.append(len(pairs))
@@ -255,8 +258,16 @@ def forecast_error(
     return error.assign(relative_rmse_mean=error["relative_rmse"].mean(OBSERVABLE, keep_attrs=True))
 
 
-def _real_array(values: Any) -> np.ndarray:
-    values = _as_numpy(values)
+def _evaluated(name: str, function: FeatureMap, states: Tensor) -> np.ndarray:
+    """Values (n_states, n) of a function of the user's, finite."""
+    values = finite_array(f"{name}(x)", function(states))
+    if values.ndim != 2 or len(values) != len(states):
+        raise ValueError(f"{name} must map {len(states)} states to ({len(states)}, n); got {values.shape}.")
+    return values
+
+
+def _observed(observables: FeatureMap, states: Tensor) -> np.ndarray:
+    values = _evaluated("observables", observables, states)
     if np.iscomplexobj(values):
         raise TypeError("observables must be real for errors to be compared; give real and imaginary parts apart.")
     return values.astype(np.float64)

@@ -8,9 +8,11 @@ import numpy as np
 
 from koopman_lora._linalg import WhitenedSVD, damped_triples, split_span
 from koopman_lora.accumulation import moments_by_block
+from koopman_lora.checks import checked
 from koopman_lora.data.groups import block_numbers
 from koopman_lora.data.pairs import LaggedPairs
 from koopman_lora.data.splits import Split
+from koopman_lora.kinds import is_real
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import CROSS, FeatureMap, Moments
 from koopman_lora.normalisation import NormalisedFeatures, normalise
@@ -69,6 +71,7 @@ class RefinementResult:
         return float(self.scores[self.starts.index(start), found[0]])
 
 
+@checked(but=("thresholds", "split"))
 def refine(model: KoopmanLoRAModel, split: Split, thresholds: tuple[float, ...] = THRESHOLDS) -> RefinementResult:
     """Make the features the top singular functions in the span of the state and the last hidden layers.
 
@@ -160,7 +163,7 @@ def _check_arguments(split: Split, thresholds: tuple[float, ...]) -> LaggedPairs
         )
     if split.held_out is None:
         raise ValueError("split holds out no pairs, which refine needs to validate on; use split_pairs(pairs, 0.1).")
-    if not all(t > 0 for t in thresholds):
+    if not isinstance(thresholds, (list, tuple)) or not all(is_real(t) and t > 0 for t in thresholds):
         raise ValueError(f"thresholds must be positive; got {thresholds}.")
     return split.held_out
 

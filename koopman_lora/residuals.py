@@ -7,10 +7,12 @@ import xarray as xr
 
 from koopman_lora._labels import EDMD_MODE, labelled, provenance
 from koopman_lora._linalg import sorted_eig
+from koopman_lora.checks import checked
 from koopman_lora.moments import Moments
 from koopman_lora.propagation import propagator
 
 
+@checked
 def eigenpair_residuals(moments: Moments, held_out: Moments | None = None, tolerance: float = 0.1) -> xr.Dataset:
     """Residuals (ResDMD) and condition numbers of the EDMD eigenpairs of the features f; spurious ones are flagged.
 

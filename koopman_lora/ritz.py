@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from koopman_lora.model import KoopmanLoRAModel, prepend_constant
+from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import FeatureMap
+from koopman_lora.normalisation import prepend_constant
 
 
 def ritz_maps(model: KoopmanLoRAModel) -> tuple[FeatureMap, FeatureMap]:

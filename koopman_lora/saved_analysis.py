@@ -10,9 +10,11 @@ from torch import nn
 
 from koopman_lora.analysis import KoopmanAnalysis
 from koopman_lora.analysis_files import read_fitted
+from koopman_lora.checks import checked
 from koopman_lora.data.splits import Split, split_pairs
 
 
+@checked
 def open_analysis(
     folder: str | os.PathLike,
     data: Any = None,

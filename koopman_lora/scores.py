@@ -11,8 +11,10 @@ import xarray as xr
 
 from koopman_lora._labels import labelled, provenance
 from koopman_lora._linalg import RANK_TOLERANCE, WhitenedSVD
+from koopman_lora.checks import checked
 from koopman_lora.data.groups import block_numbers
 from koopman_lora.data.pairs import LaggedPairs
+from koopman_lora.kinds import Share
 from koopman_lora.loss_terms import lora_terms
 from koopman_lora.moments import FeatureMap, Moments
 from koopman_lora.triples import canonical_triples
@@ -109,7 +111,8 @@ def vamp_e_curve(sigma: np.ndarray, there: Moments) -> np.ndarray:
     return -lora_terms(there.M_f, there.T_fg, there.M_g).curve(sigma)
 
 
-def vamp_scores(train: Moments, test: Moments, n_modes: int | None = None, threshold: float = RANK_TOLERANCE) -> Scores:
+@checked
+def vamp_scores(train: Moments, test: Moments, n_modes: int | None = None, threshold: Share = RANK_TOLERANCE) -> Scores:
     """Score the singular triples of `train` on the moments of `test`.
 
     Parameters
@@ -129,8 +132,18 @@ def vamp_scores(train: Moments, test: Moments, n_modes: int | None = None, thres
     >>> vamp_scores(m, m)
     Scores(vamp_1=1.0, vamp_2=1.0, vamp_e=1.0)
     """
+    check_same_features(train, test)
     triples = canonical_triples(train, threshold, n_modes)
     return _scores(triples.values, test.transformed(triples.left, triples.right))
+
+
+def check_same_features(train: Moments, test: Moments) -> None:
+    """Raise a ValueError unless both are moments of as many features."""
+    if train.T_fg.shape[-2:] != test.T_fg.shape[-2:]:
+        raise ValueError(
+            f"train and test must be moments of the same features; got {train.T_fg.shape[-2:]} and "
+            f"{test.T_fg.shape[-2:]}."
+        )
 
 
 def triples_vamp_e(triples: WhitenedSVD, test: Moments) -> np.ndarray:
@@ -171,6 +184,7 @@ def correlations(moments: Moments) -> np.ndarray:
     return T / np.sqrt(np.maximum(M_f * M_g, np.finfo(float).tiny))
 
 
+@checked
 def held_out_scores(train: Moments, test: Moments) -> xr.Dataset:
     """VAMP-1, VAMP-2 and VAMP-E of held-out pairs as a Dataset that records its conventions."""
     scores = vamp_scores(train, test)

@@ -31,14 +31,17 @@ from koopman_lora._linalg import (
     sorted_eig,
 )
 from koopman_lora.accumulation import estimate_moments
-from koopman_lora.arguments import as_array
+from koopman_lora.arguments import as_svals
+from koopman_lora.checks import checked
+from koopman_lora.kinds import Share
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import Moments
 from koopman_lora.propagation import propagator
 from koopman_lora.triples import canonical_triples, moment_whitener
 
 
-def koopman_spectrum(moments: Moments, svals: Any = None, *, threshold: float = RANK_TOLERANCE) -> xr.Dataset:
+@checked
+def koopman_spectrum(moments: Moments, svals: Any = None, *, threshold: Share = RANK_TOLERANCE) -> xr.Dataset:
     """Singular values, functions and eigenvalues of the Koopman operator from second moments of any features.
 
     Parameters
@@ -82,7 +85,7 @@ def koopman_spectrum(moments: Moments, svals: Any = None, *, threshold: float = 
     >>> s.eigenvalues.values.real.round(6), s.canonical_singular_values.values.round(6)
     (array([1. , 0.5]), array([1., 1.]))
     """
-    svals = None if svals is None else as_array(svals)
+    svals = None if svals is None else as_svals(svals, moments.M_f.shape[-1])
     triples = oriented_triples(moments, threshold)
     variables: dict[str, Any] = {"canonical_singular_values": (MODE, triples.values)}
     if svals is not None:
@@ -182,6 +185,7 @@ def _condition_of_rank_operator(
     return np.divide(norms, product, out=np.full(len(values), np.inf), where=product > 0)
 
 
+@checked
 def compute_koopman_spectrum(
     model: KoopmanLoRAModel, loader: Iterable[tuple[Tensor, Tensor]], device: torch.device | str = "cpu"
 ) -> xr.Dataset:
@@ -208,6 +212,10 @@ def compute_koopman_spectrum(
     >>> compute_koopman_spectrum(KoopmanLoRAModel(2, 3), batches)["K_matrix"].shape
     (3, 3)
     """
+    try:
+        device = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device must be one that torch knows, such as 'cpu'; got {device!r}.") from error
     frozen = copy.deepcopy(model).to(device).eval()
     if iter(loader) is loader:  # a generator: it can be read once only
         loader = list(loader)

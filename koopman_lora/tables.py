@@ -9,6 +9,8 @@ import numpy as np
 import xarray as xr
 
 from koopman_lora._labels import EDMD_MODE, LAG, MODE
+from koopman_lora.checks import checked
+from koopman_lora.kinds import real_array
 
 if TYPE_CHECKING:
     from koopman_lora.findings import Finding
@@ -31,6 +33,7 @@ def text_table(rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)
 
 
+@checked
 def spectrum_table(spectrum: xr.Dataset, reference: ReferenceSpectrum | None = None) -> str:
     """Readable table of a spectrum: singular values of all kinds, eigenvalue, timescale with its unit.
 
@@ -44,10 +47,14 @@ def spectrum_table(spectrum: xr.Dataset, reference: ReferenceSpectrum | None = N
         "canonical": _cells(spectrum["canonical_singular_values"]),
     }
     if reference is not None:
-        columns["reference"] = [*_cells(reference.singular_values), *unknown][: len(unknown)]
+        columns["reference"] = [*_cells(_reference_values(reference)), *unknown][: len(unknown)]
     columns["eigenvalue"] = [_complex_text(value) for value in spectrum["eigenvalues"].values]
     columns[f"timescale ({spectrum.attrs['time_unit']})"] = _cells(spectrum["timescales"], ".4g")
     return _columns_text(columns)
+
+
+def _reference_values(reference: Any) -> np.ndarray:
+    return real_array("reference.singular_values", getattr(reference, "singular_values", None))
 
 
 # Head of a column of four digits -> variable of the comparison.
@@ -60,6 +67,7 @@ _COMPARED = {
 }
 
 
+@checked
 def comparison_text(comparison: xr.Dataset) -> str:
     """Readable text of `compare_singular_values`: the table, the causes by size, the verdict and the remedy."""
     a = comparison.attrs

@@ -21,9 +21,11 @@ from tqdm.auto import tqdm
 from koopman_lora._labels import EPOCH, MODE, labelled, provenance
 from koopman_lora.accumulation import estimate_moments
 from koopman_lora.arguments import check_positive
+from koopman_lora.checks import checked
 from koopman_lora.data.pairs import BATCH, LaggedPairs
 from koopman_lora.data.scales import standardization
 from koopman_lora.data.splits import Split
+from koopman_lora.kinds import flag
 from koopman_lora.losses import NestedLoRALoss, NonFiniteLossError
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import CROSS, Moments
@@ -41,6 +43,7 @@ PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 _ONE_AT_A_TIME = threading.Lock()
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class TrainingOptions:
     """How `fit` optimises, and where.
@@ -208,7 +211,7 @@ class TrainingLoop:
         state: dict[str, Any] | None = None
         stop_reason = "finished"
         start = time.perf_counter()
-        bar = tqdm(range(1, self.n_epochs + 1), desc="training", unit="epoch", disable=not progress)
+        bar = tqdm(range(1, self.n_epochs + 1), desc="training", unit="epoch", disable=not flag("progress", progress))
         for epoch in bar:
             try:
                 mean_loss = self._epoch(epoch)

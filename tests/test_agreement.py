@@ -76,7 +76,7 @@ def test_ill_conditioned_bases_of_one_span_agree():
 
 def test_functions_and_weights_that_make_no_span_are_refused():
     x = np.ones((4, 2))
-    with pytest.raises(ValueError, match="b must be finite; function 1 is not"):
+    with pytest.raises(ValueError, match="b must be finite; 4 of 8 entries are not"):
         compare_subspaces(x, np.where([False, True], np.nan, x))
     with pytest.raises(ValueError, match="a must span something"):
         compare_subspaces(0 * x, x)

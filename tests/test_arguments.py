@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from koopman_lora.accumulation import estimate_moments
-from koopman_lora.arguments import as_array, as_plain, check_positive, check_tensors, real_tensor, whole
+from koopman_lora.arguments import as_plain, as_svals, check_positive, check_tensors, real_tensor, whole
 from koopman_lora.baselines import DPNetLoss, VAMPLoss
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.comparison import compare_singular_values
@@ -60,9 +60,9 @@ def test_integers_and_complex_states_are_refused(value):
         real_tensor("x", value)
 
 
-def test_arrays_of_tensors_with_a_gradient():
-    assert as_array(torch.ones(2, requires_grad=True)).dtype == float
-    assert as_array([1, 2]).tolist() == [1.0, 2.0]
+def test_svals_of_tensors_with_a_gradient():
+    assert as_svals(torch.ones(2, requires_grad=True), 2).dtype == float
+    assert as_svals([1, 2], 2).tolist() == [1.0, 2.0]
 
 
 def test_plain_values():

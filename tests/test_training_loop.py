@@ -116,9 +116,9 @@ def test_held_out_pairs_of_ones_own():
     ("options", "message"),
     [
         ({"learning_rate": 0.0}, "learning_rate must be positive; got 0.0"),
-        ({"learning_rate": float("nan")}, "learning_rate must be positive; got nan"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a finite number; got nan"),
         ({"weight_decay": -1e-3}, "weight_decay must not be negative; got -0.001"),
-        ({"weight_decay": float("nan")}, "weight_decay must not be negative; got nan"),
+        ({"weight_decay": float("nan")}, "weight_decay must be a finite number; got nan"),
         ({"gradient_clip": 0}, "gradient_clip must be positive; got 0"),
         ({"patience": 0}, "patience must be positive; got 0"),
     ],

@@ -76,6 +76,8 @@ def _remedy(kind: str) -> str:
 
 def _real_tensor(values: Tensor, name: str) -> Tensor:
     """Real numbers as they are, integers in floating point."""
+    if values.layout != torch.strided or values.is_meta:
+        raise TypeError(f"{name} must be a dense tensor with data; got {values.layout} on {values.device}.")
     if values.is_complex() or values.dtype == torch.bool:
         advice = _remedy("c") if values.is_complex() else "Convert with .double(), if they are numbers."
         raise TypeError(f"{name} must hold real numbers; got dtype {values.dtype}. {advice}")

@@ -7,11 +7,13 @@ import pathlib
 import numpy as np
 import xarray as xr
 
+from koopman_lora.checks import checked
 from koopman_lora.data.seals import check_sealed, check_store, told_of
 
 _WANTED = "give trajectories in .nc, .zarr or .npy"
 
 
+@checked
 def open_trajectories(path: str | pathlib.Path) -> xr.DataArray | np.ndarray:
     """Open trajectories from NetCDF (`.nc`), Zarr (`.zarr`, whose chunks are read when asked for) or NumPy (`.npy`).
 

@@ -13,6 +13,7 @@ import xarray as xr
 from torch import Tensor
 
 from koopman_lora.arguments import check_positive, whole
+from koopman_lora.checks import checked
 from koopman_lora.clock import Clock, check_dt
 from koopman_lora.data.arrays import (
     as_trajectories,
@@ -22,11 +23,13 @@ from koopman_lora.data.arrays import (
     labelled_parts,
 )
 from koopman_lora.data.time_axis import common_time_step
+from koopman_lora.kinds import Positions, check_positions
 
 # States that pass through a network, or are read, at once: fills the caches and bounds the memory.
 BATCH = 8192
 
 
+@checked
 @dataclasses.dataclass(frozen=True, eq=False)
 class LaggedPairs:
     """Pairs (x, x') one lag apart, in time order within each trajectory.
@@ -82,7 +85,7 @@ class LaggedPairs:
         check_positive("size", whole("size", size))
         return zip(self.x.split(size), self.x_next.split(size), strict=True)
 
-    def select(self, index: np.ndarray) -> LaggedPairs:
+    def select(self, index: Positions) -> LaggedPairs:
         """Pairs at `index`, positions or a boolean mask (n_pairs,).
 
         Raises
@@ -95,7 +98,8 @@ class LaggedPairs:
             if index.shape != (len(self),):
                 raise ValueError(f"index as a mask must have shape ({len(self)},), one per pair; got {index.shape}.")
             index = np.flatnonzero(index)
-        rows = torch.from_numpy(index)
+        check_positions("index", index, len(self))
+        rows = torch.from_numpy(index.astype(int))
         return dataclasses.replace(
             self,
             x=self.x[rows],
@@ -121,6 +125,7 @@ class LaggedPairs:
         return digest.hexdigest()
 
 
+@checked(but=("lag", "dt"))
 def lagged_pairs(
     data: Any,
     lag: int | None = None,

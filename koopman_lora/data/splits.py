@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from koopman_lora.checks import checked
 from koopman_lora.data.groups import SPLIT_BLOCKS, split_groups, without_overlap
 from koopman_lora.data.pairs import LaggedPairs
+from koopman_lora.kinds import Seed, is_real
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +31,7 @@ class SplitRecipe:
     seed: int = 0
 
 
+@checked
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
     """Training and held-out pairs that share no frame. Unpacks as `training, held_out = split`.
@@ -66,12 +69,16 @@ class Split:
         Raises
         ------
         ValueError
-            If the two differ in clock or state.
+            If training and held-out pairs differ in clock or state.
         """
         none = np.zeros(len(training), dtype=bool)
         if held_out is None:
             return cls(training, ~none, none, SplitRecipe("none"), None)
-        training.clock.agreed(held_out.clock)
+        if training.clock != held_out.clock:
+            raise ValueError(
+                f"training and held_out: their clocks must be one and the same here; got {training.clock} and "
+                f"{held_out.clock}."
+            )
         if training.state_shape != held_out.state_shape:
             raise ValueError(
                 f"training and held_out must be pairs of one kind of state; got {training.state_shape} and "
@@ -80,8 +87,9 @@ class Split:
         return cls(training, ~none, none, SplitRecipe("given"), held_out)
 
 
+@checked(but=("held_out",))
 def split_pairs(
-    pairs: LaggedPairs, held_out: float = 0.1, by: str = "auto", n_blocks: int = SPLIT_BLOCKS, seed: int = 0
+    pairs: LaggedPairs, held_out: float = 0.1, by: str = "auto", n_blocks: int = SPLIT_BLOCKS, seed: Seed = 0
 ) -> Split:
     """Split into training and held-out pairs that share no frame.
 
@@ -109,7 +117,7 @@ def split_pairs(
     >>> len(split.held_out), len(split.training) <= 898
     (100, True)
     """
-    if not 0 <= held_out < 1:
+    if not is_real(held_out) or not 0 <= held_out < 1:
         raise ValueError(f"held_out must be a fraction of at least 0 and below 1; got {held_out}.")
     if held_out == 0:
         return Split.given(pairs)

@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
+from koopman_lora.checks import checked
 from koopman_lora.plots.style import (
     BLUE,
     GREEN,
@@ -29,6 +30,7 @@ from koopman_lora.plots.style import (
 _RULES = {"elbow": "elbow", "vamp_e": "held-out VAMP-E", "null": "above noise"}
 
 
+@checked
 def plot_energy(selection: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Cumulative energy by both definitions, with the numbers of modes that the rules choose.
 
@@ -56,6 +58,7 @@ def plot_energy(selection: xr.Dataset, ax: Axes | None = None) -> Axes:
     return ax
 
 
+@checked
 def plot_timescales(scan: xr.Dataset, n_timescales: int = 3, ax: Axes | None = None) -> Axes:
     """Implied timescales against the lag with intervals; the recommended lag is marked, or that there is no plateau.
 
@@ -95,6 +98,7 @@ def plot_timescales(scan: xr.Dataset, n_timescales: int = 3, ax: Axes | None = N
     return ax
 
 
+@checked
 def plot_number_of_states(suggestion: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Gaps between successive relaxation times with their intervals; the suggested number is marked.
 

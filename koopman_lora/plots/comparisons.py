@@ -8,10 +8,12 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
+from koopman_lora.checks import checked
 from koopman_lora.plots.spectra import HasSingularValues, draw_reference, draw_singular_values, set_singular_value_axis
 from koopman_lora.plots.style import BLUE, GREEN, GREY, ORANGE, add_legend, make_axis, set_mode_axis
 
 
+@checked
 def plot_comparison(comparison: xr.Dataset, reference: HasSingularValues | None = None, ax: Axes | None = None) -> Axes:
     """Learned against empirical singular values with the interval of the canonical ones, verdict in the title.
 
@@ -41,6 +43,7 @@ def plot_comparison(comparison: xr.Dataset, reference: HasSingularValues | None 
     return ax
 
 
+@checked
 def plot_ratio(comparison: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Ratio of K_matrix to learned singular values per mode, with its mean and standard deviation."""
     ax = make_axis(ax)

@@ -7,9 +7,12 @@ from typing import Any
 import xarray as xr
 from matplotlib.axes import Axes
 
+from koopman_lora.checks import checked
+from koopman_lora.kinds import check_word
 from koopman_lora.plots.style import BLUE, GREY, ORANGE, add_legend, ink, make_axis, with_unit
 
 
+@checked
 def plot_forecast(
     band: xr.Dataset, truth: xr.DataArray | None = None, sample: int = 0, observable: Any = None, ax: Axes | None = None
 ) -> Axes:
@@ -35,7 +38,9 @@ def plot_forecast(
     'time (ps)'
     """
     ax = make_axis(ax)
-    observable = band["observable"].values[0] if observable is None else observable
+    known = band["observable"].values.tolist()
+    observable = known[0] if observable is None else observable
+    check_word("observable", observable, known)
     one = band.sel(observable=observable).isel(sample=sample)
     time = one["time"]
     percent = f"{100 * band.attrs['level']:g} % band of the expectation"
@@ -51,6 +56,7 @@ def plot_forecast(
     return ax
 
 
+@checked
 def plot_forecast_error(error: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Relative error against the horizon, of the forecast and of what it must beat; mean over the observables.
 

@@ -9,9 +9,11 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
+from koopman_lora.checks import checked
 from koopman_lora.plots.style import BLACK, BLUE, GREY, add_legend, axis_label, ink, make_axis, state_colour
 
 
+@checked
 def plot_singular_functions(
     x: np.ndarray,
     values: np.ndarray,
@@ -50,6 +52,8 @@ def plot_singular_functions(
     x = np.asarray(x).reshape(len(x), -1)
     if x.shape[1] > 2:
         raise ValueError(f"x must be one- or two-dimensional to draw functions of it; got {x.shape[1]} coordinates.")
+    if reference is not None and np.iscomplexobj(reference):
+        raise ValueError("reference must be real; draw reference.real.")
     if np.iscomplexobj(values):
         raise ValueError("values must be real; draw values.real and values.imag, or np.abs(values).")
     n_modes = values.shape[1]
@@ -57,6 +61,8 @@ def plot_singular_functions(
     if not all(1 <= mode <= n_modes for mode in modes):
         raise ValueError(f"modes must lie between 1 and {n_modes}; got {modes}.")
     panels = list(_panels(len(modes)) if axes is None else axes)
+    if len(panels) != len(modes):
+        raise ValueError(f"axes must be one for each of {len(modes)} modes; got {len(panels)}.")
     for ax, mode in zip(panels, modes, strict=True):
         if x.shape[1] == 1:
             _draw_curve(ax, x[:, 0], values[:, mode - 1], None if reference is None else reference[:, mode - 1])
@@ -95,6 +101,7 @@ def _draw_map(ax: Axes, x: np.ndarray, values: np.ndarray) -> None:
     ax.figure.colorbar(points, ax=ax, shrink=0.8)
 
 
+@checked
 def plot_eigenfunctions(functions: xr.DataArray, modes: Sequence[int] | None = None, ax: Axes | None = None) -> Axes:
     """Functions on a one-dimensional grid as curves, or one function on a two-dimensional grid as a map.
 

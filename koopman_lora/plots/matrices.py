@@ -6,6 +6,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 
+from koopman_lora.checks import checked
 from koopman_lora.plots.style import (
     BLUE,
     ORANGE,
@@ -18,6 +19,7 @@ from koopman_lora.plots.style import (
 )
 
 
+@checked
 def plot_matrix_svals(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Singular values after training and at the end, on top of LAPACK's where those are in the Dataset.
 
@@ -41,6 +43,7 @@ def plot_matrix_svals(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     return ax
 
 
+@checked
 def plot_matrix_training(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Relative reconstruction error of the leading modes against the training step."""
     ax = make_axis(ax)
@@ -52,6 +55,7 @@ def plot_matrix_training(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     return ax
 
 
+@checked
 def plot_matrix_core(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Entries of |U^H H V| on a logarithmic scale: diagonal for a true singular value decomposition."""
     ax = make_axis(ax, 4.8, 4.0)

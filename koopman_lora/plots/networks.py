@@ -9,10 +9,13 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch
 
+from koopman_lora.checks import checked
+from koopman_lora.kinds import Reals
 from koopman_lora.plots.style import make_axis, state_colour, with_unit
 
 
-def plot_network(model: xr.Dataset, positions: np.ndarray | None = None, ax: Axes | None = None) -> Axes:
+@checked
+def plot_network(model: xr.Dataset, positions: Reals | None = None, ax: Axes | None = None) -> Axes:
     """The reduced model as a network: areas grow with the stationary probabilities, arrows rates of jumps.
 
     Parameters

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from koopman_lora.checks import checked
 from koopman_lora.plots.style import BLUE, GREY, ORANGE, SKY, add_legend, ink, lag_text, make_axis, set_mode_axis
 
 
+@runtime_checkable
 class HasSingularValues(Protocol):
     """Anything with `singular_values`, such as a system's reference spectrum."""
 
@@ -30,6 +32,7 @@ _MARKERS: dict[str, dict[str, Any]] = {
 }
 
 
+@checked
 def plot_spectrum(spectrum: xr.Dataset, reference: HasSingularValues | None = None, ax: Axes | None = None) -> Axes:
     """Learned, K_matrix, canonical and reference singular values against the mode number, on one axis.
 
@@ -52,6 +55,7 @@ def plot_spectrum(spectrum: xr.Dataset, reference: HasSingularValues | None = No
     return ax
 
 
+@checked
 def plot_eigenvalues(spectrum: xr.Dataset, intervals: xr.Dataset | None = None, ax: Axes | None = None) -> Axes:
     """Eigenvalues in the complex plane with the unit circle, and their intervals where given.
 

@@ -8,9 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 
+from koopman_lora.checks import checked
 from koopman_lora.plots.style import GREY, add_legend, axis_label, make_axis, state_colour, with_unit
 
 
+@checked
 def plot_coarse_map(memberships: xr.DataArray, ax: Axes | None = None) -> Axes:
     """The most likely state over a two-dimensional grid: colour for the state, paler where the frame is shared.
 
@@ -56,6 +58,7 @@ def _coloured(chi: np.ndarray) -> tuple[np.ndarray, list[int]]:
     return strength * colours[state] + (1 - strength), np.unique(state[known]).tolist()
 
 
+@checked
 def plot_memberships(memberships: xr.DataArray, ax: Axes | None = None) -> Axes:
     """Memberships against one coordinate, such as time or a position, one curve per state.
 
@@ -69,6 +72,8 @@ def plot_memberships(memberships: xr.DataArray, ax: Axes | None = None) -> Axes:
     >>> plot_memberships(chi).get_xlabel()
     'time (ps)'
     """
+    if np.iscomplexobj(memberships):
+        raise ValueError("memberships must be real; got complex ones.")
     if memberships.ndim != 2:
         raise ValueError(f"memberships must have dimensions (coordinate, state); got {memberships.dims}.")
     ax = make_axis(ax, width=7.0, height=3.2)
@@ -82,6 +87,7 @@ def plot_memberships(memberships: xr.DataArray, ax: Axes | None = None) -> Axes:
     return ax
 
 
+@checked
 def plot_chapman_kolmogorov(test: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Probability to stay in each state: predicted as line with band, estimated directly as points with bars.
 

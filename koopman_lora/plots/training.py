@@ -5,9 +5,11 @@ from __future__ import annotations
 import xarray as xr
 from matplotlib.axes import Axes
 
+from koopman_lora.checks import checked
 from koopman_lora.plots.style import BLUE, GREY, ORANGE, add_legend, make_axis, set_whole_ticks
 
 
+@checked
 def plot_history(history: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Training loss (negated, so that both rise) and held-out VAMP-2 against the epoch; the best epoch is marked."""
     ax = make_axis(ax)

@@ -9,14 +9,17 @@ import torch
 import xarray as xr
 
 from koopman_lora._labels import MODE, SAMPLE, labelled, provenance
+from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
 from koopman_lora.data.arrays import as_states
+from koopman_lora.kinds import finite_array
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.spectrum import evaluate_functions
 
 COORDINATES = ("K_matrix", "canonical")
 
 
+@checked
 def coarse_coordinates(
     model: KoopmanLoRAModel, spectrum: xr.Dataset, x: Any, method: str = "K_matrix", n_modes: int | None = None
 ) -> xr.DataArray:
@@ -57,7 +60,7 @@ def coarse_coordinates(
     if spectrum.sizes["feature_f"] != model.n_modes:
         raise ValueError(f"spectrum is of {spectrum.sizes['feature_f']} features; the model has {model.n_modes}.")
     with torch.no_grad():
-        features = model.f(as_states(x, model.state_shape)).cpu().numpy()
+        features = finite_array("features of x", model.f(as_states(x, model.state_shape)))
     if method == "canonical":
         values = evaluate_functions(features, spectrum["phi_coefficients"])
     else:

@@ -19,6 +19,7 @@ from koopman_lora._labels import (
 )
 from koopman_lora._linalg import eigenvalue_order, hermitian_pinv
 from koopman_lora.bootstrap import Bootstrap
+from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
 from koopman_lora.moments import Moments
 from koopman_lora.states.markov_models import (
@@ -43,6 +44,7 @@ DERIVED_DIMS: dict[str, tuple[str, ...]] = {
 TIMES = ("timescales", "mean_first_passage_times")
 
 
+@checked
 def transition_matrix(moments: Moments, estimator: str = "galerkin", reversible: bool = False) -> np.ndarray:
     """Row-stochastic transition matrix between fuzzy states, from the moments of memberships chi.
 
@@ -87,6 +89,8 @@ def _raw_transition_matrix(moments: Moments, estimator: str, reversible: bool) -
     """Transition matrix before negative entries are cut, and the populations E[chi(x)]."""
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator must be 'galerkin' or 'counts'; got {estimator!r}.")
+    if np.iscomplexobj(moments.M_f):
+        raise TypeError("moments must be of memberships, which are real; these are complex.")
     moments = moments.symmetrised() if reversible else moments
     M, T = moments.M_f, moments.T_ff
     populations = M.sum(axis=-1)  # memberships sum to 1
@@ -113,6 +117,7 @@ def _check_visited(populations: np.ndarray) -> None:
         )
 
 
+@checked
 def macroscopic_model(
     moments: Moments,
     *,

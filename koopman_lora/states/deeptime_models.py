@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
+from koopman_lora.kinds import Reals
 
 
-def to_deeptime(model: xr.Dataset, memberships: np.ndarray | None = None, weights: np.ndarray | None = None) -> Any:
+@checked
+def to_deeptime(model: xr.Dataset, memberships: Reals | None = None, weights: Reals | None = None) -> Any:
     """Hand the macroscopic model over to deeptime's Markov-model tools.
 
     Parameters
@@ -51,8 +54,10 @@ def to_deeptime(model: xr.Dataset, memberships: np.ndarray | None = None, weight
         counts = TransitionCountModel(model["counts"].values, counting_mode="effective", lagtime=lag)
         return MarkovStateModel(P, stationary_distribution=pi, count_model=counts, lagtime=lag)
     chi = np.asarray(memberships, dtype=float)
-    if chi.ndim != 2 or chi.shape[1] != len(P):
+    if chi.ndim != 2 or len(chi) == 0 or chi.shape[1] != len(P):
         raise ValueError(f"memberships must have shape (n_microstates, {len(P)}); got {chi.shape}.")
     weights = np.full(len(chi), 1 / len(chi)) if weights is None else np.asarray(weights, dtype=float)
     joint = chi * weights[:, None]
+    if not (joint.sum(axis=0) > 0).all():
+        raise ValueError("memberships, times weights, must be positive somewhere in every state.")
     return PCCAModel(P, pi, chi, (joint / joint.sum(axis=0)).T)

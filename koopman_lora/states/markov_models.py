@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from koopman_lora.checks import checked
+from koopman_lora.kinds import AnyNumbers, number_array
+
 # Below it a probability is round-off: no data hold 1e14 trials.
 SMALLEST_PROBABILITY = 1e-14
 
@@ -60,7 +63,10 @@ def check_finite_rows(name: str, values: np.ndarray) -> None:
 
 def check_transition_matrix(P: Any) -> np.ndarray:
     """Return P as a float array (n, n), or raise a ValueError if it is not row-stochastic."""
-    P = np.asarray(P, dtype=float)
+    P = number_array("P", P)
+    if np.iscomplexobj(P):
+        raise TypeError("P must be an array of real numbers; got complex ones.")
+    P = P.astype(float)
     if P.ndim != 2 or P.shape[0] != P.shape[1] or len(P) == 0:
         raise ValueError(f"P must be a square matrix; got shape {P.shape}.")
     check_finite_rows("P", P)
@@ -72,7 +78,8 @@ def check_transition_matrix(P: Any) -> np.ndarray:
     return P
 
 
-def stationary_distribution(P: np.ndarray) -> np.ndarray:
+@checked
+def stationary_distribution(P: AnyNumbers) -> np.ndarray:
     """Probabilities (n,) with pi P = pi.
 
     Raises
@@ -125,7 +132,8 @@ def _reached_for_sure(P: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return np.asarray((~reach | reach[:, ends].any(axis=1)).all(axis=1))
 
 
-def mean_first_passage_times(P: np.ndarray, lag_time: float = 1.0) -> np.ndarray:
+@checked
+def mean_first_passage_times(P: AnyNumbers, lag_time: float = 1.0) -> np.ndarray:
     """Mean time from state i (row) until state j (column) is reached first, (n, n), in the unit of `lag_time`.
 
     `m_ij = lag_time + sum_{k != j} P_ik m_kj`; 0 on the diagonal, inf where j may never be reached.
@@ -146,7 +154,8 @@ def mean_first_passage_times(P: np.ndarray, lag_time: float = 1.0) -> np.ndarray
     return times
 
 
-def committor(P: np.ndarray, source: int | Sequence[int], target: int | Sequence[int]) -> np.ndarray:
+@checked
+def committor(P: AnyNumbers, source: int | Sequence[int], target: int | Sequence[int]) -> np.ndarray:
     """Probability (n,) to reach `target` before `source` from every state; NaN where neither may ever be reached.
 
     Raises

@@ -12,14 +12,17 @@ import xarray as xr
 from koopman_lora._labels import LAG, STATE, STATE_NEXT, TIME, interval, labelled, provenance
 from koopman_lora._linalg import conjugate_transpose
 from koopman_lora.bootstrap import Bootstrap
+from koopman_lora.checks import checked
+from koopman_lora.kinds import Reals
 from koopman_lora.moments import Moments
 from koopman_lora.propagation import propagator
 from koopman_lora.triples import canonical_triples
 
 
+@checked
 def chapman_kolmogorov(
     moments_by_lag: Sequence[Moments] | Mapping[int, Moments],
-    memberships: np.ndarray | None = None,
+    memberships: Reals | None = None,
     *,
     method: str = "edmd",
     n_states: int = 4,
@@ -64,6 +67,8 @@ def chapman_kolmogorov(
     stacks = [_stack(moments, bootstrap) for moments in by_lag.values()]
     predicted = _predicted(stacks[0], A, [lag // lags[0] for lag in lags], method)
     estimated = np.stack([conjugate_transpose(A) @ stack.T_ff @ A for stack in stacks], axis=1)
+    if memberships is not None and not all((_populations(stack, A) > 0).all() for stack in stacks):
+        raise ValueError("memberships must be of states that are visited; give states that occur in moments_by_lag.")
     if memberships is not None:  # P(j after n lags | i) = E[chi_i chi_j(n)] / E[chi_i]
         predicted = predicted / _populations(stacks[0], A)[:, None]
         estimated = estimated / np.stack([_populations(stack, A) for stack in stacks], axis=1)
@@ -100,6 +105,7 @@ def _stack(moments: Moments, bootstrap: Bootstrap | None) -> Moments:
 def _predicted(first: Moments, A: np.ndarray, n_lags: list[int], method: str) -> np.ndarray:
     """`E[(f A)^H K^n (f A)]` for every number of lags n, (n_resamples, len(n_lags), n_states, n_states)."""
     # the features themselves are the observables whose expectations are carried forward
+    first.between("C_gf")  # or say that it is missing
     sums = {**first.block_sums, "H_f": first.block_sums["M_f"], "H_g": first.block_sums["C_gf"]}
     shifts = None if first.shifts is None else {**first.shifts, "h": first.shifts["f"]}
     step = propagator(dataclasses.replace(first, block_sums=sums, shifts=shifts), method)

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from koopman_lora._labels import N_STATES, interval, labelled, provenance
 from koopman_lora.bootstrap import Bootstrap
+from koopman_lora.checks import checked
+from koopman_lora.kinds import LARGEST, AnyNumbers, Reals, number_array
 from koopman_lora.moments import Moments
 from koopman_lora.propagation import propagator
 from koopman_lora.spectrum import evaluate_functions
@@ -25,6 +27,7 @@ OPTIMISED_FRAMES = 10_000
 NO_CONSTANT = 0.1
 
 
+@checked
 def number_of_states(
     moments: Moments,
     *,
@@ -61,6 +64,8 @@ def number_of_states(
     3
     """
     n_features = min(moments.T_fg.shape)
+    if most < 2:
+        raise ValueError(f"most must be at least 2; got {most}.")
     most = min(most, n_features - 1)
     if most < 2:
         raise ValueError(f"moments must be of at least 3 features to compare gaps; got {n_features}.")
@@ -90,6 +95,7 @@ def _gaps(stack: Moments, quantity: str, most: int) -> np.ndarray:
     return rates[:, 2 : most + 1] / rates[:, 1:most]
 
 
+@checked
 def membership_coefficients(functions: Any, n_states: int, *, optimise: bool = True) -> np.ndarray:
     """Linear map from slow functions to fuzzy memberships, by PCCA+.
 
@@ -138,7 +144,7 @@ def membership_coefficients(functions: Any, n_states: int, *, optimise: bool = T
 
 def _leading_functions(functions: Any, n_states: int) -> np.ndarray:
     """The leading functions (n_frames, n_states), real, finite and independent."""
-    values = np.asarray(functions)
+    values = number_array("functions", functions)
     if values.ndim != 2 or not 2 <= n_states <= min(values.shape):
         raise ValueError(
             f"n_states must be between 2 and the numbers of functions and of frames; got n_states={n_states} for "
@@ -146,6 +152,8 @@ def _leading_functions(functions: Any, n_states: int) -> np.ndarray:
         )
     points = values[:, :n_states]
     check_finite_rows("functions", points)
+    if np.abs(points).max() > LARGEST:
+        raise ValueError(f"functions must be of about unit norm; got values of {np.abs(points).max():g}.")
     if np.abs(np.imag(points)).max() > 1e-8 * np.abs(points).max():
         raise ValueError(
             "functions are complex: eigenfunctions of a non-reversible process. Use its singular functions instead."
@@ -217,7 +225,8 @@ def _feasible(inner: np.ndarray, points: np.ndarray) -> np.ndarray:
     return A / (A[0].sum() * points[0, 0])
 
 
-def memberships(functions: Any, coefficients: np.ndarray) -> np.ndarray:
+@checked
+def memberships(functions: Any, coefficients: AnyNumbers) -> np.ndarray:
     """Memberships of frames in states, (n_frames, n_states): at least 0, and 1 in sum.
 
     Frames outside the simplex of `membership_coefficients`, in the training data or not, are moved to its border.
@@ -232,7 +241,7 @@ def memberships(functions: Any, coefficients: np.ndarray) -> np.ndarray:
     >>> memberships(np.array([[1.0, 2.0], [1.0, 0.0]]), np.array([[0.5, 0.5], [0.5, -0.5]]))
     array([[1. , 0. ], [0.5, 0.5]])
     """
-    values, coefficients = np.asarray(functions), np.asarray(coefficients)
+    values = number_array("functions", functions)
     if coefficients.ndim != 2 or values.ndim != 2 or values.shape[1] < len(coefficients):
         raise ValueError(
             f"functions must be (n_frames, n_functions), with at least one function per row of the coefficients; got "
@@ -247,8 +256,9 @@ def memberships(functions: Any, coefficients: np.ndarray) -> np.ndarray:
     return np.divide(inside, total, out=np.full_like(inside, 1 / n_states), where=total > 0)
 
 
+@checked
 def membership_map(
-    f: Callable[[Tensor], Any], functions: xr.DataArray | np.ndarray, coefficients: np.ndarray
+    f: Callable[[Tensor], Any], functions: xr.DataArray | np.ndarray, coefficients: Reals
 ) -> Callable[[Tensor], np.ndarray]:
     """Memberships as a feature map, states (batch, *state) -> (batch, n_states), to hand to `estimate_moments`.
 
@@ -276,7 +286,10 @@ def membership_map(
     return chi
 
 
-def coherent_memberships(phi: Any, psi: Any, n_states: int, *, optimise: bool = True) -> tuple[np.ndarray, np.ndarray]:
+@checked
+def coherent_memberships(
+    phi: np.ndarray, psi: np.ndarray, n_states: int, *, optimise: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of coherent sets: memberships at the first time from phi(x), and at the second from psi(x').
 
     Both use one set of coefficients, so that state i at the first time is carried into state i at the second.
@@ -296,6 +309,10 @@ def coherent_memberships(phi: Any, psi: Any, n_states: int, *, optimise: bool = 
     >>> [sets.argmax(axis=1) for sets in coherent_memberships(phi, phi[::-1], 2)]
     [array([0, 1]), array([1, 0])]
     """
-    both = np.concatenate([np.asarray(phi), np.asarray(psi)])
+    if phi.ndim != 2 or psi.ndim != 2 or 0 in (len(phi), len(psi)) or phi.shape[1] != psi.shape[1]:
+        raise ValueError(
+            f"phi and psi must be (n_frames, n_functions), one number of functions; got {phi.shape}, {psi.shape}."
+        )
+    both = np.concatenate([phi, psi])
     A = membership_coefficients(both, n_states, optimise=optimise)
     return memberships(phi, A), memberships(psi, A)

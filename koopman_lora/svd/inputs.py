@@ -12,6 +12,7 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from koopman_lora._linalg import conjugate_transpose
+from koopman_lora.kinds import number_array, shown
 from koopman_lora.svd.norms import operator_norm, safe_norm
 from koopman_lora.svd.products import MatrixProducts, wide_dtype
 
@@ -37,7 +38,10 @@ def as_products(H: Any, name: str = "H") -> MatrixProducts:
         H = _as_numpy(H, name)
     is_sparse = scipy.sparse.issparse(H)
     if not isinstance(H, LinearOperator) and not is_sparse:
-        H = np.asarray(H)
+        try:
+            H = np.asarray(H)
+        except ValueError:
+            raise TypeError(f"{name} must be a rectangular array of numbers; got {shown(H)}.") from None
     _check_shape(H.shape, name)
     _check_dtype(str(H.dtype), name)
     if isinstance(H, LinearOperator):
@@ -64,8 +68,8 @@ def _check_indices(H: Any, name: str) -> None:
 
 
 def _as_numpy(H: Tensor, name: str) -> np.ndarray:
-    if H.layout != torch.strided:
-        raise ValueError(f"{name} must be a dense tensor; got layout {H.layout}. Use scipy.sparse instead.")
+    if H.layout != torch.strided or H.is_meta:
+        raise ValueError(f"{name} must be a dense tensor; got {H.layout} on {H.device}. Use scipy.sparse instead.")
     _check_dtype(str(H.dtype).removeprefix("torch."), name)  # numpy has no bfloat16
     return H.detach().cpu().resolve_conj().numpy()
 
@@ -176,7 +180,7 @@ def feature_tensor(values: Any, name: str, n: int | None = None) -> Tensor:
     tensor([[1.],
             [2.]], dtype=torch.float64)
     """
-    array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+    array = number_array(name, values)
     if array.dtype.kind not in "fiu" or array.ndim != 2 or 0 in array.shape:
         raise ValueError(f"{name} must be real numbers of shape (n, d); got {array.dtype} of shape {array.shape}.")
     if n is not None and len(array) != n:

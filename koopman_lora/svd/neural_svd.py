@@ -21,6 +21,7 @@ from torch import Tensor
 
 from koopman_lora._labels import provenance
 from koopman_lora._linalg import conjugate_transpose
+from koopman_lora.checks import checked_methods
 from koopman_lora.surroundings import gradients, seeded
 from koopman_lora.svd.factor_training import TrainedFactors, map_onto, train_on_all, train_on_samples
 from koopman_lora.svd.factors import Factor, FeatureFactor, make_factors
@@ -38,6 +39,7 @@ Factors = tuple[Factor, Factor]
 TRIAL_RANK = 32
 
 
+@checked_methods
 class NeuralSVD(BaseEstimator):
     """Leading singular triples `H ~ U diag(s) Vh` of a matrix, by two factors trained with the nested low-rank loss.
 

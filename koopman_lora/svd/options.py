@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from koopman_lora.encoders import check_hidden_dims, make_activation
+from koopman_lora.kinds import number, whole
 from koopman_lora.svd.factors import PARAMETRIZATIONS
 from koopman_lora.svd.orthogonality import ORTHOGONALITIES
 from koopman_lora.svd.phases import PHASES
@@ -30,7 +31,7 @@ def check_options(options: Mapping[str, Any]) -> None:
     ValueError: energy must be in (0, 1]; got 2.0.
     """
     for name, allowed in _WORDS.items():
-        if options[name] not in allowed:
+        if not isinstance(options[name], (str, type(None))) or options[name] not in allowed:
             raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {options[name]!r}.")
     _check_rank(options["n_modes"], options["energy"])
     for name, least in _LEAST.items():
@@ -38,8 +39,9 @@ def check_options(options: Mapping[str, Any]) -> None:
         if value is not None and (not isinstance(value, (int, np.integer)) or value < least):
             raise ValueError(f"{name} must be an integer of at least {least}; got {value!r}.")
     for name in _POSITIVE:
-        if not options[name] > 0:
+        if not number(name, options[name]) > 0:
             raise ValueError(f"{name} must be positive; got {options[name]}.")
+    whole("seed", options["seed"])
     check_hidden_dims(options["hidden_dims"])
     make_activation(options["activation"])
 
@@ -47,7 +49,7 @@ def check_options(options: Mapping[str, Any]) -> None:
 def _check_rank(n_modes: int | None, energy: float | None) -> None:
     if n_modes is not None and energy is not None:
         raise ValueError(f"give n_modes or energy, not both; got n_modes={n_modes}, energy={energy}.")
-    if energy is not None and not 0 < energy <= 1:
+    if energy is not None and not 0 < number("energy", energy) <= 1:
         raise ValueError(f"energy must be in (0, 1]; got {energy}.")
 
 
@@ -81,7 +83,7 @@ def _check_reference(found: tuple[int, ...], n_rows: int, n_modes: int) -> None:
 def _check_sample(sample: tuple[int, int], H: MatrixProducts) -> None:
     if not H.has_entries:
         raise ValueError("sample needs entries of H; a LinearOperator has products only. Leave sample out.")
-    sizes = tuple(sample)
+    sizes = tuple(whole("sample", size) for size in sample) if isinstance(sample, (tuple, list)) else ()
     if len(sizes) != 2 or any(not 1 <= size <= n for size, n in zip(sizes, H.shape, strict=True)):
         raise ValueError(f"sample must be (rows, columns) within the shape {H.shape} of H; got {sample}.")
 

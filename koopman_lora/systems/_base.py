@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,7 +10,9 @@ import numpy as np
 import xarray as xr
 
 from koopman_lora._labels import MODE, labelled, provenance, trajectory_array
+from koopman_lora.checks import checked
 from koopman_lora.clock import Clock, check_dt, check_lag
+from koopman_lora.kinds import is_real, whole
 
 Function = Callable[[np.ndarray], np.ndarray]
 
@@ -20,6 +21,7 @@ class NoReferenceSpectrumError(ValueError):
     """The system is deterministic: its Koopman operator is not compact, so it has no list of singular values."""
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class ReferenceSpectrum:
     """The leading singular triples and eigenpairs of a Koopman operator, as close to the truth as can be computed.
@@ -83,6 +85,7 @@ class ReferenceSpectrum:
         )
 
 
+@checked(but=("lag", "dt", "n_trajectories", "n_steps", "seed", "n_modes"))
 class System:
     """A dynamical system that can be simulated, and that knows its spectrum if it has one.
 
@@ -166,11 +169,15 @@ class System:
         return {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in values.items()}
 
 
+# States beyond it are in another unit; their eighth power, in a potential, would overflow.
+LARGEST = 1e30
+
+
 def check_count(name: str, value: int, *, least: int = 1) -> int:
     """Return `value` as an int of at least `least`, or raise a ValueError that names the argument."""
     try:
-        count = operator.index(value)
-    except TypeError:
+        count = whole(name, value)
+    except ValueError:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}.") from None
     if count < least:
         raise ValueError(f"{name} must be at least {least}, got {value!r}.")
@@ -186,7 +193,7 @@ def check_rank(n_modes: int, available: int, reason: str) -> None:
 def check_number(name: str, value: float, *, positive: bool = True) -> float:
     """Return a finite float that is positive (or not negative), or raise a ValueError that names the argument."""
     wanted = "a positive finite number" if positive else "a finite number of at least 0"
-    if not np.isscalar(value) or isinstance(value, str) or not np.isfinite(value) or value < 0:
+    if not is_real(value) or not np.isfinite(value) or value < 0:
         raise ValueError(f"{name} must be {wanted}, got {value!r}.")
     if positive and value == 0:
         raise ValueError(f"{name} must be {wanted}, got {value!r}.")
@@ -198,7 +205,16 @@ def check_states(x: np.ndarray, n_coordinates: int) -> np.ndarray:
     states = np.asarray(x, dtype=float)
     if states.ndim != 2 or states.shape[1] != n_coordinates:
         raise ValueError(f"x must have shape (n, {n_coordinates}), got {states.shape}.")
+    if np.abs(states).max(initial=0.0) > LARGEST:
+        raise ValueError(f"x must hold states of at most {LARGEST:g}; got {np.abs(states).max():g}.")
     return states
+
+
+def check_columns(x: np.ndarray, n_coordinates: int) -> np.ndarray:
+    """Return states as columns (n_coordinates, n), or raise a ValueError that shows the shape that came."""
+    if x.ndim != 2 or len(x) != n_coordinates or np.abs(x).max(initial=0.0) > LARGEST:
+        raise ValueError(f"x must have shape ({n_coordinates}, n), none beyond {LARGEST:g}; got shape {x.shape}.")
+    return x
 
 
 def svd_constant_first(

@@ -7,12 +7,16 @@ from typing import ClassVar
 
 import numpy as np
 
-from ._base import System, check_number
+from koopman_lora.checks import checked
+from koopman_lora.kinds import Reals
+
+from ._base import System, check_columns, check_number
 from ._ode import integrate
 
 LONGEST_STEP = 0.05
 
 
+@checked(but=("lag", "dt", "damping"))
 @dataclass(frozen=True)
 class Duffing(System):
     """Unforced damped Duffing oscillator, ``q'' = -damping q' + q - q^3``, with wells at q = -1 and q = 1.
@@ -49,10 +53,13 @@ class Duffing(System):
         """Names of the coordinates: position and velocity."""
         return ("q", "v")
 
-    def velocity(self, x: np.ndarray) -> np.ndarray:
+    def velocity(self, x: Reals) -> np.ndarray:
         """Time derivative at states as columns, (2, n)."""
+        return self._velocity(check_columns(x, 2))
+
+    def _velocity(self, x: np.ndarray) -> np.ndarray:
         q, v = x
         return np.stack([v, -self.damping * v + q - q**3])
 
     def _draw(self, rng: np.random.Generator, n_trajectories: int, n_steps: int) -> np.ndarray:
-        return integrate(self.velocity, rng.uniform(-2, 2, (2, n_trajectories)), self.dt, n_steps, LONGEST_STEP)
+        return integrate(self._velocity, rng.uniform(-2, 2, (2, n_trajectories)), self.dt, n_steps, LONGEST_STEP)

@@ -11,6 +11,8 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import cdist
 
 from koopman_lora._linalg import eigenvalue_order
+from koopman_lora.checks import checked
+from koopman_lora.kinds import Reals
 
 from ._base import (
     ReferenceSpectrum,
@@ -24,6 +26,7 @@ from ._base import (
 )
 
 
+@checked(but=("lag", "dt"))
 @dataclass(frozen=True, eq=False)
 class FiniteMarkovChain(System):
     """Stationary Markov chain with transition matrix P, emitted as points: ``Prob(j at t + 1 | i at t) = P[i, j]``.
@@ -50,7 +53,7 @@ class FiniteMarkovChain(System):
     (1, 3, 2)
     """
 
-    transition_matrix: np.ndarray
+    transition_matrix: Reals
     embedding: str | np.ndarray = "one-hot"
     blocks: np.ndarray | None = None
     dt: float = 1.0
@@ -122,7 +125,7 @@ class FiniteMarkovChain(System):
         """Names of the coordinates."""
         return tuple(f"x{i}" for i in range(self.embedded_states.shape[1]))
 
-    def state_indices(self, x: np.ndarray) -> np.ndarray:
+    def state_indices(self, x: Reals) -> np.ndarray:
         """Index of the state whose point is nearest: (n, n_coordinates) -> (n,).
 
         Examples

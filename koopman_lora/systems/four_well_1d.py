@@ -9,7 +9,10 @@ from typing import ClassVar
 import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
-from ._base import ReferenceSpectrum, System, check_rank, run_markov_chain
+from koopman_lora.checks import checked
+from koopman_lora.kinds import Reals
+
+from ._base import LARGEST, ReferenceSpectrum, System, check_rank, run_markov_chain
 from ._grid import (
     MAX_MODES,
     boltzmann_weights,
@@ -24,6 +27,7 @@ HALF_WIDTH = 1.2
 REFERENCE_CELLS, SIMULATION_CELLS = 4800, 1600
 
 
+@checked(but=("lag", "dt"))
 @dataclass(frozen=True)
 class FourWellLangevin1D(System):
     """Overdamped Langevin dynamics ``dX = -U'(X) dt + sqrt(2) dW`` in four wells on a line, at beta = gamma = 1.
@@ -56,7 +60,7 @@ class FourWellLangevin1D(System):
         """Name of the coordinate."""
         return ("x",)
 
-    def potential(self, x: np.ndarray) -> np.ndarray:
+    def potential(self, x: Reals) -> np.ndarray:
         """Potential energy in units of k_B T, same shape as `x`.
 
         Examples
@@ -64,6 +68,8 @@ class FourWellLangevin1D(System):
         >>> float(FourWellLangevin1D().potential(np.array(0.0)).round(4))
         3.2001
         """
+        if np.abs(x).max(initial=0.0) > LARGEST:
+            raise ValueError(f"x must hold positions of at most {LARGEST:g}; got {np.abs(x).max():g}.")
         return 4 * (
             x**8 + 0.8 * np.exp(-80 * x**2) + 0.2 * np.exp(-80 * (x - 0.5) ** 2) + 0.5 * np.exp(-40 * (x + 0.5) ** 2)
         )

@@ -10,7 +10,10 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.spatial.distance import cdist
 
-from ._base import ReferenceSpectrum, System, check_number, check_rank, check_states
+from koopman_lora.checks import checked
+from koopman_lora.kinds import Reals
+
+from ._base import LARGEST, ReferenceSpectrum, System, check_number, check_rank, check_states
 from ._grid import MAX_MODES, boltzmann_weights, cell_centres, jittered, reversible_spectrum, slow_modes
 
 BARRIERS = np.array([2.8, 1.8])  # a, b: heights in x and in y
@@ -20,6 +23,7 @@ REFERENCE_CELLS = 160  # per dimension
 LONGEST_STEP = 0.01  # ps, at temperature 1
 
 
+@checked(but=("lag", "dt", "temperature", "radius"))
 @dataclass(frozen=True)
 class FourWellLandscape2D(System):
     """Overdamped Langevin dynamics ``dX = -grad U(X) dt + sqrt(2 temperature) dW`` of a particle in four wells.
@@ -67,7 +71,7 @@ class FourWellLandscape2D(System):
         """Names of the coordinates."""
         return ("x", "y")
 
-    def potential(self, x: np.ndarray) -> np.ndarray:
+    def potential(self, x: Reals) -> np.ndarray:
         """Potential energy (in k_B T at temperature 1) of states (..., 2), shape (...).
 
         Examples
@@ -75,6 +79,8 @@ class FourWellLandscape2D(System):
         >>> FourWellLandscape2D().potential(np.zeros((1, 2)))
         array([4.6])
         """
+        if x.shape[-1:] != (2,) or np.abs(x).max(initial=0.0) > LARGEST:
+            raise ValueError(f"x must have shape (..., 2), none beyond {LARGEST:g}; got shape {x.shape}.")
         return ((x**2 - 1) ** 2) @ BARRIERS + COUPLING * x[..., 0] * x[..., 1] + x @ TILT
 
     @cached_property
@@ -83,7 +89,7 @@ class FourWellLandscape2D(System):
         corners = [(-1.0, -1.0), (-1.0, 1.0), (1.0, -1.0), (1.0, 1.0)]
         return np.array([minimize(self.potential, corner, tol=1e-10).x for corner in corners])
 
-    def core_labels(self, x: np.ndarray, radius: float = 0.3) -> np.ndarray:
+    def core_labels(self, x: Reals, radius: float = 0.3) -> np.ndarray:
         """Label of the well whose minimum is within `radius` (nm), or -1 between the wells: (n, 2) -> (n,).
 
         Examples

@@ -13,8 +13,10 @@ from scipy.linalg import expm, solve_discrete_lyapunov, solve_triangular
 from scipy.special import roots_hermitenorm
 
 from koopman_lora._linalg import eigenvalue_order
+from koopman_lora.checks import checked
+from koopman_lora.kinds import Reals
 
-from ._base import ReferenceSpectrum, System, check_rank, check_states
+from ._base import LARGEST, ReferenceSpectrum, System, check_rank, check_states
 
 Exponents = tuple[int, ...]
 
@@ -22,6 +24,7 @@ SAMPLE_SIZE = 200_000  # stationary points in more than three dimensions, where 
 WORST_EIGENVECTORS = 1e8  # condition number above which eigenvectors of A are no basis in double precision
 
 
+@checked(but=("lag", "dt"))
 @dataclass(frozen=True, eq=False)
 class LinearGaussian(System):
     """Stationary linear process, ``x' = A x + B normal``, reversible or not.
@@ -51,8 +54,8 @@ class LinearGaussian(System):
     (array([1.   , 0.937, 0.879]), array([1.  , 0.9 , 0.81]))
     """
 
-    A: np.ndarray
-    B: np.ndarray
+    A: Reals
+    B: Reals
     dt: float = 1.0
     time_unit: str = "step"
 
@@ -127,6 +130,7 @@ class LinearGaussian(System):
         )
 
 
+@checked(but=("lag", "dt"))
 @dataclass(frozen=True, eq=False)
 class OrnsteinUhlenbeck(System):
     """Ornstein-Uhlenbeck process, ``dX = -drift X dt + diffusion dW``, sampled exactly every `dt`.
@@ -149,8 +153,8 @@ class OrnsteinUhlenbeck(System):
     array([ 0. , -0.5, -1. ])
     """
 
-    drift: np.ndarray
-    diffusion: np.ndarray
+    drift: Reals
+    diffusion: Reals
     dt: float = 0.1
     time_unit: str = "1"
 
@@ -292,6 +296,8 @@ def _square(name: str, value: np.ndarray) -> np.ndarray:
     matrix = np.array(value, dtype=float)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not np.isfinite(matrix).all():
         raise ValueError(f"{name} must be a finite square matrix, got shape {matrix.shape}: {value!r}.")
+    if np.abs(matrix).max(initial=0.0) > LARGEST:
+        raise ValueError(f"{name} must have entries of at most {LARGEST:g}; choose another unit.")
     return matrix
 
 
@@ -299,4 +305,6 @@ def _matching(name: str, value: np.ndarray, other: str, n_rows: int) -> np.ndarr
     matrix = np.array(value, dtype=float)
     if matrix.ndim != 2 or len(matrix) != n_rows or not np.isfinite(matrix).all():
         raise ValueError(f"{name} must be a finite matrix with {n_rows} rows like {other}, got shape {matrix.shape}.")
+    if np.abs(matrix).max(initial=0.0) > LARGEST:
+        raise ValueError(f"{name} must have entries of at most {LARGEST:g}; choose another unit.")
     return matrix

@@ -7,13 +7,17 @@ from typing import ClassVar
 
 import numpy as np
 
-from ._base import System, check_number
+from koopman_lora.checks import checked
+from koopman_lora.kinds import Reals
+
+from ._base import System, check_columns, check_number
 from ._ode import integrate
 
 LONGEST_STEP = 0.01
 BURN_IN = 20.0  # time after which a start near the attractor has forgotten where it began
 
 
+@checked(but=("lag", "dt", "sigma", "rho", "beta"))
 @dataclass(frozen=True)
 class Lorenz63(System):
     """Lorenz's convection model: ``x' = sigma (y - x), y' = x (rho - z) - y, z' = x y - beta z``.
@@ -51,11 +55,14 @@ class Lorenz63(System):
         """Names of the coordinates."""
         return ("x", "y", "z")
 
-    def velocity(self, x: np.ndarray) -> np.ndarray:
+    def velocity(self, x: Reals) -> np.ndarray:
         """Time derivative at states as columns, (3, n)."""
+        return self._velocity(check_columns(x, 3))
+
+    def _velocity(self, x: np.ndarray) -> np.ndarray:
         return np.stack([self.sigma * (x[1] - x[0]), x[0] * (self.rho - x[2]) - x[1], x[0] * x[1] - self.beta * x[2]])
 
     def _draw(self, rng: np.random.Generator, n_trajectories: int, n_steps: int) -> np.ndarray:
         start = np.array([[0.0], [0.0], [self.rho]]) + 5 * rng.standard_normal((3, n_trajectories))
-        on_attractor = integrate(self.velocity, start, BURN_IN, 2, LONGEST_STEP)[:, -1].T
+        on_attractor = integrate(self._velocity, start, BURN_IN, 2, LONGEST_STEP)[:, -1].T
         return integrate(self.velocity, on_attractor, self.dt, n_steps, LONGEST_STEP)

@@ -11,6 +11,8 @@ from scipy.linalg import solve_triangular
 from scipy.special import binom, roots_legendre
 
 from koopman_lora._linalg import eigenvalue_order
+from koopman_lora.checks import checked
+from koopman_lora.kinds import Reals
 
 from ._base import (
     ReferenceSpectrum,
@@ -23,6 +25,7 @@ from ._base import (
 )
 
 
+@checked(but=("lag", "dt", "order"))
 @dataclass(frozen=True)
 class NoisyLogisticMap(System):
     """Logistic map with trigonometric noise, ``x' = 4 x (1 - x) + xi  (mod 1)`` on [0, 1).
@@ -66,7 +69,7 @@ class NoisyLogisticMap(System):
         """Name of the coordinate."""
         return ("x",)
 
-    def stationary_density(self, x: np.ndarray) -> np.ndarray:
+    def stationary_density(self, x: Reals) -> np.ndarray:
         """Density of the stationary law at points of [0, 1), same shape as `x`.
 
         Examples

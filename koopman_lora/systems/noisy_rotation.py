@@ -8,10 +8,13 @@ from typing import ClassVar
 import numpy as np
 
 from koopman_lora._linalg import eigenvalue_order
+from koopman_lora.checks import checked
+from koopman_lora.kinds import is_real
 
 from ._base import ReferenceSpectrum, System, check_number, check_states
 
 
+@checked(but=("lag", "dt", "omega", "noise"))
 @dataclass(frozen=True)
 class NoisyRotation(System):
     """Rotation of the circle with normal noise, ``angle' = angle + omega + noise * normal``.
@@ -43,7 +46,7 @@ class NoisyRotation(System):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not np.isfinite(self.omega):
+        if not is_real(self.omega) or not np.isfinite(self.omega):
             raise ValueError(f"omega must be a finite angle in radians, got {self.omega!r}.")
         check_number("noise", self.noise, positive=False)
 

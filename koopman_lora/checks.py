@@ -1,0 +1,241 @@
+"""Arguments as their annotations say: the one check at the border, before anything is computed.
+
+It reads the annotations, so that they say no other thing than what is accepted; torch and xarray are not imported.
+"""
+
+from __future__ import annotations
+
+import builtins
+import collections.abc
+import functools
+import inspect
+import os
+import re
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from koopman_lora.kinds import finite_array, flag, number, path, shown, text, whole
+
+
+def checked(function: Any = None, *, but: Collection[str] = ()) -> Any:
+    """Make a function, or the constructor and the public methods of a class, hold arguments to their annotations.
+
+    Whole numbers and numbers become Python's own, arrays of numbers become NumPy's, in the byte order of the machine
+    and finite. What its annotation does not allow is refused by name. Arguments that are annotated `Any`, or by names
+    that only a type checker knows, pass.
+
+    Parameters
+    ----------
+    function : a function, or a class
+    but : names of parameters that have a fuller check of their own
+
+    Raises
+    ------
+    TypeError, ValueError
+        When the function is called, for an argument of another kind, or with numbers that are none.
+
+    Examples
+    --------
+    >>> @checked
+    ... def share(values: np.ndarray, n_modes: int | None = None) -> float:
+    ...     return float(values[:n_modes].sum() / values.sum())
+    >>> share([3, 1], 1)
+    0.75
+    >>> share([3, 1], 1.5)
+    Traceback (most recent call last):
+    ValueError: n_modes must be an integer; got 1.5.
+    """
+    if function is None:
+        return functools.partial(checked, but=but)
+    if inspect.isclass(function):
+        return _checked_class(function, but)
+    signature = inspect.signature(function)
+    if not any(p.annotation not in _OPEN for p in signature.parameters.values()):
+        return function  # and no frame is put between a warning and who it is for
+
+    @functools.cache
+    def hints() -> dict[str, Any]:
+        # late: names may be imported below the function
+        found = typing.get_type_hints(
+            function, localns=_Names(inspect.unwrap(function).__globals__), include_extras=True
+        )
+        return {name: hint for name, hint in found.items() if name not in ("return", *but)}
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **named: Any) -> Any:
+        bound = signature.bind(*arguments, **named)
+        for name, hint in hints().items():
+            if name in bound.arguments:
+                bound.arguments[name] = as_annotated(name, bound.arguments[name], hint)
+        try:
+            return function(*bound.args, **bound.kwargs)
+        except (KeyError, IndexError, ValueError, TypeError, ZeroDivisionError) as error:
+            if reason := _unfit(bound.arguments, error):
+                raise ValueError(reason) from error
+            raise
+
+    return call
+
+
+def _checked_class(cls: Any, but: Collection[str]) -> Any:
+    if "__init__" in vars(cls):
+        cls.__init__ = checked(cls.__init__, but=but)
+    return checked_methods(cls, but)
+
+
+def checked_methods(cls: type, but: Collection[str] = ()) -> Any:
+    """Make all public methods that a class defines hold their arguments to their annotations.
+
+    Examples
+    --------
+    >>> @checked_methods
+    ... class Counter:
+    ...     def add(self, n: int) -> int:
+    ...         return n + 1
+    >>> Counter().add("one")
+    Traceback (most recent call last):
+    ValueError: n must be an integer; got 'one'.
+    """
+    for name, value in list(vars(cls).items()):
+        if name.startswith("_"):
+            continue
+        if isinstance(value, types.FunctionType):
+            setattr(cls, name, checked(value, but=but))
+        elif isinstance(value, classmethod):
+            setattr(cls, name, classmethod(checked(value.__func__, but=but)))
+    return cls
+
+
+def _unfit(arguments: Mapping[str, Any], error: Exception) -> str:
+    """Which labelled argument is not the result that was asked for, because it lacks a variable, or entries."""
+    if not isinstance(error, KeyError) and any(re.search(rf"\b{name}\b", str(error)) for name in arguments):
+        return ""
+    for name, value in arguments.items():
+        if getattr(getattr(value, "block_counts", None), "ndim", 1) > 1:
+            return f"{name} must be moments of one estimate; these are resampled ({error})."
+    labelled = {name: value for name, value in arguments.items() if hasattr(value, "sizes") and hasattr(value, "attrs")}
+    for name, value in labelled.items():
+        if 0 in value.sizes.values():
+            return f"{name} must have entries; it has none along {next(d for d, n in value.sizes.items() if n == 0)!r}."
+    if isinstance(error, KeyError):
+        labelled |= {name: value for name, value in arguments.items() if isinstance(value, Mapping)}
+    if labelled and isinstance(error, KeyError):
+        return f"{' or '.join(labelled)} must be the result that this function is made for; it lacks {error.args[0]!r}."
+    holders = [name for name, value in arguments.items() if name != "self" and not isinstance(value, _SINGLE)]
+    is_ours = not any(isinstance(value, types.FunctionType) for value in arguments.values())  # not a user's function's
+    is_of_numbers = isinstance(error, (IndexError, ZeroDivisionError, np.linalg.LinAlgError))
+    if is_ours and (is_of_numbers or str(error).startswith(_OF_SHAPES) or _comes_from_a_check(error)):
+        return f"{' and '.join(holders)} must fit together, and hold numbers of ordinary size; got: {error}."
+    return ""
+
+
+def _comes_from_a_check(error: Exception) -> bool:
+    """Whether another border inside told of an argument of its own, which the user never typed."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__") in (__name__, finite_array.__module__)
+
+
+# What has no entries; and what NumPy says, without a name, where numbers of entries differ.
+_SINGLE = (str, bool, int, float, type(None), type)
+_OF_SHAPES = (
+    "matmul: ",
+    "operands could not be broadcast",
+    "could not broadcast",
+    "shape-mismatch",
+    "cannot reshape",
+    "all the input array",
+)
+
+
+# Annotations that ask for nothing.
+_OPEN = (inspect.Parameter.empty, "Any", "None")
+
+
+class _Names(dict):
+    """The names of a module, and Any for those that only a type checker knows."""
+
+    def __missing__(self, name: str) -> Any:
+        if name.startswith("__"):  # what a debugger looks for
+            raise KeyError(name)
+        return getattr(builtins, name, Any)
+
+
+def as_annotated(name: str, value: Any, hint: Any) -> Any:
+    """The value as an annotation says, converted where nothing is lost by it.
+
+    Examples
+    --------
+    >>> as_annotated("lags", range(1, 3), Sequence[int])
+    [1, 2]
+    """
+    if hint in _CONVERSIONS:
+        return _CONVERSIONS[hint](name, value)
+    kind, options = typing.get_origin(hint), typing.get_args(hint)
+    if kind is typing.Annotated:  # with a check of its own
+        return options[1](name, value)
+    if kind in (typing.Union, types.UnionType):
+        return _one_of(name, value, options)
+    if kind in (collections.abc.Sequence, tuple, list):
+        return _sequence(name, value, [o for o in options if o is not ...] or [Any], kind)
+    kind = kind or hint
+    is_open = getattr(kind, "_is_protocol", False) and not getattr(kind, "_is_runtime_protocol", False)
+    if not isinstance(kind, type) or is_open:
+        return value
+    if kind is collections.abc.Callable:
+        if not callable(value) or isinstance(value, type):
+            raise TypeError(f"{name} must be a function of states; got {shown(value)}.")
+    elif not isinstance(value, kind) or (kind is collections.abc.Iterable and getattr(value, "ndim", 1) == 0):
+        raise TypeError(f"{name} must be {_described(kind)}; got {shown(value)}.")
+    return value
+
+
+def _one_of(name: str, value: Any, options: Sequence[Any]) -> Any:
+    """The value as the first of several annotations that takes it; the error of the one that it comes closest to."""
+    if value is None and type(None) in options:
+        return None
+    errors: list[Exception] = []
+    for option in options:
+        if option is type(None):
+            continue
+        try:
+            return as_annotated(name, value, option)
+        except (TypeError, ValueError) as error:
+            errors.append(error)
+    raise errors[0] if np.isscalar(value) else errors[-1]
+
+
+def _sequence(name: str, value: Any, options: Sequence[Any], kind: Any) -> Any:
+    """A list, or a tuple where one is wanted, with every entry as annotated."""
+    known: bool = isinstance(value, (list, tuple, range)) or (hasattr(value, "__array__") and np.ndim(value) > 0)
+    if not known:
+        raise TypeError(f"{name} must be a list or a tuple; got {shown(value)}.")
+    wanted = list(options) if len(options) > 1 else list(options) * len(value)
+    if len(value) != len(wanted):
+        raise ValueError(f"{name} must have {len(wanted)} entries; got {len(value)}.")
+    if not isinstance(value, (list, tuple, range)):
+        value = np.asarray(value)
+    made: list[Any] = [as_annotated(f"{name}[{i}]", value[i], option) for i, option in enumerate(wanted)]
+    return tuple(made) if kind is tuple or isinstance(value, tuple) else made
+
+
+_CONVERSIONS: dict[Any, Callable[[str, Any], Any]] = {
+    Any: lambda _, value: value,
+    int: whole,
+    float: number,
+    bool: flag,
+    str: text,
+    np.ndarray: finite_array,
+    os.PathLike: path,
+    str | os.PathLike: path,
+}
+
+
+def _described(kind: type) -> str:
+    article = "an" if kind.__name__[0] in "AEIO" else "a"
+    return kind.__name__ if kind.__name__.endswith("s") else f"{article} {kind.__name__}"

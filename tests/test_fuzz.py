@@ -1,0 +1,85 @@
+"""Every public function and method with hostile input, a short run; `python tests/fuzz.py` makes the long one."""
+
+import inspect
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import valid_calls
+import xarray as xr
+
+import koopman_lora as kl
+from koopman_lora.checks import checked
+
+HERE = pathlib.Path(__file__).parent
+
+
+@pytest.mark.slow
+def test_no_hostile_input_gives_an_undocumented_error_or_silent_nan():
+    command = [sys.executable, HERE / "fuzz.py", "--calls", "500", "--seed", "7"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
+
+
+def test_every_public_callable_has_a_valid_call(tmp_path):
+    """What is new is found by introspection, and misses an argument until `valid_calls.py` has one for it."""
+    found = valid_calls.targets(tmp_path)
+    public = set(valid_calls.public_callables())
+    assert set(found) == public - valid_calls.UNCALLED
+    assert {"forecast", "Moments.between", "plots.plot_network", "systems.Duffing.velocity"} <= set(found)
+    for target in found.values():
+        function, arguments = target.fresh()
+        inspect.signature(function).bind(**arguments)
+
+
+MOMENTS = kl.Moments({"M_f": np.ones((3, 1, 1)), "T_fg": np.ones((3, 1, 1)), "M_g": np.ones((3, 1, 1))}, np.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: kl.forecast("moments", np.ones((1, 1)), 3), "moments must be Moments; got 'moments'"),
+        (lambda: kl.koopman_spectrum(MOMENTS, threshold=np.nan), "threshold must be a finite number; got nan"),
+        (lambda: kl.koopman_spectrum(MOMENTS, threshold=2), "threshold must be at least 0 and below 1; got 2"),
+        (lambda: kl.koopman_spectrum(MOMENTS, [-1.0]), "svals must be at least 0"),
+        (lambda: MOMENTS.transformed([[np.nan]], [[1]]), "A_f must be finite; 1 of 1 entries"),
+        (lambda: MOMENTS.transformed([[1e200]], [[1]]), r"A_f must be below 1e\+150"),
+        (lambda: MOMENTS.selected([7]), "blocks must be positions below 3"),
+        (lambda: MOMENTS.between("M_x"), "name must be one of 'M_f'"),
+        (lambda: kl.Moments({"M_f": np.full((3, 1, 1), np.nan)}, np.ones(3)), "block_sums.'M_f'. must be finite"),
+        (lambda: kl.Moments({"M_f": np.ones((3, 1, 1))}, np.ones(2)), "one for each of block_counts"),
+        (lambda: kl.vamp_scores(MOMENTS, "test"), "test must be Moments; got 'test'"),
+        (lambda: kl.stationary_distribution(np.eye(2) * 1j), "P must be an array of real numbers"),
+        (lambda: kl.stationary_distribution([["a"]]), "P must be an array of numbers"),
+        (lambda: kl.compare_subspaces(iter([1.0]), np.ones((2, 1))), "a must be an array of numbers"),
+        (lambda: kl.compare_subspaces(np.ma.masked_all((2, 1)), np.ones((2, 1))), "a must not have masked entries"),
+        (lambda: kl.MLP("two", 3), "input_dim must be an integer; got 'two'"),
+        (lambda: kl.MLP(10**12, 3), "input_dim must be an integer of at most 2147483647"),
+        (lambda: kl.plots.plot_spectrum(xr.Dataset()), "spectrum must be the result .* it lacks .*'mode'"),
+        (lambda: kl.spectrum_table(xr.Dataset({"a": ("mode", [])})), "spectrum must have entries; it has none along"),
+        (lambda: kl.evaluate_on_grid(lambda x: None, {"x": [0.0]}), "function must be an array of numbers; got None"),
+        (lambda: kl.koopman_spectrum(MOMENTS.reweighted(np.ones((2, 3)))), "moments must be moments of one estimate"),
+        (lambda: kl.systems.Lorenz63().velocity(np.full((3, 1), np.inf)), "x must be finite"),
+        (lambda: kl.save_model(kl.MLP(2, 3), "here"), "model must be a KoopmanLoRAModel; got"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(call, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        call()
+
+
+@checked
+def an_example(values: np.ndarray, n: int = 1, names: "list[str] | None" = None, where: "NotImported" = None):  # noqa: F821
+    return values, n, names, where
+
+
+def test_arguments_arrive_as_annotated():
+    values, n, names, where = an_example(np.ones(2, dtype=">f2"), np.int64(3), ("a",), 5)
+    assert (values.dtype, values.dtype.isnative, type(n)) == (np.float64, True, int)
+    assert (names, where) == (("a",), 5)
+    with pytest.raises(TypeError, match=r"names\[1\] must be a text; got 2"):
+        an_example([1.0], names=["a", 2])
+    with pytest.raises(TypeError, match="missing a required argument: 'values'"):
+        an_example()
