@@ -53,6 +53,7 @@ MOMENTS = kl.Moments({"M_f": np.ones((3, 1, 1)), "T_fg": np.ones((3, 1, 1)), "M_
         (lambda: kl.vamp_scores(MOMENTS, "test"), "test must be Moments; got 'test'"),
         (lambda: kl.stationary_distribution(np.eye(2) * 1j), "P must be an array of real numbers"),
         (lambda: kl.stationary_distribution([["a"]]), "P must be an array of numbers"),
+        (lambda: kl.committor(np.eye(2), 0, 0.5), "target must be an integer; got 0.5"),
         (lambda: kl.compare_subspaces(iter([1.0]), np.ones((2, 1))), "a must be an array of numbers"),
         (lambda: kl.compare_subspaces(np.ma.masked_all((2, 1)), np.ones((2, 1))), "a must not have masked entries"),
         (lambda: kl.MLP("two", 3), "input_dim must be an integer; got 'two'"),
