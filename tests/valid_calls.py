@@ -22,7 +22,8 @@ def public_callables():
     """Everything that a user may call, (name as users write it after `kl.`, callable): functions, classes, methods."""
     found = {}
     for prefix, module in FRONT_DOORS.items():
-        for name, value in vars(module).items():
+        for name in dir(module):  # names of a lazy front door are not in its __dict__ before they are used
+            value = getattr(module, name)
             if name.startswith("_") or isinstance(value, types.ModuleType):
                 continue
             found[prefix + name] = value
@@ -171,7 +172,7 @@ def arguments_by_name(folder):
         "KoopmanLoRAModel.forward": {"x": batch, "x_next": batch},
         "KoopmanLoRAModel.encode": {"z": batch, "z_next": batch},
         "KoopmanLoRAModel.from_encoders": {"encoder_f": encoder(2, 3), "encoder_g": encoder(2, 3)},
-        "KoopmanLoRAModel.set_heads": {"left": np.eye(7, 3), "right": np.eye(7, 3), "x": batch},
+        "KoopmanLoRAModel.raw": {"z": batch, "z_next": batch},
         "KoopmanLoRAModel.set_normalisation": {"mean": torch.zeros(2, 2), "scale": torch.ones(2, 2),
             "svals": torch.ones(3)},
         "KoopmanLoRAModel.set_svals": {"values": torch.tensor([1.0, 0.5, 0.2])},
