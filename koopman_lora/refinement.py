@@ -26,6 +26,9 @@ from koopman_lora.triples import canonical_triples
 THRESHOLDS = tuple(10.0**-e for e in range(15))
 # Blocks of the held-out pairs, whose jackknife tells better from luckier.
 SCORE_BLOCKS = 16
+# Standard errors by which linear VAMP must be beaten before anything else is taken: two, as in a test at 5 %; one where
+# the state has too few coordinates to give n_modes functions, as spans of more functions are what was asked for there.
+ERRORS_BEYOND_LINEAR, ERRORS_BEYOND_FEW = 2.0, 1.0
 # Standard errors within which a simpler solution is taken. Measured on ten systems with three seeds each: one loses the
 # small modes of plentiful data, none over-fits scarce data.
 N_ERRORS = 0.5
@@ -78,10 +81,11 @@ def refine(model: KoopmanLoRAModel, split: Split, thresholds: tuple[float, ...] 
     Either linear functions of the state (of one with at most 256 numbers) or the trained features count in full; what
     the last hidden layer has beyond them is damped, a direction of relative variance s by
     `sqrt(s / (s + threshold))`, so that an infinite threshold is linear VAMP, or the trained features alone. Solutions
-    from the training pairs are compared by the VAMP-2 of their span on the held-out pairs, and the first one is taken
-    that lies within half a standard error (jackknife over blocks, of the paired difference) of the best: linear before
-    trained, large thresholds before small ones. It is then computed from all pairs. Afterwards M_f and M_g are
-    identities, and learned, K_matrix and canonical values agree.
+    from the training pairs are compared by the VAMP-2 of their span on the held-out pairs. The first, linear VAMP, is
+    taken unless the best is better by two standard errors (jackknife over blocks, of the paired difference), or by one
+    where the state has too few coordinates for n_modes; otherwise the first within half a standard error of the best:
+    linear before trained, large thresholds before small ones. It is then computed from all pairs. Afterwards M_f and
+    M_g are identities, and learned, K_matrix and canonical values agree.
 
     Parameters
     ----------
@@ -123,7 +127,8 @@ def rewrite_heads(
     candidates = [(start, threshold) for start in full for threshold in tried]
     solutions = [s for own in full.values() for s in _solve(training, own, tried, model.n_modes)]
     scores = np.array([subspace_score(solution, there) for solution in solutions])
-    best = _simplest(scores, solutions, there)
+    can_fill = n_linear(model) >= model.n_modes - 1
+    best = _simplest(scores, solutions, there, ERRORS_BEYOND_LINEAR if can_fill else ERRORS_BEYOND_FEW)
     start, threshold = candidates[best]
     solution = _solve(moments, full[start], tried[tried == threshold], model.n_modes)[0]
     # where svals are not learned, they are in the features: sqrt(sigma) phi and sqrt(sigma) psi
@@ -175,10 +180,11 @@ def _solve(moments: Moments, own: tuple[np.ndarray, ...], thresholds: np.ndarray
     return [damped_triples(matrices, spans, threshold, n_modes) for threshold in thresholds]
 
 
-def _simplest(scores: np.ndarray, solutions: list[WhitenedSVD], there: Moments) -> int:
+def _simplest(scores: np.ndarray, solutions: list[WhitenedSVD], there: Moments, errors_beyond: float) -> int:
     """First solution whose score is within half a standard error, paired over blocks, of the best.
 
-    Where data cannot tell solutions apart, the simplest is taken: the others were selected from many, and over-fit.
+    The very first is taken unless it is beaten by `errors_beyond`. Where data cannot tell solutions apart, the simplest
+    is taken: the others were selected from many, and over-fit.
     """
     if there.n_blocks < 2:  # no error is known: everything is within it
         return 0
@@ -186,7 +192,8 @@ def _simplest(scores: np.ndarray, solutions: list[WhitenedSVD], there: Moments) 
     best = subspace_score(solutions[int(scores.argmax())], blocks)
     for i, solution in enumerate(solutions):
         error = jackknife_error(best - subspace_score(solution, blocks))
-        if scores.max() - scores[i] <= N_ERRORS * error + 1e-9 * scores.max():
+        within = N_ERRORS if i else errors_beyond
+        if scores.max() - scores[i] <= within * error + 1e-9 * scores.max():
             return i
     raise AssertionError("the best is within any error of itself")
 
