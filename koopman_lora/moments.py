@@ -199,11 +199,7 @@ class Moments:
         if shifts is None or self.shifts is None:
             return self
         moves = {side: beside_one(np.eye(len(c)), self.shifts[side] - c) for side, c in shifts.items()}
-        sums = {}
-        for name, values in self.block_sums.items():
-            (left, _), (right, _) = DEFINITIONS[name]
-            sums[name] = conjugate_transpose(moves[left]) @ values @ moves[right]
-        return dataclasses.replace(self, block_sums=sums, shifts=shifts)
+        return dataclasses.replace(self, block_sums=self._mapped(moves), shifts=shifts)
 
     def _by_block(self, weights: np.ndarray) -> Moments:
         """Sums over blocks with weights (n_new_blocks, n_blocks), of moments without a leading axis."""
@@ -260,11 +256,39 @@ class Moments:
 
     def transformed(self, A_f: np.ndarray, A_g: np.ndarray) -> Moments:
         """Moments of the features `f A_f` and `g A_g`, without another pass over the data."""
-        maps = {"f": np.asarray(A_f), "g": np.asarray(A_g)}
-        shifts = self.shifts
+        return self.combined({"f": np.asarray(A_f), "g": np.asarray(A_g)})
+
+    def combined(self, maps: Mapping[str, np.ndarray]) -> Moments:
+        """`transformed`, of the sides that `maps` names, 'f' or 'g'."""
+        A_f, shifts = maps.get("f"), self.shifts
         if shifts is not None:
             shifts = {**shifts, **{side: shifts[side] @ A for side, A in maps.items() if side in shifts}}
             maps = {side: beside_one(A) for side, A in maps.items()}
+        return self.mapped(maps, shifts, A_f)
+
+    def mapped(
+        self,
+        maps: Mapping[str, np.ndarray],
+        shifts: Mapping[str, np.ndarray] | None,
+        A_f: np.ndarray | None = None,
+    ) -> Moments:
+        """Moments whose sums are of what is summed here times `maps`: as `transformed`, but means may be taken off.
+
+        Parameters
+        ----------
+        maps : by side, (1 + k, 1 + n) from (1, f - shift); (k, n) from f without shifts
+        shifts : of the new features
+        A_f : coefficients (k, n) of the new features on f, where f changes
+        """
+        orientation = self.orientation_sums
+        return dataclasses.replace(
+            self,
+            block_sums=self._mapped(maps),
+            orientation_sums=orientation if orientation is None or A_f is None else orientation @ A_f,
+            shifts=shifts,
+        )
+
+    def _mapped(self, maps: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         sums = {}
         for name, values in self.block_sums.items():
             (left, _), (right, _) = DEFINITIONS[name]
@@ -273,13 +297,7 @@ class Moments:
             if right in maps:
                 values = values @ maps[right]
             sums[name] = values
-        orientation = self.orientation_sums
-        return dataclasses.replace(
-            self,
-            block_sums=sums,
-            orientation_sums=None if orientation is None else orientation @ np.asarray(A_f),
-            shifts=shifts,
-        )
+        return sums
 
     def time_reversed(self) -> Moments:
         """Moments of the process run backward: (f, x) and (g, x') change places.
