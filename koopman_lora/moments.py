@@ -199,7 +199,7 @@ class Moments:
         if shifts is None or self.shifts is None:
             return self
         moves = {side: beside_one(np.eye(len(c)), self.shifts[side] - c) for side, c in shifts.items()}
-        return dataclasses.replace(self, block_sums=self._mapped(moves), shifts=shifts)
+        return self.mapped(moves, shifts)
 
     def _by_block(self, weights: np.ndarray) -> Moments:
         """Sums over blocks with weights (n_new_blocks, n_blocks), of moments without a leading axis."""
@@ -266,38 +266,20 @@ class Moments:
             maps = {side: beside_one(A) for side, A in maps.items()}
         return self.mapped(maps, shifts, A_f)
 
-    def mapped(
-        self,
-        maps: Mapping[str, np.ndarray],
-        shifts: Mapping[str, np.ndarray] | None,
-        A_f: np.ndarray | None = None,
-    ) -> Moments:
-        """Moments whose sums are of what is summed here times `maps`: as `transformed`, but means may be taken off.
+    def mapped(self, maps: Mapping[str, Any], shifts: Mapping[str, Any] | None, A_f: Any = None) -> Moments:
+        """Moments of (1, f - shift) times a map (1 + k, 1 + n), by side, with the shifts that these then have.
 
-        Parameters
-        ----------
-        maps : by side, (1 + k, 1 + n) from (1, f - shift); (k, n) from f without shifts
-        shifts : of the new features
-        A_f : coefficients (k, n) of the new features on f, where f changes
+        Unlike `combined` this can take means off. A_f: coefficients (k, n) on f of the new f, for its orientation.
         """
-        orientation = self.orientation_sums
-        return dataclasses.replace(
-            self,
-            block_sums=self._mapped(maps),
-            orientation_sums=orientation if orientation is None or A_f is None else orientation @ A_f,
-            shifts=shifts,
-        )
-
-    def _mapped(self, maps: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         sums = {}
         for name, values in self.block_sums.items():
             (left, _), (right, _) = DEFINITIONS[name]
-            if left in maps:
-                values = conjugate_transpose(maps[left]) @ values
-            if right in maps:
-                values = values @ maps[right]
-            sums[name] = values
-        return sums
+            values = conjugate_transpose(maps[left]) @ values if left in maps else values
+            sums[name] = values @ maps[right] if right in maps else values
+        orientation = self.orientation_sums
+        if orientation is not None and A_f is not None:
+            orientation = orientation @ A_f
+        return dataclasses.replace(self, block_sums=sums, orientation_sums=orientation, shifts=shifts)
 
     def time_reversed(self) -> Moments:
         """Moments of the process run backward: (f, x) and (g, x') change places.
