@@ -21,6 +21,8 @@ ROUND_OFF_VARIANCE = 1e-15
 CONSTANT_TOLERANCE = 1e-15
 # A direction without variance is the constant only if its mean is more than round-off of the features' means.
 CONSTANT_MEAN = 1e-9
+# How far the function 1 of some states may be off where other states occur.
+CONSTANT_ELSEWHERE = 1e-4
 # Neighbours of a sorted list that are closer than this, relative to the largest modulus, count as equal.
 TIE_TOLERANCE = 1e-9
 

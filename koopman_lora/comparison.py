@@ -17,7 +17,7 @@ from koopman_lora.loss_terms import lora_terms
 from koopman_lora.moments import Moments
 from koopman_lora.scores import Validation, correlations, jackknife_error
 from koopman_lora.spectrum import koopman_spectrum
-from koopman_lora.triples import canonical_triples
+from koopman_lora.triples import canonical_triples, independent_basis
 
 # Cause of disagreement -> what to do about it, in the order of the guide.
 REMEDIES = {
@@ -128,8 +128,9 @@ def _held_out_values(moments: Moments, held_out: Moments | Validation | None) ->
     if isinstance(held_out, Validation):
         functions = held_out.moments
     else:
-        left, _, right = canonical_triples(moments)
-        functions = held_out.transformed(left, right)
+        basis = independent_basis(moments)
+        left, _, right = canonical_triples(basis.moments(moments))
+        functions = basis.moments(held_out).transformed(left, right)
     if functions.n_blocks < 2:
         raise ValueError("held_out must be kept in at least 2 blocks; use estimate_moments(n_blocks=64).")
     return correlations(functions), jackknife_error(correlations(functions.leaving_out()))

@@ -17,6 +17,7 @@ from koopman_lora.intervals import Reach, eigenvalue_intervals, in_long_blocks, 
 from koopman_lora.kinds import Share, finite_array, number_array
 from koopman_lora.moments import Moments
 from koopman_lora.propagation import METHODS, Propagator, check_method, propagator
+from koopman_lora.triples import independent_basis
 
 # Dimensions of the right and of the left coefficients.
 FEATURE_DIMS = {
@@ -88,20 +89,23 @@ def eigen_analysis(
     if method == "edmd_g":
         moments = moments.of_g_only()
     route = "operator" if method == "operator" else "edmd"
+    basis, is_symmetric = independent_basis(moments, threshold), _is_symmetric(moments, route)
+    moments = basis.moments(moments)
     step = _without_null_directions(propagator(moments, route, n_modes, threshold))
-    values, right, undivided = _eigenfunctions(moments, step, route)
+    values, right, undivided = _eigenfunctions(moments, step, is_symmetric)
     left = _divided(undivided, values) if route == "operator" else undivided
     right_dim, left_dim = FEATURE_DIMS[method]
     clock = moments.clock
-    norms = _norms(left, moments.M_g if route == "operator" else moments.M_f)
+    left_side = "g" if route == "operator" else "f"
+    norms = _norms(left, getattr(moments, f"M_{left_side}"))
     condition = np.nan_to_num(norms, nan=np.inf, posinf=np.inf)
     variables: dict[str, Any] = {
         "eigenvalues": (MODE, values),
         "timescales": (MODE, clock.timescales(values), {"units": clock.time_unit}),
         "frequencies": (MODE, clock.frequencies(values), {"units": f"1/{clock.time_unit}"}),
         "eigenvalue_condition": (MODE, condition),
-        "right_eigenfunction_coefficients": ((right_dim, MODE), right),
-        "left_eigenfunction_coefficients": ((left_dim, MODE), left),
+        "right_eigenfunction_coefficients": ((right_dim, MODE), basis.of_features("f", right)),
+        "left_eigenfunction_coefficients": ((left_dim, MODE), basis.of_features(left_side, left)),
     }
     attrs = provenance(
         method=method,
@@ -128,12 +132,14 @@ def _without_null_directions(step: Propagator) -> Propagator:
     return Propagator(step.start[:, keep], step.K[np.ix_(keep, keep)], readout, step.back[:, keep])
 
 
-def _eigenfunctions(moments: Moments, step: Propagator, route: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _eigenfunctions(
+    moments: Moments, step: Propagator, is_symmetric: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Eigenvalues, and coefficients of right and left eigenfunctions with their phases fixed.
 
     Those of the left ones are not yet divided by the conjugate eigenvalues where the route is 'operator'.
     """
-    values, right, dual = _eigenpairs(step.K, _is_symmetric(moments, route))
+    values, right, dual = _eigenpairs(step.K, is_symmetric)
     coefficients, left = step.start @ right, step.back @ dual
     turn = moments.phases(coefficients)
     return values, coefficients * turn, left * turn
@@ -272,25 +278,25 @@ def koopman_modes(moments: Moments, method: str = "operator", *, n_modes: int | 
     array([[1.]])
     """
     check_method(method, METHODS)
-    H = moments.H_g if method == "operator" else moments.H_f
     pairs = eigen_analysis(moments, method, n_modes=n_modes)
-    modes = conjugate_transpose(np.nan_to_num(pairs.left_eigenfunction_coefficients.values)) @ H
-    names = moments.observable_names or range(H.shape[1])
-    variables = {
-        "koopman_modes": ((MODE, OBSERVABLE), modes),
-        "residual_modes": ((MODE, OBSERVABLE), _residual_modes(moments, method, n_modes)),
-    }
+    carried, residual = _weights_of_observables(moments, method, n_modes)
+    names = moments.observable_names or range(carried.shape[1])
+    variables = {"koopman_modes": ((MODE, OBSERVABLE), carried), "residual_modes": ((MODE, OBSERVABLE), residual)}
     return pairs.assign(variables).assign_coords({OBSERVABLE: list(names)})
 
 
-def _residual_modes(moments: Moments, method: str, n_modes: int | None) -> np.ndarray:
-    """What eigenfunctions of eigenvalue 0 add to a forecast at one lag, (n_modes, n_observables).
+def _weights_of_observables(moments: Moments, method: str, n_modes: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Koopman modes, and what eigenfunctions of eigenvalue 0 add at one lag, (n_modes, n_observables) each.
 
     With K = V diag(lambda) W^H and t lags, V diag(lambda)^(t-1) W^H readout: for lambda = 0 the term of t = 1 alone.
     EDMD has K^t instead, and no such term.
     """
-    step = _without_null_directions(propagator(moments, method, n_modes))
-    values, _, undivided = _eigenfunctions(moments, step, method)
+    functions = independent_basis(moments).moments(moments)
+    step = _without_null_directions(propagator(functions, method, n_modes))
+    values, _, undivided = _eigenfunctions(functions, step, _is_symmetric(moments, method))
     if method != "operator":
-        return np.zeros((len(values), moments.H_f.shape[1]), dtype=complex)
-    return np.where(_is_zero(values)[:, None], conjugate_transpose(undivided) @ moments.H_g, 0.0)
+        carried = conjugate_transpose(undivided) @ functions.H_f
+        return carried, np.zeros_like(carried)
+    left = np.nan_to_num(_divided(undivided, values))
+    residual = np.where(_is_zero(values)[:, None], conjugate_transpose(undivided) @ functions.H_g, 0.0)
+    return conjugate_transpose(left) @ functions.H_g, residual

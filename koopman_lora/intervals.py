@@ -18,7 +18,7 @@ from koopman_lora.clock import Clock
 from koopman_lora.moments import Moments
 from koopman_lora.propagation import propagator
 from koopman_lora.spectrum import k_matrix, scaled_by
-from koopman_lora.triples import canonical_triples
+from koopman_lora.triples import canonical_triples, independent_basis, triples_of_functions
 
 # What `benchmarks/trust.py` measures of 95 % intervals; it travels with them.
 _COVERAGE = (
@@ -77,14 +77,15 @@ def bootstrap_intervals(moments: Moments, svals: Any = None, bootstrap: Bootstra
     factor = bootstrap.t_factor(moments.n_blocks)
     floor = unseen_floor(moments, bootstrap.level)
     stack = bootstrap.resampled(moments)
-    triples = canonical_triples(stack)
+    functions = independent_basis(moments).moments(stack)
+    triples = triples_of_functions(functions)
     canonical = triples.values
     K_values = _K_matrix_values(stack, svals)
-    signed = np.where(_turned_over(stack, triples), -canonical, canonical)
+    signed = np.where(_turned_over(functions, triples), -canonical, canonical)
     variables = interval("canonical_singular_values", [MODE], modulus_interval(canonical[0], signed[1:], factor, floor))
     variables |= interval("singular_values", [MODE], np.maximum(t_interval(K_values[0], K_values[1:], factor), 0.0))
     if "C_gf" in stack:
-        K = propagator(stack).K
+        K = propagator(functions).K
         eig, drawn = sorted_eig(K[0]), np.linalg.eigvals(K[1:])
         reach = Reach(factor, floor, eig.condition)
         variables |= eigenvalue_intervals(eig.values, drawn, reach, moments.clock)

@@ -205,11 +205,7 @@ class Moments:
         if shifts is None or self.shifts is None:
             return self
         moves = {side: beside_one(np.eye(len(c)), self.shifts[side] - c) for side, c in shifts.items()}
-        sums = {}
-        for name, values in self.block_sums.items():
-            (left, _), (right, _) = DEFINITIONS[name]
-            sums[name] = conjugate_transpose(moves[left]) @ values @ moves[right]
-        return dataclasses.replace(self, block_sums=sums, shifts=shifts)
+        return self.mapped(moves, shifts)
 
     def _by_block(self, weights: np.ndarray) -> Moments:
         """Sums over blocks with weights (n_new_blocks, n_blocks), of moments without a leading axis."""
@@ -267,26 +263,30 @@ class Moments:
 
     def transformed(self, A_f: Moderate, A_g: Moderate) -> Moments:
         """Moments of the features `f A_f` and `g A_g`, without another pass over the data."""
-        maps = {"f": np.asarray(A_f), "g": np.asarray(A_g)}
-        shifts = self.shifts
+        return self.combined({"f": np.asarray(A_f), "g": np.asarray(A_g)})
+
+    def combined(self, maps: Mapping[str, np.ndarray]) -> Moments:
+        """`transformed`, of the sides that `maps` names, 'f' or 'g'."""
+        A_f, shifts = maps.get("f"), self.shifts
         if shifts is not None:
             shifts = {**shifts, **{side: shifts[side] @ A for side, A in maps.items() if side in shifts}}
             maps = {side: beside_one(A) for side, A in maps.items()}
+        return self.mapped(maps, shifts, A_f)
+
+    def mapped(self, maps: Mapping[str, Any], shifts: Mapping[str, Any] | None, A_f: Any = None) -> Moments:
+        """Moments of (1, f - shift) times a map (1 + k, 1 + n), by side, with the shifts that these then have.
+
+        Unlike `combined` this can take means off. A_f: coefficients (k, n) on f of the new f, for its orientation.
+        """
         sums = {}
         for name, values in self.block_sums.items():
             (left, _), (right, _) = DEFINITIONS[name]
-            if left in maps:
-                values = conjugate_transpose(maps[left]) @ values
-            if right in maps:
-                values = values @ maps[right]
-            sums[name] = values
+            values = conjugate_transpose(maps[left]) @ values if left in maps else values
+            sums[name] = values @ maps[right] if right in maps else values
         orientation = self.orientation_sums
-        return dataclasses.replace(
-            self,
-            block_sums=sums,
-            orientation_sums=None if orientation is None else orientation @ np.asarray(A_f),
-            shifts=shifts,
-        )
+        if orientation is not None and A_f is not None:
+            orientation = orientation @ A_f
+        return dataclasses.replace(self, block_sums=sums, orientation_sums=orientation, shifts=shifts)
 
     def time_reversed(self) -> Moments:
         """Moments of the process run backward: (f, x) and (g, x') change places.

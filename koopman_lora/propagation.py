@@ -9,7 +9,7 @@ import numpy as np
 
 from koopman_lora._linalg import RANK_TOLERANCE
 from koopman_lora.moments import Moments
-from koopman_lora.triples import canonical_triples, moment_whitener
+from koopman_lora.triples import independent_basis, moment_whitener, triples_of_functions
 
 METHODS = ("operator", "edmd")
 
@@ -68,21 +68,26 @@ def propagator(
         return _rank_propagator(moments, n_modes, threshold)
     if n_modes is not None:
         raise ValueError(f"n_modes={n_modes} is the rank of method 'operator'; method 'edmd' uses all features.")
-    W = moment_whitener(moments, "M_f", threshold).matrix
-    K = moments.between("T_ff", W, W)
-    readout = K @ moments.between("H_f", W) if "H_f" in moments else None
-    return Propagator(W, K, readout, W)
+    basis = independent_basis(moments, threshold)
+    functions = basis.moments(moments)
+    W = moment_whitener(functions, "M_f", threshold).matrix
+    K = functions.between("T_ff", W, W)
+    readout = K @ functions.between("H_f", W) if "H_f" in moments else None
+    start = basis.of_features("f", W)
+    return Propagator(start, K, readout, start)
 
 
 def _rank_propagator(moments: Moments, n_modes: int | None, threshold: float) -> Propagator:
     most = min(moments.T_fg.shape[-2:])
     if n_modes is not None and not 1 <= n_modes <= most:
         raise ValueError(f"n_modes must lie between 1 and the {most} features; got {n_modes}.")
-    left, sigma, right = canonical_triples(moments, threshold, n_modes)
+    basis = independent_basis(moments, threshold)
+    functions = basis.moments(moments)
+    left, sigma, right = triples_of_functions(functions, threshold, n_modes)
     back = right * sigma[..., None, :]
-    K = moments.between("C_gf", back, left)  # diag(sigma) E[psi(x')^H phi(x')]
-    readout = moments.between("H_g", back) if "H_g" in moments else None
-    return Propagator(left, K, readout, back)
+    K = functions.between("C_gf", back, left)  # diag(sigma) E[psi(x')^H phi(x')]
+    readout = functions.between("H_g", back) if "H_g" in moments else None
+    return Propagator(basis.of_features("f", left), K, readout, basis.of_features("g", back))
 
 
 def check_method(method: str, known: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from koopman_lora._linalg import sorted_eig
 from koopman_lora.checks import checked
 from koopman_lora.moments import Moments
 from koopman_lora.propagation import propagator
+from koopman_lora.triples import independent_basis
 
 
 @checked
@@ -40,9 +41,10 @@ def eigenpair_residuals(moments: Moments, held_out: Moments | None = None, toler
     docs/mathematics.md, section 6.
     Colbrook and Townsend, Rigorous data-driven computation of spectral properties (2024).
     """
-    step = propagator(moments, "edmd")
+    basis = independent_basis(moments)
+    step = propagator(basis.moments(moments), "edmd")
     eig = sorted_eig(step.K)  # in coordinates of unit second moment, so that condition numbers are those in L2
-    test = moments if held_out is None else held_out
+    test = basis.moments(moments if held_out is None else held_out)
     V = step.start @ eig.right
 
     def form(name: str) -> np.ndarray:

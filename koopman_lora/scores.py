@@ -17,7 +17,7 @@ from koopman_lora.data.pairs import LaggedPairs
 from koopman_lora.kinds import Share
 from koopman_lora.loss_terms import lora_terms
 from koopman_lora.moments import FeatureMap, Moments
-from koopman_lora.triples import canonical_triples
+from koopman_lora.triples import canonical_triples, independent_basis
 
 # Blocks of the held-out pairs: their jackknife tells noise from difference.
 VALIDATION_BLOCKS = 32
@@ -133,8 +133,9 @@ def vamp_scores(train: Moments, test: Moments, n_modes: int | None = None, thres
     Scores(vamp_1=1.0, vamp_2=1.0, vamp_e=1.0)
     """
     check_same_features(train, test)
-    triples = canonical_triples(train, threshold, n_modes)
-    return _scores(triples.values, test.transformed(triples.left, triples.right))
+    basis = independent_basis(train, threshold)
+    triples = canonical_triples(basis.moments(train), threshold, n_modes)
+    return _scores(triples.values, basis.moments(test).transformed(triples.left, triples.right))
 
 
 def check_same_features(train: Moments, test: Moments) -> None:

@@ -37,7 +37,7 @@ from koopman_lora.kinds import Share
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import Moments
 from koopman_lora.propagation import propagator
-from koopman_lora.triples import canonical_triples, moment_whitener
+from koopman_lora.triples import canonical_triples, independent_basis, moment_whitener
 
 
 @checked
@@ -86,16 +86,20 @@ def koopman_spectrum(moments: Moments, svals: Any = None, *, threshold: Share = 
     (array([1. , 0.5]), array([1., 1.]))
     """
     svals = None if svals is None else as_svals(svals, moments.M_f.shape[-1])
-    triples = oriented_triples(moments, threshold)
+    space = independent_basis(moments, threshold)
+    functions = space.moments(moments)
+    triples = oriented_triples(functions, threshold)
     variables: dict[str, Any] = {"canonical_singular_values": (MODE, triples.values)}
     if svals is not None:
         variables["svals"] = (MODE, svals)
     basis = _basis_variables(scaled_by(moments, svals), threshold)
     variables["singular_values"] = basis["singular_values"]
     if "C_gf" in moments and "T_ff" in moments:
-        variables |= _eigen_variables(moments, triples, threshold)
-    variables["phi_coefficients"] = ((FEATURE_F, MODE), triples.left)
-    variables["psi_coefficients"] = ((FEATURE_G, MODE), triples.right)
+        eigen = _eigen_variables(functions, triples, threshold)
+        dims, right = eigen["right_eigenfunction_coefficients"]
+        variables |= eigen | {"right_eigenfunction_coefficients": (dims, space.of_features("f", right))}
+    variables["phi_coefficients"] = ((FEATURE_F, MODE), space.of_features("f", triples.left))
+    variables["psi_coefficients"] = ((FEATURE_G, MODE), space.of_features("g", triples.right))
     attrs = provenance(
         **moments.clock.attrs(),
         n_pairs=moments.n_pairs,
@@ -146,8 +150,10 @@ def _basis_variables(scaled: Moments, threshold: float) -> dict[str, Any]:
 
 def k_matrix(moments: Moments, threshold: float = RANK_TOLERANCE) -> np.ndarray:
     """`pinv(M_f) T_fg`, (..., k, k)."""
-    W = moment_whitener(moments, "M_f", threshold).matrix
-    return W @ moments.between("T_fg", W)
+    basis = independent_basis(moments, threshold)
+    functions = basis.moments(moments, "f")
+    W = moment_whitener(functions, "M_f", threshold).matrix
+    return basis.of_features("f", W @ functions.between("T_fg", W))
 
 
 def oriented_triples(moments: Moments, threshold: float = RANK_TOLERANCE) -> WhitenedSVD:

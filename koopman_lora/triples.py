@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
 
 from koopman_lora._linalg import (
+    CONSTANT_ELSEWHERE,
     RANK_TOLERANCE,
     WhitenedSVD,
+    beside_one,
     conjugate_transpose,
     constant_in_span,
     inverse_root,
     whitened_svd,
     without_constants,
 )
-from koopman_lora.moments import Moments
+from koopman_lora.moments import CROSS, Moments
+
+# Second moments of the features of a side, at their own time and at the other.
+_SECOND_MOMENTS = {"f": ("M_f", "M_f1"), "g": ("M_g", "M_g0")}
 
 
 class MomentWhitener(NamedTuple):
@@ -50,6 +56,81 @@ def moment_whitener(moments: Moments, name: str, threshold: float = RANK_TOLERAN
     return MomentWhitener(np.concatenate([first, W], axis=-1), 1 + rank, True)
 
 
+class Basis(NamedTuple):
+    """Functions that span what features span: the constant first, the others uncorrelated and of mean zero.
+
+    In features with large offsets what moves least is small against round-off of the means. So numbers are computed in
+    this basis, and only coefficients to report are carried back to the features.
+
+    Attributes
+    ----------
+    constant, moving, means : by side, arrays (k,), (k, k - 1) and (k,): the functions are `f @ constant` = 1 and
+        `(f - means) @ moving`, with zero columns for what has no direction; without a side where 1 is not in the span
+    """
+
+    constant: dict[str, np.ndarray]
+    moving: dict[str, np.ndarray]
+    means: dict[str, np.ndarray]
+
+    def of_features(self, side: str, coefficients: np.ndarray) -> np.ndarray:
+        """Coefficients (..., k, n) on the features of a side, from those on these functions."""
+        if side not in self.constant:
+            return coefficients
+        moving = self.moving[side] @ coefficients[..., 1:, :]
+        constants = coefficients[..., :1, :] - self.means[side] @ moving[..., None, :, :]
+        return moving + self.constant[side][:, None] * constants
+
+    def moments(self, moments: Moments, sides: str = "fg") -> Moments:
+        """Moments of these functions, from those of the features; only on some sides, if `sides` names them."""
+        changed = [side for side in sides if side in self.constant]
+        if not changed:
+            return moments
+        to_functions = {side: self.of_features(side, np.eye(len(self.means[side]))) for side in changed}
+        if moments.shifts is None or not all(_is_one(self.constant[side], moments, side) for side in changed):
+            return moments.combined(to_functions)
+        maps, shifts = {}, dict(moments.shifts)
+        for side in changed:
+            # from (1, f - shift) to (1, constant - 1, moving)
+            W = self.moving[side]
+            mean = (moments.shifts[side] - self.means[side]) @ W
+            maps[side] = beside_one(np.insert(W, 0, 0.0, axis=1), np.insert(mean, 0, 0.0))
+            shifts[side] = np.eye(len(W))[0]
+        return moments.mapped(maps, shifts, to_functions.get("f"))
+
+
+def independent_basis(moments: Moments, threshold: float = RANK_TOLERANCE) -> Basis:
+    """The basis to compute in: one for all resamples.
+
+    Parameters
+    ----------
+    moments : resampled or not
+    threshold : relative, of variances, below which a direction is dropped
+    """
+    pooled = moments.pooled()
+    basis = Basis({}, {}, {})
+    for side, (name, _) in _SECOND_MOMENTS.items():
+        constant = _constant(moments, name) if name in moments else None
+        if constant is not None and _is_one(constant, pooled, side):
+            means = pooled.means(name)
+            W = inverse_root(without_constants(pooled.covariance(name), means), threshold).matrix
+            basis.constant[side], basis.means[side] = constant, means
+            basis.moving[side] = W[:, :-1]  # the constant's column is zero
+    return basis
+
+
+def _is_one(coefficients: np.ndarray, moments: Moments, side: str) -> bool:
+    """Whether the constant of some states is 1 also at the other time, or in other data, where other states occur."""
+    pooled = moments.pooled()
+    for name in _SECOND_MOMENTS[side]:
+        if name in pooled:
+            C = pooled.covariance(name)
+            off = np.abs(pooled.means(name) @ coefficients - 1) ** 2 + np.abs(np.conj(coefficients) @ C @ coefficients)
+            round_off = RANK_TOLERANCE * np.abs(np.diagonal(C, axis1=-2, axis2=-1)) @ np.abs(coefficients) ** 2
+            if np.any(off > CONSTANT_ELSEWHERE**2 + round_off):
+                return False
+    return True
+
+
 def _constant(moments: Moments, name: str) -> np.ndarray | None:
     """Coefficients (k,) of the function 1 in the span of the features of all data, None if it is not there."""
     if moments.shifts is None:
@@ -80,6 +161,14 @@ def canonical_triples(moments: Moments, threshold: float = RANK_TOLERANCE, rank:
     >>> canonical_triples(estimate_moments(features, features, (x, x))).values
     array([1., 1.])
     """
+    basis = independent_basis(moments, threshold)
+    needed = dataclasses.replace(moments, block_sums={n: moments.block_sums[n] for n in CROSS if n in moments})
+    left, values, right = triples_of_functions(basis.moments(needed), threshold, rank)
+    return WhitenedSVD(basis.of_features("f", left), values, basis.of_features("g", right))
+
+
+def triples_of_functions(moments: Moments, threshold: float = RANK_TOLERANCE, rank: int | None = None) -> WhitenedSVD:
+    """`canonical_triples` of moments that are in a `Basis` already."""
     f, g = (moment_whitener(moments, name, threshold) for name in ("M_f", "M_g"))
     if not (f.has_constant and g.has_constant):
         return whitened_svd(moments.M_f, moments.T_fg, moments.M_g, threshold, rank)
