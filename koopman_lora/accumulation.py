@@ -16,7 +16,7 @@ from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
 from koopman_lora.data.groups import block_numbers
 from koopman_lora.data.pairs import BATCH, LaggedPairs
-from koopman_lora.kinds import pair_of, shown
+from koopman_lora.kinds import number_array, pair_of, shown
 from koopman_lora.moments import CROSS, DEFINITIONS, OBSERVABLES, SAME_MAP, FeatureMap, Moments
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -95,7 +95,7 @@ def estimate_moments(
             total.add_block(zip(x[start:stop].split(batch_size), x_next[start:stop].split(batch_size), strict=True))
         return total.result(Clock(), observable_names)
     for batch in pairs:
-        total.add_block([pair_of("pairs", batch)])
+        total.add_block([_as_tensors(batch)])
         total.limit_blocks(n_blocks)
     return total.result(getattr(getattr(pairs, "dataset", None), "clock", Clock()), observable_names)
 
@@ -126,6 +126,12 @@ def moments_by_block(
 
 def _is_pair_of_tensors(pairs: Any) -> bool:
     return isinstance(pairs, tuple) and len(pairs) == 2 and all(hasattr(side, "shape") for side in pairs)
+
+
+def _as_tensors(batch: Any) -> tuple[Any, ...]:
+    """Both sides of a batch, of arrays as tensors."""
+    sides = zip(("x", "x_next"), pair_of("pairs", batch), strict=True)
+    return tuple(torch.tensor(number_array(k, v)) if isinstance(v, np.ndarray) else v for k, v in sides)
 
 
 def _check_equal_length(x: Any, x_next: Any) -> None:

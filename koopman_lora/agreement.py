@@ -66,6 +66,8 @@ def _root_weights(weights: np.ndarray | None, n_points: int) -> np.ndarray:
             f"weights must be {n_points} finite numbers of at least 0, one per point; got shape {values.shape}, "
             f"smallest {values.min(initial=np.inf):.3g}."
         )
+    if n_points and not values.any():
+        raise ValueError("weights must not all be 0.")
     return np.sqrt(values)[:, None]
 
 

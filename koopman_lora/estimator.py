@@ -24,6 +24,7 @@ from koopman_lora.data.splits import Split, split_pairs
 from koopman_lora.encoders import CNN
 from koopman_lora.findings import NO_BETTER, Finding
 from koopman_lora.fitted import Fitted, finish
+from koopman_lora.kinds import flag
 from koopman_lora.lag_scan import scan_lags
 from koopman_lora.losses import NestedLoRALoss
 from koopman_lora.model import KoopmanLoRAModel
@@ -179,6 +180,8 @@ class KoopmanLoRA(BaseEstimator):
         return self
 
     def _fit(self, X: Any) -> tuple[Fitted, TrainingResult]:
+        for name in ("shared_encoder", "learn_svals", "refine", "progress"):
+            flag(name, getattr(self, name))
         pairs = lagged_pairs(X, self.lag, self.dt, self.time_unit)
         loss, options, seed = self._make_loss(), self._make_options(), whole("seed", self.seed)
         split = split_pairs(pairs, self.held_out, seed=seed)

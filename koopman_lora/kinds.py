@@ -93,6 +93,23 @@ def seed(name: str, value: Any) -> int:
 Seed = Annotated[int, seed]
 
 
+def count(name: str, value: Any) -> int:
+    """A whole number of at least 1.
+
+    Examples
+    --------
+    >>> count("n_modes", 0)
+    Traceback (most recent call last):
+    ValueError: n_modes must be at least 1; got 0.
+    """
+    if whole(name, value) < 1:
+        raise ValueError(f"{name} must be at least 1; got {value}.")
+    return int(value)
+
+
+Count = Annotated[int, count]
+
+
 def is_real(value: Any) -> bool:
     """Whether a value is a real number, of Python or NumPy; True and False are none."""
     is_bounded = not isinstance(value, numbers.Integral) or abs(int(value)) <= MOST  # as NumPy takes it
@@ -215,7 +232,7 @@ def check_word(name: str, value: Any, known: Iterable[str]) -> None:
     Traceback (most recent call last):
     ValueError: side must be one of 'left', 'right'; got 'top'.
     """
-    if np.ndim(value) > 0 or value not in list(known):
+    if isinstance(value, (list, tuple)) or np.ndim(value) > 0 or value not in list(known):
         raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}; got {shown(value)}.")
 
 

@@ -71,7 +71,7 @@ def scan_lags(
     ValueError
         For lags that are empty or not increasing, or pairs, which have one lag only.
     """
-    if not isinstance(lags, (list, tuple, range, np.ndarray)):
+    if not isinstance(lags, (list, tuple, range, np.ndarray)) or getattr(lags, "ndim", 1) == 0:
         raise TypeError(f"lags must be a list of numbers of frames; got {lags!r}.")
     lags = [check_lag(lag) for lag in lags]
     if not lags or any(b <= a for a, b in itertools.pairwise(lags)):

@@ -15,7 +15,7 @@ from koopman_lora.accumulation import flat_state
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.checks import checked
 from koopman_lora.data.pairs import LaggedPairs, lagged_pairs
-from koopman_lora.kinds import finite_array, number_array
+from koopman_lora.kinds import moderate_array
 from koopman_lora.moments import FeatureMap, Moments
 from koopman_lora.propagation import Propagator, propagator
 
@@ -146,7 +146,7 @@ def check_steps(steps: int | Sequence[int]) -> list[int]:
 
 
 def _checked_features(features: Any, step: Propagator) -> np.ndarray:
-    values = number_array("features", features)
+    values = moderate_array("features", features)
     n_features = step.start.shape[-2]
     if len(values.shape) == 2 and len(values) == 0:
         raise ValueError("features of x are empty; give at least one state.")
@@ -259,8 +259,8 @@ def forecast_error(
 
 
 def _evaluated(name: str, function: FeatureMap, states: Tensor) -> np.ndarray:
-    """Values (n_states, n) of a function of the user's, finite."""
-    values = finite_array(f"{name}(x)", function(states))
+    """Values (n_states, n) of a function of the user's, finite, as are their squares."""
+    values = moderate_array(f"{name}(x)", function(states))
     if values.ndim != 2 or len(values) != len(states):
         raise ValueError(f"{name} must map {len(states)} states to ({len(states)}, n); got {values.shape}.")
     return values

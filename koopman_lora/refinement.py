@@ -123,7 +123,7 @@ def rewrite_heads(
     maps, heads = ritz_maps(model), head_matrices(model, split.pairs.x)
     moments, training, there = _moments(maps, split, held_out)
     full = _starts(model, heads)
-    tried = np.array([np.inf, *sorted(thresholds, reverse=True)])
+    tried = np.array([np.inf, *sorted(thresholds, reverse=True)], dtype=float)
     candidates = [(start, threshold) for start in full for threshold in tried]
     solutions = [s for own in full.values() for s in _solve(training, own, tried, model.n_modes)]
     scores = np.array([subspace_score(solution, there) for solution in solutions])

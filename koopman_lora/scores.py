@@ -14,7 +14,7 @@ from koopman_lora._linalg import RANK_TOLERANCE, WhitenedSVD
 from koopman_lora.checks import checked
 from koopman_lora.data.groups import block_numbers
 from koopman_lora.data.pairs import LaggedPairs
-from koopman_lora.kinds import Share
+from koopman_lora.kinds import Count, Share
 from koopman_lora.loss_terms import lora_terms
 from koopman_lora.moments import FeatureMap, Moments
 from koopman_lora.triples import canonical_triples, independent_basis
@@ -112,7 +112,9 @@ def vamp_e_curve(sigma: np.ndarray, there: Moments) -> np.ndarray:
 
 
 @checked
-def vamp_scores(train: Moments, test: Moments, n_modes: int | None = None, threshold: Share = RANK_TOLERANCE) -> Scores:
+def vamp_scores(
+    train: Moments, test: Moments, n_modes: Count | None = None, threshold: Share = RANK_TOLERANCE
+) -> Scores:
     """Score the singular triples of `train` on the moments of `test`.
 
     Parameters

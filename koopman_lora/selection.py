@@ -8,7 +8,7 @@ import xarray as xr
 from koopman_lora._labels import MODE, labelled, provenance
 from koopman_lora.checks import checked
 from koopman_lora.comparison import elbow
-from koopman_lora.kinds import Seed
+from koopman_lora.kinds import Count, Seed
 from koopman_lora.scores import Validation, jackknife_error, vamp_e_curve
 
 
@@ -17,7 +17,7 @@ def select_n_modes(
     validation: Validation,
     energy: float = 0.9,
     level: float = 0.95,
-    n_shifts: int = 2000,
+    n_shifts: Count = 2000,
     seed: Seed = 0,
 ) -> xr.Dataset:
     """Number of modes by four rules, and a recommendation; the constant mode counts, so the answer is never 0.

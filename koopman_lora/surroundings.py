@@ -40,7 +40,7 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
         before = [generator.get_state() for generator in generators]
         try:
             for generator in generators:
-                generator.manual_seed(seed)
+                generator.manual_seed(int(seed))  # NumPy's, too, which torch refuses
             yield
         finally:
             for generator, state in zip(generators, before, strict=True):

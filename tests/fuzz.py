@@ -100,7 +100,7 @@ NOT_FINITE = {
 # `LaggedPairs` holds what `lagged_pairs` has checked.
 OF_ANY_NUMBERS = ("LaggedPairs", "Bootstrap.percentiles", "Clock.timescales", "Clock.frequencies", "evaluate_on_grid")
 # Called in every step of a training, or by functions of the user's: not finite in, not finite out, as torch does.
-AS_TORCH_DOES = ("forward", "f", "g", "encode", "prepare", "with_constant", "lora_loss", "flat_state")
+AS_TORCH_DOES = ("forward", "f", "g", "encode", "raw", "prepare", "with_constant", "lora_loss", "flat_state")
 
 
 class Outcome(NamedTuple):
@@ -122,6 +122,8 @@ def spoil(arguments, rng):
         values = hostile(arguments[name])
         if name in RUNS_LONG:
             values = {k: v for k, v in values.items() if not (isinstance(v, (int, float)) and v > 1000)}
+        if name == "n_epochs":  # so does the default number
+            values.pop("None")
         kind = str(rng.choice(list(values)))
         spoiled.append((name, kind, values[kind]))
     return spoiled
@@ -210,7 +212,7 @@ def work(pipe, seed, numbers):
     mpl.use("Agg")
     torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # where a text is taken for a path
         known = list(targets(pathlib.Path(folder)).values())
         with_arguments = [target for target in known if target.arguments]
         pipe.send("ready")

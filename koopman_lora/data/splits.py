@@ -119,6 +119,8 @@ def split_pairs(
     """
     if not is_real(held_out) or not 0 <= held_out < 1:
         raise ValueError(f"held_out must be a fraction of at least 0 and below 1; got {held_out}.")
+    if len(pairs) == 0:
+        raise ValueError("pairs are empty; give at least one pair (x, x_next).")
     if held_out == 0:
         return Split.given(pairs)
     group = split_groups(pairs, by, n_blocks)

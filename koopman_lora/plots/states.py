@@ -35,6 +35,8 @@ def plot_coarse_map(memberships: xr.DataArray, ax: Axes | None = None) -> Axes:
     """
     if memberships.ndim != 3:
         raise ValueError(f"memberships must be on a two-dimensional grid; got dimensions {memberships.dims}.")
+    if np.iscomplexobj(memberships):
+        raise ValueError("memberships must be real; got complex ones.")
     ax = make_axis(ax)
     x, y = memberships.dims[:2]
     image, shown = _coloured(memberships.transpose(y, x, ...).values)

@@ -17,6 +17,7 @@ from koopman_lora.svd.products import MatrixProducts
 
 _WORDS = {"parametrization": PARAMETRIZATIONS, "orthogonality": ORTHOGONALITIES, "phase": PHASES}
 _LEAST = {"n_modes": 1, "max_steps": 1, "oversampling": 0, "polish_steps": 0}
+_MAY_BE_NONE = ("n_modes", "max_steps")
 _POSITIVE = ("lam", "tolerance", "learning_rate")
 
 
@@ -36,7 +37,9 @@ def check_options(options: Mapping[str, Any]) -> None:
     _check_rank(options["n_modes"], options["energy"])
     for name, least in _LEAST.items():
         value = options[name]
-        if value is not None and (not isinstance(value, (int, np.integer)) or value < least):
+        if value is None and name in _MAY_BE_NONE:
+            continue
+        if not isinstance(value, (int, np.integer)) or value < least:
             raise ValueError(f"{name} must be an integer of at least {least}; got {value!r}.")
     for name in _POSITIVE:
         if not number(name, options[name]) > 0:
@@ -62,11 +65,11 @@ def check_options_for(H: MatrixProducts, options: Mapping[str, Any]) -> None:
     >>> from koopman_lora.svd.neural_svd import NeuralSVD
     >>> check_options_for(as_products(np.eye(3)), NeuralSVD(n_modes=4).get_params())
     Traceback (most recent call last):
-    ValueError: n_modes must be at most min(M, N)=3; got 4.
+    ValueError: n_modes must be at most min(M, N)=3 of H; got 4.
     """
     n_modes = options["n_modes"]
     if n_modes is not None and n_modes > min(H.shape):
-        raise ValueError(f"n_modes must be at most min(M, N)={min(H.shape)}; got {n_modes}.")
+        raise ValueError(f"n_modes must be at most min(M, N)={min(H.shape)} of H; got {n_modes}.")
     if options["phase"] == "reference" and options["reference"] is None:
         raise ValueError("phase='reference' needs reference, left vectors (M, n_modes) to align with; got None.")
     if options["reference"] is not None and options["phase"] == "reference":
