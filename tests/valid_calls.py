@@ -260,6 +260,8 @@ def arguments_by_name(folder):
 
 # Not called: errors, the common parent of all systems, and what deterministic systems have not.
 UNCALLED = {
+    "Moments.combined",  # maps of sums between rooms, which no user is shown
+    "Moments.mapped",
     "NonFiniteLossError",
     "systems.NoReferenceSpectrumError",
     "systems.System",
