@@ -149,11 +149,6 @@ def check_same_features(train: Moments, test: Moments) -> None:
         )
 
 
-def triples_vamp_e(triples: WhitenedSVD, test: Moments) -> np.ndarray:
-    """VAMP-E of singular triples, given as coefficients on features, at held-out moments of these features, (...)."""
-    return vamp_e(triples.values, test.transformed(triples.left, triples.right))
-
-
 def subspace_score(triples: WhitenedSVD, test: Moments) -> np.ndarray:
     """`span_vamp_2` of singular functions, given as coefficients on features, at held-out moments of these, (...)."""
     return span_vamp_2(test.transformed(triples.left, triples.right))

@@ -22,7 +22,7 @@ from koopman_lora._labels import EPOCH, MODE, labelled, provenance
 from koopman_lora.accumulation import estimate_moments
 from koopman_lora.arguments import check_positive
 from koopman_lora.checks import checked
-from koopman_lora.data.pairs import BATCH, LaggedPairs
+from koopman_lora.data.pairs import BATCH
 from koopman_lora.data.scales import standardization
 from koopman_lora.data.splits import Split
 from koopman_lora.kinds import flag
@@ -195,6 +195,8 @@ class TrainingLoop:
             self.model.standardize.set_statistics(*standardization(self.train, self.model.standardize.periodic))
         with torch.no_grad():  # standardised once, in the data's own precision
             self.x, self.x_next = self.model.prepare(self.train.x), self.model.prepare(self.train.x_next)
+            if self.test is not None:
+                self.test_states = self.model.prepare(self.test.x), self.model.prepare(self.test.x_next)
 
     def run(self, n_epochs: int | None, batch_size: int, progress: bool) -> TrainingResult:
         """Train; the best state is in the model afterwards."""
@@ -219,9 +221,7 @@ class TrainingLoop:
                 if state is not None:  # leave the model as good as it was, not broken
                     self.model.load_state_dict(state)
                 raise
-            score = (
-                _Score(epoch, -mean_loss, np.zeros(2)) if self.test is None else self._held_out_score(epoch, self.test)
-            )
+            score = _Score(epoch, -mean_loss, np.zeros(2)) if self.test is None else self._held_out_score(epoch)
             self._record(mean_loss, score.value)
             bar.set_postfix(loss=f"{mean_loss:.4f}", score=f"{score.value:.4f}")
             if best is None or score.value > best.value:
@@ -268,10 +268,10 @@ class TrainingLoop:
         """Fabric's, where it changes this thread alone: for '64-true' it sets the default precision of all threads."""
         return self.fabric.autocast() if self.options.precision.endswith("mixed") else contextlib.nullcontext()
 
-    def _held_out_score(self, epoch: int, pairs: LaggedPairs) -> _Score:
+    def _held_out_score(self, epoch: int) -> _Score:
         """VAMP-2 of the span of the features at the held-out pairs: the span is all that refinement takes of them."""
         self.model.eval()
-        test = self._moments(self.model.prepare(pairs.x), self.model.prepare(pairs.x_next), n_blocks=16)
+        test = self._moments(*self.test_states, n_blocks=16)
         # a single held-out pair tells no error: then the highest score is the best
         leaving_out = span_vamp_2(test.leaving_out()) if test.n_blocks > 1 else np.zeros(2)
         return _Score(epoch, float(span_vamp_2(test)), leaving_out)
