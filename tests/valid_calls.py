@@ -241,6 +241,7 @@ def arguments_by_name(folder):
         "systems.Duffing.velocity": {"x": X[0][:10].T}, "systems.Lorenz63.velocity": {"x": np.ones((3, 4))},
         "flat_state": {"x": batch},
         "systems.FourWellLangevin1D.potential": {"x": np.linspace(-1, 1, 5)[:, None]},
+        "systems.MuellerBrown.potential": {"x": X[0][:10].clip(-2, 2)},
         "systems.NoisyLogisticMap.stationary_density": {"x": np.linspace(0.1, 0.9, 5)},
     }  # fmt: skip
     instances = {

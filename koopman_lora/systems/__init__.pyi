@@ -8,5 +8,6 @@ from .four_well_2d import FourWellLandscape2D as FourWellLandscape2D
 from .linear_gaussian import LinearGaussian as LinearGaussian
 from .linear_gaussian import OrnsteinUhlenbeck as OrnsteinUhlenbeck
 from .lorenz63 import Lorenz63 as Lorenz63
+from .mueller_brown import MuellerBrown as MuellerBrown
 from .noisy_logistic_map import NoisyLogisticMap as NoisyLogisticMap
 from .noisy_rotation import NoisyRotation as NoisyRotation
