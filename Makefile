@@ -1,9 +1,13 @@
-# make demo: install into .venv and run the main job; make test: the whole test suite; make lint: ruff and mypy
+# make demo: install into .venv and run the main job; make test: the whole test suite; make lint: ruff and mypy;
+# make bench: this package beside its peers, in environments of their own
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint benchmarks clean
+BENCH := .venv-bench
+MLCOLVAR := .venv-mlcolvar
+
+.PHONY: demo test lint bench benchmarks clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,14 +26,29 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# all six, more than an hour; one of them: .venv/bin/python benchmarks/training.py --quick
+$(BENCH)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/pip install --quiet --constraint constraints.txt --editable ".[bench]"
+	touch $@
+
+# mlcolvar needs scikit-learn < 1.8, so the one pin of it must not hold here; without it the benchmark leaves it out
+$(MLCOLVAR)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(MLCOLVAR)
+	grep -v '^scikit-learn==' constraints.txt > $(MLCOLVAR)/constraints.txt
+	if $(MLCOLVAR)/bin/pip install --quiet --constraint $(MLCOLVAR)/constraints.txt --editable ".[bench-mlcolvar]"; \
+	then touch $@; else rm -rf $(MLCOLVAR); echo "mlcolvar cannot be installed here: make bench leaves out DeepTICA"; fi
+
+# hours; less: make bench ARGUMENTS="--quick", see benchmarks/README.md
+bench: $(BENCH)/.installed $(MLCOLVAR)/.installed
+	PYTHONPATH=benchmarks $(BENCH)/bin/python -m bench.run $(ARGUMENTS)
+
+# of this package alone, all five, an hour; one of them: .venv/bin/python benchmarks/training.py --quick
 benchmarks: $(VENV)/.installed
 	$(BIN)/python benchmarks/training.py
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/scarce.py
 	for seed in 0 1 2; do $(BIN)/python benchmarks/dynamics.py $$seed || exit 1; done
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/trust.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/matrix_svd.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/startup.py
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(BENCH) $(MLCOLVAR) runs benchmarks/results

@@ -1,10 +1,16 @@
-"""What the benchmarks share: the systems with a reference, pairs of them, and captured shares."""
+"""What the benchmarks share: systems with a reference, their pairs, captured shares, a bare network and its loss."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+import torch
+from torch import nn
 
 import koopman_lora as kl
+from koopman_lora._linalg import whitened_svd
+from koopman_lora.moments import CROSS
 
 SYSTEMS = {
     "noisy logistic map": kl.systems.NoisyLogisticMap(order=20),
@@ -37,3 +43,34 @@ def share_of(estimator: kl.KoopmanLoRA, reference: kl.systems.ReferenceSpectrum)
     """Captured share of a fitted estimator by quadrature over the truth."""
     f, g = (estimator.features(reference.points, side) for side in ("left", "right"))
     return kl.captured_share(f, g, reference, estimator.n_modes)
+
+
+def exact_maps(
+    left: Callable, right: Callable, n_functions: int, pairs: kl.LaggedPairs, k: int
+) -> tuple[Callable, Callable]:
+    """Functions of states that solve the pairs best in the span of exact functions: what sampling alone costs."""
+    f, g = (lambda x, side=side: side(np.asarray(x))[:, :n_functions] for side in (left, right))
+    m = kl.estimate_moments(f, g, pairs, names=CROSS)
+    coefficients = whitened_svd(m.M_f, m.T_fg, m.M_g, rank=k)
+    return lambda x: f(x) @ coefficients.left, lambda x: g(x) @ coefficients.right
+
+
+class BareNet(nn.Module):
+    """Two ordinary MLPs, as a user would write them."""
+
+    def __init__(self, n_modes: int, n_coordinates: int = 1) -> None:
+        super().__init__()
+
+        def mlp() -> nn.Module:
+            widths = [(n_coordinates, 64), (64, 128), (128, 64)]
+            return nn.Sequential(*[m for a, b in widths for m in (nn.Linear(a, b), nn.GELU())], nn.Linear(64, n_modes))
+
+        self.f, self.g = mlp(), mlp()
+
+
+def plain_loss(f: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    """The plain (biased, un-normalised) nested LoRA loss of a batch of features, (batch, mode) each."""
+    n, k = f.shape
+    weight = torch.arange(k, 0, -1) / k
+    mask = torch.minimum(weight[:, None], weight)
+    return (mask * (f.T @ f / n) * (g.T @ g / n)).sum() - 2 * (weight * (f * g).mean(0)).sum()

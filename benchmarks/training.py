@@ -13,12 +13,9 @@ import warnings
 
 import numpy as np
 import torch
-from _shared import SYSTEMS, reference_of, share_of, simulate_pairs
-from torch import nn
+from _shared import SYSTEMS, BareNet, exact_maps, plain_loss, reference_of, share_of, simulate_pairs
 
 import koopman_lora as kl
-from koopman_lora._linalg import whitened_svd
-from koopman_lora.moments import CROSS
 from koopman_lora.training import fit
 
 
@@ -41,17 +38,10 @@ def logistic_map(n_seeds: int) -> None:
         )
 
 
-def exact_basis_share(system: object, reference: kl.systems.ReferenceSpectrum, pairs: kl.LaggedPairs, k: int) -> float:
+def exact_basis_share(reference: kl.systems.ReferenceSpectrum, pairs: kl.LaggedPairs, k: int) -> float:
     """Share of the top k modes estimated from the exact functions of up to 12 modes: what sampling alone costs."""
-    n = min(12, len(reference.singular_values))
-
-    def exact(function: object) -> object:
-        return lambda x: function(x.numpy())[:, :n]
-
-    m = kl.estimate_moments(exact(reference.left), exact(reference.right), pairs, names=CROSS)
-    left, _, right = whitened_svd(m.M_f, m.T_fg, m.M_g, rank=k)
-    at = reference.points
-    return kl.captured_share(reference.left(at)[:, :n] @ left, reference.right(at)[:, :n] @ right, reference)
+    f, g = exact_maps(reference.left, reference.right, 12, pairs, k)
+    return kl.captured_share(f(reference.points), g(reference.points), reference)
 
 
 def all_systems(n_seeds: int) -> None:
@@ -64,21 +54,8 @@ def all_systems(n_seeds: int) -> None:
         for seed in range(n_seeds):
             pairs = simulate_pairs(system, 20_000, seed)
             fits = [kl.KoopmanLoRA(n_modes=8, seed=seed, refine=refined).fit(pairs) for refined in (False, True)]
-            rows.append([*(share_of(e, reference) for e in fits), exact_basis_share(system, reference, pairs, 8)])
+            rows.append([*(share_of(e, reference) for e in fits), exact_basis_share(reference, pairs, 8)])
         print(f"{name:24s} " + "{:12.4f} {:12.4f} {:20.4f}".format(*np.mean(rows, axis=0)))
-
-
-class BareNet(nn.Module):
-    """Two ordinary MLPs, as a user would write them."""
-
-    def __init__(self, n_modes: int) -> None:
-        super().__init__()
-
-        def mlp() -> nn.Module:
-            widths = [(1, 64), (64, 128), (128, 64)]
-            return nn.Sequential(*[m for a, b in widths for m in (nn.Linear(a, b), nn.GELU())], nn.Linear(64, n_modes))
-
-        self.f, self.g = mlp(), mlp()
 
 
 def bare_loop(x: torch.Tensor, x_next: torch.Tensor, n_epochs: int, fused: bool) -> float:
@@ -89,11 +66,7 @@ def bare_loop(x: torch.Tensor, x_next: torch.Tensor, n_epochs: int, fused: bool)
     start = time.perf_counter()
     for _ in range(n_epochs):
         for rows in torch.randperm(len(x)).split(256)[:n_batches]:
-            f, g = net.f(x[rows]), net.g(x_next[rows])
-            weight = torch.arange(20, 0, -1) / 20
-            mask = torch.minimum(weight[:, None], weight)
-            M_f, M_g = f.T @ f / len(rows), g.T @ g / len(rows)
-            loss = (mask * M_f * M_g).sum() - 2 * (weight * (f * g).mean(0)).sum()
+            loss = plain_loss(net.f(x[rows]), net.g(x_next[rows]))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -1,0 +1,1 @@
+"""`make bench`: this package beside its peers, see benchmarks/README.md."""
