@@ -199,31 +199,39 @@ def frames_of(pairs: kl.LaggedPairs) -> np.ndarray:
 
 
 def kernel_ridge(
-    pairs: kl.LaggedPairs, k: int, seed: int, centres: float = 0.1, alpha: float = 1e-6, median: bool = False
+    pairs: kl.LaggedPairs,
+    k: int,
+    seed: int,
+    centres: float = 0.1,
+    narrower: float | None = None,
 ) -> FeatureMaps:
     """NystroemKernelRidge of kooplearn with a Gaussian kernel (its default is linear).
 
-    A tenth of the frames are centres, its default, but 2,000 at most: more take minutes.
+    A tenth of the frames are centres, its default, but 2,000 at most: more take minutes. Its `alpha` changes nothing in
+    version 2.0.3, so it is left alone. It predicts forward; functions of x' are those of a second model that predicts
+    backward: better than the first one's own, which the kernel has smoothed.
     """
+    scale, x, _ = standardised(pairs)
+    options = {
+        "lag_time": pairs.clock.lag,
+        "kernel": "rbf",
+        "gamma": None if narrower is None else narrower * width(x, seed),
+        "n_centers": min(centres, 2000 / len(x)) if centres < 1 else centres,
+        "random_state": seed,
+    }
+    frames = scale(frames_of(pairs))
+    sides = [_kernel_functions(some, k, options) for some in (frames, frames[::-1])]
+    return tuple(lambda x, side=side: side(scale(x)) for side in sides)
+
+
+def _kernel_functions(frames: np.ndarray, k: int, options: Settings) -> Function:
+    """The functions that a kernel model writes its predictions in."""
     from kooplearn.kernel import NystroemKernelRidge
     from sklearn.metrics.pairwise import rbf_kernel
 
-    scale, x, _ = standardised(pairs)
-    gamma, lag = width(x, seed) if median else None, pairs.clock.lag
-    model = NystroemKernelRidge(
-        k,
-        lag_time=lag,
-        kernel="rbf",
-        gamma=gamma,
-        alpha=alpha,
-        n_centers=min(centres, 2000 / len(x)) if centres < 1 else centres,
-        random_state=seed,
-    ).fit(scale(frames_of(pairs)))
-    here, there = (model.X_fit_[span][model.nys_centers_idxs_] for span in (slice(None, -lag), slice(lag, None)))
-    return (
-        lambda x: rbf_kernel(scale(x), here, model.gamma_) @ model.U_,
-        lambda x: rbf_kernel(scale(x), there, model.gamma_) @ model.V_,
-    )
+    model = NystroemKernelRidge(k, **options).fit(frames)
+    centres = model.X_fit_[: -options["lag_time"]][model.nys_centers_idxs_]
+    return lambda z: rbf_kernel(z, centres, model.gamma_) @ model.U_
 
 
 def deeptica(
@@ -281,14 +289,14 @@ METHODS = {
         "NystroemKernelRidge",
         kernel_ridge,
         "kooplearn",
-        candidates=grid(centres=(250, 1000), alpha=(1e-6, 1e-4), median=(False, True)),
+        candidates=grid(centres=(100, 250, 1000), narrower=(1.0, 4.0, 16.0, 64.0)),
         ladder=({"centres": 30}, {"centres": 100}, {"centres": 250}),
     ),
     "nystroem": Method(
         "Nystroem + VAMP",
         nystroem_vamp,
         "deeptime",
-        candidates=grid(centres=(100, 300, 1000), narrower=(1.0, 4.0), cut=(1e-6, 1e-4)),
+        candidates=grid(centres=(300, 1000), narrower=(1.0, 4.0, 16.0, 64.0), cut=(1e-8, 1e-6, 1e-4)),
         ladder=({"centres": 30}, {"centres": 100}, {"centres": 1000}),
     ),
     "linear": Method("linear VAMP", vamp, "deeptime"),
