@@ -98,7 +98,7 @@ def _label_axes(ax: Axes, title: str) -> None:
     ax.grid(color="0.92")
     ax.set_axisbelow(True)
     ax.set_xlabel("time of a fit (s)")
-    ax.set_ylabel("captured share of sum of sigma$^2$")
+    ax.set_ylabel(r"captured share of $\sum\sigma_i^2$")
     ax.set_title(title, fontsize="medium")
     ax.plot([], [], "o", color=GREY, markerfacecolor="white", label="best setting found")
     ax.plot([], [], "o", color=GREY, markersize=3, alpha=0.5, label="single draws")

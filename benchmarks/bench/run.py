@@ -192,13 +192,13 @@ def table(title: str, rows: Sequence[Row]) -> str:
     shown = sorted(
         (r for r in rows if r.kind != "curve"), key=lambda r: (r.kind == "floor", -np.nan_to_num(r.share_median))
     )
-    lines = [f"\n{title}", f"{'method':22s}{'setting':36s}{'share, median (min..max)':>30s}{'seconds':>22s}"]
+    lines = [f"\n{title}", f"{'method':22s}{'setting':44s}{'share, median (min..max)':>30s}{'seconds':>22s}"]
     for row in shown:
         setting = ("best: " if row.kind == "best" else "") + row.setting
         share = f"{row.share_median:.4f} ({row.share_min:.4f}..{row.share_max:.4f})"
         seconds = f"{row.seconds_median:.1f} ({row.seconds_min:.1f}..{row.seconds_max:.1f})"
         failed = f"  {row.n_failed} of {row.n_seeds} failed" if row.n_failed else ""
-        lines.append(f"{row.method:22s}{setting:36s}{share:>30s}{'' if row.kind == 'floor' else seconds:>22s}{failed}")
+        lines.append(f"{row.method:22s}{setting:44s}{share:>30s}{'' if row.kind == 'floor' else seconds:>22s}{failed}")
     return "\n".join(lines)
 
 
