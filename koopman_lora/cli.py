@@ -14,7 +14,7 @@ from koopman_lora.signatures import Parameter, parameters_of
 _FIT_FLAGS = {
     "n_modes": "number of modes, the constant one counts",
     "lag": "lag in frames; 1 where it is not given",
-    "n_epochs": "passes over the data; enough for 950 steps where it is not given",
+    "n_epochs": "passes over the data; where it is not given, as many steps as its size and its coordinates ask for",
     "batch_size": "pairs in a step",
     "learning_rate": "highest rate of Adam",
     "weight_decay": "of Adam",

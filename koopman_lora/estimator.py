@@ -201,6 +201,7 @@ class KoopmanLoRA(BaseEstimator):
             options=options,
             seed=seed,
             progress=self.progress,
+            will_refine=self.refine,
         )
         return finish(model, training, self.refine, self.batch_size, seed, self._settings()), training
 

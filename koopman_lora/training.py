@@ -49,7 +49,8 @@ def fit(
         split: `split_pairs(pairs, 0.2)`, `split_pairs(pairs, 0)`, `Split.given(training, held_out)`.
     loss : module called as `loss(f, g, svals)`, `NestedLoRALoss(n_modes)` by default
     n_epochs : int, optional
-        By default enough for 950 optimisation steps, at least 5.
+        Passes over the pairs. By default 950 optimisation steps, more for more than 40,000 pairs (with their cube
+        root), which count as epochs of 50 steps.
     batch_size : int
     options : TrainingOptions, optional
     seed : int
@@ -101,8 +102,12 @@ def train(
     options: TrainingOptions | None = None,
     seed: int = 0,
     progress: bool = False,
+    will_refine: bool = False,
 ) -> TrainingResult:
-    """`fit` without its last pass over the pairs: the features' normalisation is left to `freeze`."""
+    """`fit` without its last pass over the pairs: the features' normalisation is left to `freeze`.
+
+    Features that will be refined need fewer steps where pairs are plenty, by orthogonalised momentum (`MuonAdamW`).
+    """
     options = TrainingOptions() if options is None else options
     _check_kinds(model, loss, options)
     batch_size, seed = whole("batch_size", batch_size), whole("seed", seed)
@@ -119,7 +124,7 @@ def train(
         )
     with gradients():
         _check_model(model, training.x[:2])
-        loop = TrainingLoop(model, split, loss, options, seed)
+        loop = TrainingLoop(model, split, loss, options, seed, will_refine)
         model.clock = split.pairs.clock
         return loop.run(n_epochs, batch_size, progress)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import itertools
 import logging
 import math
 import threading
@@ -29,11 +30,18 @@ from koopman_lora.kinds import flag
 from koopman_lora.losses import NestedLoRALoss, NonFiniteLossError
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import CROSS, Moments
+from koopman_lora.optimisers import HIDDEN_LEARNING_RATE, HIDDEN_MOMENTUM, MuonAdamW, hidden_matrices
 from koopman_lora.scores import jackknife_error, span_vamp_2
 from koopman_lora.surroundings import may_draw, seeded
 
-# Optimisation steps below which small data sets get more epochs; measured on the systems of `benchmarks/`.
-MIN_STEPS = 950
+# Optimisation steps by default; they grow with the cube root of the number of pairs beyond so many.
+N_STEPS, MANY_PAIRS = 950, 40_000
+# Where features will be refined, and pairs are plenty, fewer steps with orthogonalised momentum do as well: so many for
+# a state of one coordinate, and up to so many times more for more of them. On few pairs that momentum over-fits, and
+# un-refined features need the time for their last layers. Measured on all systems of `benchmarks/`.
+N_QUICK_STEPS, MOST_TIMES, PLENTY_OF_PAIRS = 250, 4, 15_000
+# An epoch of the default training, however many or few pairs there are.
+EPOCH_STEPS = 50
 # The singular values learn slower than the encoders: a sval that falls before its functions are found takes their
 # gradient away. Measured on the logistic map, 20 modes: a factor of 1 loses the modes below 0.1.
 SVALS_LEARNING_RATE = 0.3
@@ -52,7 +60,7 @@ class TrainingOptions:
     ----------
     learning_rate, weight_decay : of Adam; the learning rate is the peak of a one-cycle schedule
     gradient_clip : largest norm of the gradient, if any
-    patience : stop after so many epochs without a better held-out score, if any
+    patience : stop after so many epochs without a better held-out score, by default a third of them, at least 10
     standardize : set the model's standardisation from the training pairs
     accelerator : for Lightning Fabric: 'cpu', 'gpu', 'auto'
     precision : '32-true' or '64-true', or for half precision where it does no harm 'bf16-mixed' or '16-mixed'
@@ -159,13 +167,15 @@ class TrainingLoop:
         loss: nn.Module | None,
         options: TrainingOptions,
         seed: int = 0,
+        will_refine: bool = False,
     ) -> None:
         from lightning_fabric import Fabric  # here, for it drags in torch's compiler, a second
 
         precision: Any = options.precision  # checked before
         with quiet_fabric():
             self.fabric = Fabric(accelerator=options.accelerator, devices=1, precision=precision)
-        self.model, self.split, self.options, self.seed = model, split, options, seed
+        self.model, self.split, self.options = model, split, options
+        self.seed, self.will_refine = seed, will_refine
         self.train, self.test = split.training, split.held_out
         self.loss = loss or NestedLoRALoss(model.n_modes)
         self.records: list[dict[str, Any]] = []
@@ -174,23 +184,29 @@ class TrainingLoop:
         """Set up optimiser, schedule and the data in memory."""
         # no batch smaller than n_modes or 2, also where few pairs are cut into parts of equal size
         most = len(self.train) // max(self.model.n_modes, 2)
-        self.steps_per_epoch = max(1, min(round(len(self.train) / batch_size), most))
-        self.n_epochs = n_epochs or max(5, math.ceil(MIN_STEPS / self.steps_per_epoch))
-        encoders = [p for p in self.model.parameters() if p is not self.model.svals_params]
-        peaks = [self.options.learning_rate]
-        groups: list[dict[str, Any]] = [{"params": encoders, "lr": peaks[0]}]
-        if self.model.svals_params is not None:
-            peaks.append(SVALS_LEARNING_RATE * peaks[0])
-            groups.append({"params": [self.model.svals_params], "lr": peaks[1]})
+        self.steps_per_pass = max(1, min(round(len(self.train) / batch_size), most))
+        is_quick = self.will_refine and len(self.train) >= PLENTY_OF_PAIRS
+        hidden = hidden_matrices(self.model.encoders) if is_quick else []
+        self.n_epochs = n_epochs or round(self._default_steps(bool(hidden)) / EPOCH_STEPS)
+        self.steps_per_epoch = self.steps_per_pass if n_epochs else EPOCH_STEPS
+        groups = self._groups(hidden)
         fused = not any(p.is_complex() for p in self.model.parameters())  # torch has it for real numbers only
-        optimizer = torch.optim.AdamW(groups, weight_decay=self.options.weight_decay, fused=fused)
+        optimizer = MuonAdamW(groups, weight_decay=self.options.weight_decay, fused=fused)
         # at least 4 steps, so that the warm-up of the schedule is never empty
         total = max(self.steps_per_epoch * self.n_epochs, 4)
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peaks, total_steps=total)
+        peaks = [group["lr"] for group in groups]
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, peaks, total, max_momentum=[HIDDEN_MOMENTUM if "is_hidden" in g else 0.95 for g in groups]
+        )
         # the wrapped module only walks over inputs and outputs, which are where and what they should be already
         with quiet_fabric():
             _, self.optimizer = self.fabric.setup(self.model, optimizer)
-        self.settings = {"batch_size": batch_size, "learning_rate": peaks[0], "weight_decay": self.options.weight_decay}
+        self.settings = {
+            "batch_size": batch_size,
+            "steps_per_epoch": self.steps_per_epoch,
+            "learning_rate": self.options.learning_rate,
+            "weight_decay": self.options.weight_decay,
+        }
         if self.options.standardize:
             self.model.standardize.set_statistics(*standardization(self.train, self.model.standardize.periodic))
         with torch.no_grad():  # standardised once, in the data's own precision
@@ -198,11 +214,27 @@ class TrainingLoop:
             if self.test is not None:
                 self.test_states = self.model.prepare(self.test.x), self.model.prepare(self.test.x_next)
 
+    def _default_steps(self, has_hidden: bool) -> float:
+        growth = max(1.0, len(self.train) / MANY_PAIRS) ** (1 / 3)
+        return growth * (N_QUICK_STEPS * min(self.model.n_inputs, MOST_TIMES) if has_hidden else N_STEPS)
+
+    def _groups(self, hidden: list[nn.Parameter]) -> list[dict[str, Any]]:
+        """Parameters with the peaks of their learning rates."""
+        rate, apart = self.options.learning_rate, {id(p) for p in (*hidden, self.model.svals_params)}
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in self.model.parameters() if id(p) not in apart], "lr": rate}
+        ]
+        if self.model.svals_params is not None:
+            groups.append({"params": [self.model.svals_params], "lr": SVALS_LEARNING_RATE * rate})
+        if hidden:
+            groups.append({"params": hidden, "lr": HIDDEN_LEARNING_RATE * rate, "is_hidden": True})
+        return groups
+
     def run(self, n_epochs: int | None, batch_size: int, progress: bool) -> TrainingResult:
         """Train; the best state is in the model afterwards."""
         self._configure(n_epochs, batch_size)
         # batches from a generator of their own; layers such as dropout know only torch's one for all threads
-        self.generator = torch.Generator().manual_seed(self.seed)
+        self.batches = self._batches(torch.Generator().manual_seed(self.seed))
         drawing = may_draw(self.model) or may_draw(self.loss)
         with seeded(self.seed, self.fabric.device) if drawing else contextlib.nullcontext():
             return self._run(progress)
@@ -213,6 +245,7 @@ class TrainingLoop:
         state: dict[str, Any] | None = None
         stop_reason = "finished"
         start = time.perf_counter()
+        patience = self.options.patience or max(10, math.ceil(self.n_epochs / 3))
         bar = tqdm(range(1, self.n_epochs + 1), desc="training", unit="epoch", disable=not flag("progress", progress))
         for epoch in bar:
             try:
@@ -228,7 +261,7 @@ class TrainingLoop:
                 best = score
             if not score.is_worse_than(best):
                 chosen, state = score, copy.deepcopy(self.model.state_dict())
-            if self.options.patience and epoch - best.epoch >= self.options.patience:
+            if epoch - best.epoch >= patience:
                 stop_reason = "early stopping"
                 break
         assert chosen is not None  # there is at least one epoch
@@ -241,8 +274,7 @@ class TrainingLoop:
     def _epoch(self, epoch: int) -> float:
         self.model.train()
         total = torch.zeros((), device=self.fabric.device)
-        order = torch.randperm(len(self.train), generator=self.generator).to(self.fabric.device)
-        for rows in order.tensor_split(self.steps_per_epoch):  # sizes differ by one pair at most; none is dropped
+        for rows in itertools.islice(self.batches, self.steps_per_epoch):
             with self._autocast():
                 f, g = self.model.encode(self.x[rows], self.x_next[rows])
                 loss = self.loss(f, g, self.model.svals)
@@ -263,6 +295,12 @@ class TrainingLoop:
                 "look for outliers in the data."
             )
         return mean_loss
+
+    def _batches(self, generator: torch.Generator) -> Iterator[Tensor]:
+        """Rows of the pairs of every step, in one random order after the other; none is dropped."""
+        while True:
+            order = torch.randperm(len(self.train), generator=generator).to(self.fabric.device)
+            yield from order.tensor_split(self.steps_per_pass)  # sizes differ by one pair at most
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         """Fabric's, where it changes this thread alone: for '64-true' it sets the default precision of all threads."""

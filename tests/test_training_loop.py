@@ -14,7 +14,7 @@ from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.scores import vamp_scores
 from koopman_lora.systems import NoisyRotation
 from koopman_lora.training import fit, raw_moments
-from koopman_lora.training_loop import TrainingOptions
+from koopman_lora.training_loop import TrainingLoop, TrainingOptions
 
 ROTATION = NoisyRotation(omega=0.7, noise=0.4)
 PAIRS = lagged_pairs(ROTATION.simulate(n_trajectories=2, n_steps=1500, seed=1))
@@ -273,3 +273,54 @@ def test_a_run_that_breaks_leaves_the_best_state_so_far():
     with pytest.raises(NonFiniteLossError, match="learning_rate"):
         fit(model, PAIRS, loss=BreaksLater(), n_epochs=50)
     assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+# ---- how long --------------------------------------------------------------------------------------------------------
+
+
+def steps_of(pairs, model, will_refine):
+    """Number of steps that the default training is set up for."""
+    loop = TrainingLoop(model, split_pairs(pairs, 0), None, TrainingOptions(), will_refine=will_refine)
+    loop._configure(None, 256)
+    return loop.n_epochs * loop.steps_per_epoch
+
+
+def constant_pairs(n_pairs, n_coordinates):
+    return lagged_pairs(np.random.default_rng(0).normal(size=(n_pairs + 1, n_coordinates)))
+
+
+@pytest.mark.parametrize(
+    ("n_pairs", "n_coordinates", "n_steps"),
+    [
+        (1_000, 1, 950),  # few: by Adam alone
+        (20_000, 1, 250),
+        (40_000, 1, 250),
+        (40_000, 2, 500),
+        (40_000, 3, 750),
+        (40_000, 50, 1000),
+        (320_000, 1, 500),  # twice as many for eight times the pairs
+    ],
+)
+def test_the_default_number_of_steps_before_refinement(n_pairs, n_coordinates, n_steps):
+    pairs = constant_pairs(n_pairs, n_coordinates)
+    assert steps_of(pairs, make_model(pairs=pairs), will_refine=True) == n_steps
+
+
+def test_adam_alone_gets_more_steps():
+    pairs = constant_pairs(20_000, 1)
+    assert steps_of(pairs, make_model(pairs=pairs, hidden_dims=(8,)), will_refine=True) == 950
+    assert steps_of(pairs, make_model(pairs=pairs), will_refine=False) == 950
+
+
+def test_by_default_an_epoch_is_fifty_steps_however_many_pairs_there_are():
+    few = PAIRS.select(np.arange(300))
+    history = fit(make_model(), split_pairs(few, 0.2)).history
+    assert history.sizes["epoch"] <= 950 / 50
+    assert history.attrs["steps_per_epoch"] == 50
+    assert fit(make_model(), PAIRS, n_epochs=1).history.attrs["steps_per_epoch"] == 11
+
+
+def test_training_ends_by_itself_long_before_the_last_epoch_where_nothing_is_gained():
+    result = fit(make_model(), PAIRS, loss=Spoiling(30), n_epochs=60)
+    assert result.stop_reason == "early stopping"
+    assert result.history.sizes["epoch"] <= 30
