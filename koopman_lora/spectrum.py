@@ -36,7 +36,7 @@ from koopman_lora.checks import checked
 from koopman_lora.kinds import Share
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import Moments
-from koopman_lora.propagation import propagator
+from koopman_lora.propagation import propagator, rank_matrix
 from koopman_lora.triples import canonical_triples, independent_basis, moment_whitener
 
 
@@ -109,6 +109,7 @@ def koopman_spectrum(moments: Moments, svals: Any = None, *, threshold: Share = 
         effective_rank_g=effective_rank(moments.M_g),
         whitening_threshold=threshold,
         scaled_by_svals=svals is not None,
+        is_reversible=moments.is_reversible,
         sigma_above_one=bool(triples.values[0] > 1 + SIGMA_TOLERANCE),
     )
     return labelled(variables | basis, attrs)
@@ -164,9 +165,8 @@ def oriented_triples(moments: Moments, threshold: float = RANK_TOLERANCE) -> Whi
 
 
 def _eigen_variables(moments: Moments, triples: WhitenedSVD, threshold: float) -> dict[str, Any]:
-    left, sigma, right = triples
-    back = right * sigma
-    eig = sorted_eig(moments.between("C_gf", back, left))  # diag(sigma) E[psi(x')^H phi(x')]
+    left, sigma, _ = triples
+    eig = sorted_eig(rank_matrix(moments, triples))
     vectors = left @ eig.right
     edmd = np.linalg.eigvals(propagator(moments, "edmd", threshold=threshold).K).astype(complex)
     clock = moments.clock
