@@ -154,7 +154,7 @@ def _rows_of_blocks(block: np.ndarray) -> Iterator[slice | np.ndarray]:
 
 
 class _Accumulator:
-    """Collects block sums, of pairs counted in both directions where `both_ways`; holds features of one batch at most."""
+    """Collects block sums, of pairs counted in both directions where `both_ways`; holds features of one batch."""
 
     def __init__(
         self, f: FeatureMap, g: FeatureMap, h: FeatureMap | None, names: Sequence[str] | None, both_ways: bool = False
@@ -210,7 +210,7 @@ class _Accumulator:
         if not self.both_ways:
             return {part: _as_features(self.maps[part[0]], (x, x_next)[part[1]], part[0]) for part in self.needed}
         states, n = torch.cat([torch.as_tensor(side) for side in (x, x_next)]), len(x)
-        features = {}
+        features: dict[tuple[str, int], np.ndarray] = {}
         for name in sorted({name for name, _ in self.needed}):
             values = _as_features(self.maps[name], states, name)
             features |= {(name, 0): values, (name, 1): np.concatenate([values[n:], values[:n]])}

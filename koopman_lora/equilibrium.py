@@ -1,4 +1,4 @@
-"""Where a process and its reversal are one: Hermitian matrices, whose singular triples are eigenpairs but for a sign."""
+"""Where a process and its reversal are one: Hermitian matrices, whose singular triples are eigenpairs with a sign."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from koopman_lora._labels import EPOCH, MODE, labelled, provenance
 from koopman_lora.accumulation import estimate_moments
 from koopman_lora.arguments import check_positive
 from koopman_lora.checks import checked
-from koopman_lora.data.pairs import BATCH
+from koopman_lora.data.pairs import BATCH, in_both_directions
 from koopman_lora.data.scales import standardization
 from koopman_lora.data.splits import Split
 from koopman_lora.kinds import flag
@@ -197,6 +197,8 @@ class TrainingLoop:
             self.x, self.x_next = self.model.prepare(self.train.x), self.model.prepare(self.train.x_next)
             if self.test is not None:
                 self.test_states = self.model.prepare(self.test.x), self.model.prepare(self.test.x_next)
+                if self.test.is_reversible:
+                    self.test_states = in_both_directions(*self.test_states)
 
     def run(self, n_epochs: int | None, batch_size: int, progress: bool) -> TrainingResult:
         """Train; the best state is in the model afterwards."""
@@ -244,7 +246,7 @@ class TrainingLoop:
         order = torch.randperm(len(self.train), generator=self.generator).to(self.fabric.device)
         for rows in order.tensor_split(self.steps_per_epoch):  # sizes differ by one pair at most; none is dropped
             with self._autocast():
-                f, g = self.model.encode(self.x[rows], self.x_next[rows])
+                f, g = self.model.encode(*self._batch(rows))
                 loss = self.loss(f, g, self.model.svals)
             self.optimizer.zero_grad()
             self.fabric.backward(loss)
@@ -263,6 +265,14 @@ class TrainingLoop:
                 "look for outliers in the data."
             )
         return mean_loss
+
+    def _batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Pairs of a step; where they count both ways, half of them backward: as they come, by chance."""
+        x, x_next = self.x[rows], self.x_next[rows]
+        if not self.train.is_reversible:
+            return x, x_next
+        half = len(rows) // 2
+        return torch.cat([x[:half], x_next[half:]]), torch.cat([x_next[:half], x[half:]])
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         """Fabric's, where it changes this thread alone: for '64-true' it sets the default precision of all threads."""

@@ -142,6 +142,17 @@ class LaggedPairs:
         return digest.hexdigest()
 
 
+def in_both_directions(x: Tensor, x_next: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs (n, *state), each followed by itself backward: (2 n, *state).
+
+    Examples
+    --------
+    >>> in_both_directions(torch.tensor([[0.0], [1.0]]), torch.tensor([[1.0], [2.0]]))[0][:, 0]
+    tensor([0., 1., 1., 2.])
+    """
+    return torch.stack([x, x_next], dim=1).flatten(0, 1), torch.stack([x_next, x], dim=1).flatten(0, 1)
+
+
 @checked(but=("lag", "dt"))
 def lagged_pairs(
     data: Any,
