@@ -21,7 +21,7 @@ from koopman_lora.clock import Clock
 from koopman_lora.data.angles import RADIANS, chosen_angles
 from koopman_lora.data.pairs import LaggedPairs, lagged_pairs
 from koopman_lora.data.splits import Split, split_pairs
-from koopman_lora.findings import NO_BETTER, Finding
+from koopman_lora.findings import OF_THE_FIT, Finding
 from koopman_lora.fitted import Fitted, finish
 from koopman_lora.kinds import flag
 from koopman_lora.lag_scan import scan_lags
@@ -213,7 +213,7 @@ class KoopmanLoRA(BaseEstimator):
     def _warn(self, findings: tuple[Finding, ...]) -> None:
         """Warn of what is wrong with the trained features and refinement cannot mend, and of a fit worth nothing."""
         for finding in findings:
-            if finding.name in ("small batch", NO_BETTER) or not self.refine:
+            if finding.name in ("small batch", *OF_THE_FIT) or not self.refine:
                 warnings.warn(finding.message, stacklevel=3)
 
     def _settings(self) -> dict[str, Any]:

@@ -176,6 +176,8 @@ class Moments:
     def __add__(self, other: Moments) -> Moments:
         if not isinstance(other, Moments):
             return NotImplemented
+        if self.is_reversible != other.is_reversible:
+            raise ValueError("moments to add must both be of pairs.both_ways(), or neither.")
         if set(self.names) != set(other.names):
             raise ValueError(f"moments to add must hold the same names; got {self.names} and {other.names}.")
         if self.observable_names != other.observable_names:
@@ -183,8 +185,6 @@ class Moments:
                 f"moments to add must be of the same observables; got {self.observable_names} and "
                 f"{other.observable_names}."
             )
-        if self.is_reversible != other.is_reversible:
-            raise ValueError("moments to add must both be of pairs.both_ways(), or neither.")
         both = [m.orientation_sums for m in (self, other) if m.orientation_sums is not None]
         other = other.about(self.shifts)
         return dataclasses.replace(

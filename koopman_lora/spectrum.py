@@ -33,6 +33,7 @@ from koopman_lora._linalg import (
 from koopman_lora.accumulation import estimate_moments
 from koopman_lora.arguments import as_svals
 from koopman_lora.checks import checked
+from koopman_lora.equilibrium import signs
 from koopman_lora.kinds import Share
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import Moments
@@ -231,8 +232,16 @@ def compute_koopman_spectrum(
 
 
 def model_spectrum(model: KoopmanLoRAModel, moments: Moments) -> xr.Dataset:
-    """`koopman_spectrum` with the learned singular values, and the clock of the model where the pairs know none."""
-    return koopman_spectrum(clocked(moments, model), model.svals_array())
+    """`koopman_spectrum` with the learned singular values, and what the model knows of pairs that know it not."""
+    return koopman_spectrum(clocked(_both_ways(moments, model), model), model.svals_array())
+
+
+def _both_ways(moments: Moments, model: KoopmanLoRAModel) -> Moments:
+    """Moments of a reversible model's features, which pairs of a loop of one's own gave one way."""
+    if moments.is_reversible or not model.is_reversible:
+        return moments
+    turned = np.diag(signs(np.real(np.diagonal(moments.C_fg))))  # g is f but for signs
+    return moments.symmetrised().combined({"g": turned})
 
 
 def clocked(moments: Moments, model: KoopmanLoRAModel) -> Moments:
