@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from koopman_lora._linalg import conjugate_transpose
 from koopman_lora.arguments import check_positive, whole
 from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
@@ -49,7 +50,8 @@ def estimate_moments(
         Any feature maps: a model's `f` and `g`, a fixed dictionary (classical EDMD), a one-hot map (Markov model). They
         receive torch tensors and may return tensors or arrays, real or complex.
     pairs : LaggedPairs, tuple (x, x_next), or an iterable of batches (x, x_next) such as a DataLoader
-        LaggedPairs, and a DataLoader of them, give the moments their clock; other pairs count in lags.
+        LaggedPairs, and a DataLoader of them, give the moments their clock, and may count `both_ways`; other pairs
+        count in lags.
     observables : callable, optional
         h, (batch, *state) -> (batch, n_observables): adds H_f = E[f(x)^H h(x)] and H_g = E[g(x')^H h(x')].
     observable_names : sequence of str, optional
@@ -83,9 +85,10 @@ def estimate_moments(
     if isinstance(pairs, LaggedPairs):
         if observables is flat_state and observable_names is None:
             observable_names = pairs.coordinate_names
-        total = _Accumulator(f, g, observables, names)
+        total = _Accumulator(f, g, observables, names, pairs.is_reversible)
         return total.over_blocks(pairs, block_numbers(pairs, n_blocks), batch_size, observable_names)
-    total = _Accumulator(f, g, observables, names)
+    dataset = getattr(pairs, "dataset", None)
+    total = _Accumulator(f, g, observables, names, getattr(dataset, "is_reversible", False) is True)
     if _is_pair_of_tensors(pairs):
         x, x_next = (torch.as_tensor(side) for side in pairs)
         _check_equal_length(x, x_next)
@@ -97,7 +100,7 @@ def estimate_moments(
     for batch in pairs:
         total.add_block([_as_tensors(batch)])
         total.limit_blocks(n_blocks)
-    return total.result(getattr(getattr(pairs, "dataset", None), "clock", Clock()), observable_names)
+    return total.result(getattr(dataset, "clock", Clock()), observable_names)
 
 
 def moments_by_block(
@@ -121,7 +124,8 @@ def moments_by_block(
     array([3., 1.])
     """
     labels = pairs.coordinate_names if observables is flat_state else None
-    return _Accumulator(f, g, observables, names).over_blocks(pairs, block, BATCH, labels)
+    total = _Accumulator(f, g, observables, names, pairs.is_reversible)
+    return total.over_blocks(pairs, block, BATCH, labels)
 
 
 def _is_pair_of_tensors(pairs: Any) -> bool:
@@ -150,11 +154,13 @@ def _rows_of_blocks(block: np.ndarray) -> Iterator[slice | np.ndarray]:
 
 
 class _Accumulator:
-    """Collects block sums; holds no features longer than one batch."""
+    """Collects block sums, of pairs counted in both directions where `both_ways`; holds features of one batch."""
 
-    def __init__(self, f: FeatureMap, g: FeatureMap, h: FeatureMap | None, names: Sequence[str] | None) -> None:
-        self.maps = {"f": f, "g": g} | ({"h": h} if h is not None else {})
-        wanted = CROSS + SAME_MAP if names is None else tuple(names)
+    def __init__(
+        self, f: FeatureMap, g: FeatureMap, h: FeatureMap | None, names: Sequence[str] | None, both_ways: bool = False
+    ) -> None:
+        self.maps, self.both_ways = {"f": f, "g": g} | ({"h": h} if h is not None else {}), both_ways
+        wanted = CROSS + SAME_MAP + (("A_ff",) if both_ways else ()) if names is None else tuple(names)
         self.names = wanted + (OBSERVABLES if h is not None else ())
         unknown = [name for name in self.names if name not in DEFINITIONS]
         if unknown or not wanted:
@@ -186,19 +192,38 @@ class _Accumulator:
             _check_equal_length(x, x_next)
             if len(x) == 0:
                 continue
-            features = {part: _as_features(self.maps[part[0]], (x, x_next)[part[1]], part[0]) for part in self.needed}
+            features = self._features(x, x_next)
             if ("f", 0) in features:
-                orientation = orientation + self._is_far_out(x) @ features["f", 0]
+                orientation = orientation + self._is_far_out(x) @ features["f", 0][: len(x)]
             features = {part: self._about_shift(part[0], values) for part, values in features.items()}
             for name in self.names:
-                left, right = DEFINITIONS[name]
-                sums[name] = sums[name] + np.conj(features[left].T) @ features[right]
+                sums[name] = sums[name] + self._product(name, features, len(x))
             count += len(x)
         if count:
             for name, value in sums.items():
                 self.sums[name].append(value)
             self.orientation.append(orientation)
             self.counts.append(count)
+
+    def _features(self, x: Tensor, x_next: Tensor) -> dict[tuple[str, int], np.ndarray]:
+        """Features (n, k) of each map at each time that is needed; (2 n, k) of pairs and their reversal."""
+        if not self.both_ways:
+            return {part: _as_features(self.maps[part[0]], (x, x_next)[part[1]], part[0]) for part in self.needed}
+        states, n = torch.cat([torch.as_tensor(side) for side in (x, x_next)]), len(x)
+        features: dict[tuple[str, int], np.ndarray] = {}
+        for name in sorted({name for name, _ in self.needed}):
+            values = _as_features(self.maps[name], states, name)
+            features |= {(name, 0): values, (name, 1): np.concatenate([values[n:], values[:n]])}
+        return features
+
+    def _product(self, name: str, features: dict[tuple[str, int], np.ndarray], n_pairs: int) -> np.ndarray:
+        """Sum over the pairs of a batch of one moment's products; pairs counted both ways count half each time."""
+        left, right = (features[part] for part in DEFINITIONS[name])
+        if name == "A_ff":
+            one_way = np.conj(left[:n_pairs].T) @ right[:n_pairs]
+            return (one_way - conjugate_transpose(one_way)) / 2
+        total = np.conj(left.T) @ right
+        return total / 2 if self.both_ways else total
 
     def _about_shift(self, side: str, values: np.ndarray) -> np.ndarray:
         """The features (1, f - shift), the shift being the mean of the first batch; a constant becomes exactly 0."""
@@ -253,6 +278,7 @@ class _Accumulator:
             np.stack(self.orientation) if np.ndim(self.orientation[0]) else None,
             labels,
             self.shifts,
+            self.both_ways,
         )
 
 

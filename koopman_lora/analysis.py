@@ -88,8 +88,9 @@ class KoopmanAnalysis:
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{value:.3f}" for value in self.spectrum["canonical_singular_values"].values[:6])
+        reversible = ", reversible" if self.moments.is_reversible else ""
         frames = "with its data" if self.fitted.split is not None else "without its data"
-        return f"KoopmanAnalysis(sigma {shown}; {self.moments.n_pairs} pairs, {frames}; {self.clock})"
+        return f"KoopmanAnalysis(sigma {shown}; {self.moments.n_pairs} pairs{reversible}, {frames}; {self.clock})"
 
     def save(self, folder: str | os.PathLike) -> pathlib.Path:
         """Write everything but the frames into a folder; `kl.open_analysis` reads it.
@@ -141,6 +142,7 @@ class KoopmanAnalysis:
 
     def feature_moments(self, pairs: LaggedPairs, observables: FeatureMap | None = None) -> Moments:
         """Moments of the fitted features over pairs at any lag, per block."""
+        pairs = self._as_in_fit(pairs)
         return estimate_moments(self.model.f, self.model.g, pairs, observables=observables, n_blocks=MOMENT_BLOCKS)
 
     def estimate_moments(self, X: Any, observables: FeatureMap | None = None) -> Moments:
@@ -157,12 +159,12 @@ class KoopmanAnalysis:
         moments = clocked(self.feature_moments(pairs, flat_state), self.model)
         split = Split.given(pairs)
         sigma = self.spectrum["canonical_singular_values"].values
-        phi, psi = self.singular_functions(pairs.x), self.singular_functions(pairs.x_next, "right")
+        right = functools.partial(self.singular_functions, side="right")
         return KoopmanAnalysis(
             dataclasses.replace(
                 self.fitted,
                 moments=FittedMoments(moments, moments.merged(np.zeros(moments.n_blocks)), None),
-                validation=Validation.of_functions(sigma, phi, psi, pairs),
+                validation=Validation.of_maps(sigma, self.singular_functions, right, pairs),
                 recipe=split.recipe,
                 fingerprint=pairs.fingerprint(),
                 split=split,
@@ -174,13 +176,19 @@ class KoopmanAnalysis:
         return self.pairs_of(X).fingerprint() == self.fitted.fingerprint
 
     def pairs_of(self, X: Any) -> LaggedPairs:
-        """Pairs of other trajectories at the lag of the fit, in its units; pairs stay as they are."""
+        """Pairs of other trajectories at the lag of the fit, in its units; pairs stay as they are.
+
+        They count both ways where those of the fit did.
+        """
         clock = self.clock
         if isinstance(X, LaggedPairs):
-            return X
+            return self._as_in_fit(X)
         if clock.lag is None:
-            return lagged_pairs(X, check_constant=False)
-        return lagged_pairs(X, clock.lag, clock.dt, clock.time_unit, check_constant=False)
+            return self._as_in_fit(lagged_pairs(X, check_constant=False))
+        return self._as_in_fit(lagged_pairs(X, clock.lag, clock.dt, clock.time_unit, check_constant=False))
+
+    def _as_in_fit(self, pairs: LaggedPairs) -> LaggedPairs:
+        return pairs.both_ways() if self.model.is_reversible else pairs
 
     def _split(self, purpose: str) -> Split:
         if self.fitted.split is None:
@@ -310,8 +318,10 @@ class KoopmanAnalysis:
         coefficients = membership_coefficients(functions, n_states)
         return membership_map(self.model.f, self.spectrum["phi_coefficients"], coefficients)
 
-    def coarse_grain(self, n_states: int, reversible: bool = False, bootstrap: Bootstrap | None = None) -> xr.Dataset:
+    def coarse_grain(self, n_states: int, bootstrap: Bootstrap | None = None) -> xr.Dataset:
         """The macroscopic model on `n_states` metastable sets, with intervals; see `kl.macroscopic_model`.
+
+        With detailed balance where the fit was `reversible`.
 
         Raises
         ------
@@ -320,4 +330,4 @@ class KoopmanAnalysis:
         """
         chi = self.membership_map(n_states)
         moments = estimate_moments(chi, chi, self._split("to count transitions in").pairs, names=EDMD)
-        return macroscopic_model(moments, reversible=reversible, bootstrap=self._bootstrap(bootstrap))
+        return macroscopic_model(moments, bootstrap=self._bootstrap(bootstrap))

@@ -41,7 +41,7 @@ from koopman_lora.moments import DEFINITIONS, Moments
 from koopman_lora.refinement import RefinementResult
 from koopman_lora.scores import Validation
 
-FORMAT = "koopman_lora.analysis.v3"  # v2: the record has a checksum, too; v3: other facts of a refinement
+FORMAT = "koopman_lora.analysis.v4"  # v2: a checksum of the record; v3: other facts of a refinement; v4: is_reversible
 RECORD, MODEL, MOMENTS, VALIDATION = "analysis.json", "model.safetensors", "moments.nc", "validation.nc"
 SPECTRUM, HISTORY = "spectrum.nc", "history.nc"
 FILES = (SPECTRUM, HISTORY, MODEL, MOMENTS, VALIDATION)
@@ -256,8 +256,16 @@ def _moments_dataset(moments: FittedMoments) -> xr.Dataset:
             variables |= _moment_variables(held, part)
     labels = moments.everywhere.observable_names
     coords = {} if labels is None else {OBSERVABLE: list(labels)}
-    attrs = {**moments.everywhere.clock.attrs(), "has_names": int(labels is not None)}
+    attrs = {
+        **moments.everywhere.clock.attrs(),
+        "has_names": int(labels is not None),
+        **_reversible(moments.everywhere),
+    }
     return labelled(variables, attrs, coords)
+
+
+def _reversible(moments: Moments) -> dict[str, int]:
+    return {"is_reversible": int(moments.is_reversible)}
 
 
 def _moment_variables(moments: Moments, part: str) -> dict[str, Any]:
@@ -284,14 +292,24 @@ def _moments_of_dataset(dataset: xr.Dataset) -> FittedMoments:
             for name, values in dataset.data_vars.items()
             if str(name).startswith(f"{part}.")
         }
-        parts[part] = _moments_of_variables(held, Clock.from_attrs(dataset.attrs), labels) if held else None
+        parts[part] = _moments_of_variables(held, dataset.attrs, labels) if held else None
     return FittedMoments(**parts)
 
 
-def _moments_of_variables(held: dict[str, np.ndarray], clock: Clock, labels: tuple[str, ...] | None) -> Moments:
+def _moments_of_variables(
+    held: dict[str, np.ndarray], attrs: Mapping[str, Any], labels: tuple[str, ...] | None
+) -> Moments:
     counts, orientation = held.pop("counts"), held.pop("orientation", None)
     shifts = {side: held.pop(f"shift_{side}") for side in _SHIFT_DIMS if f"shift_{side}" in held}
-    return Moments(held, counts, clock, orientation, labels if "H_f" in held else None, shifts or None)
+    return Moments(
+        held,
+        counts,
+        Clock.from_attrs(attrs),
+        orientation,
+        labels if "H_f" in held else None,
+        shifts or None,
+        bool(attrs["is_reversible"]),
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- validation
@@ -304,7 +322,7 @@ def _validation_dataset(validation: Validation) -> xr.Dataset:
         "psi": ((SAMPLE, MODE), validation.psi),
     }
     variables |= _moment_variables(validation.moments, "moments")
-    return labelled(variables, validation.moments.clock.attrs())
+    return labelled(variables, {**validation.moments.clock.attrs(), **_reversible(validation.moments)})
 
 
 def _validation_of_dataset(dataset: xr.Dataset) -> Validation:
@@ -314,5 +332,5 @@ def _validation_of_dataset(dataset: xr.Dataset) -> Validation:
         for name, values in dataset.data_vars.items()
         if str(name).startswith(prefix)
     }
-    moments = _moments_of_variables(held, Clock.from_attrs(dataset.attrs), None)
+    moments = _moments_of_variables(held, dataset.attrs, None)
     return Validation(dataset["sigma"].values, moments, dataset["phi"].values, dataset["psi"].values)

@@ -94,6 +94,7 @@ def _add_fit(commands: Any) -> None:
     widths = parameters["hidden_dims"].default
     fit.add_argument("--hidden-dims", type=int, nargs="+", default=widths, help=f"of the networks (default: {widths})")
     fit.add_argument("--shared-encoder", action="store_true", help="one network for f and g")
+    fit.add_argument("--reversible", action="store_true", help="the process is in equilibrium: pairs count both ways")
     fit.add_argument("--no-refine", dest="refine", action="store_false", help="leave out the Rayleigh-Ritz refinement")
 
 

@@ -20,7 +20,7 @@ from koopman_lora.data.seals import told_of
 from koopman_lora.data.whole_files import check_replaceable
 from koopman_lora.demo import prepare_folder, run_demo
 from koopman_lora.estimator import KoopmanLoRA
-from koopman_lora.findings import NO_BETTER, training_findings
+from koopman_lora.findings import OF_THE_FIT, equilibrium_findings, training_findings
 from koopman_lora.io import save_dataset
 from koopman_lora.saved_analysis import open_analysis
 from koopman_lora.svd.neural_svd import NeuralSVD
@@ -91,7 +91,7 @@ def _print_fit(estimator: KoopmanLoRA) -> None:
     if estimator.training_.split.held_out is not None:
         print(scores_text(estimator.scores()))
     for finding in estimator.findings_:
-        print(("" if finding.name == NO_BETTER else "before refinement, ") + finding_text(finding))
+        print(("" if finding.name in OF_THE_FIT else "before refinement, ") + finding_text(finding))
 
 
 def _spectrum(a: argparse.Namespace) -> None:
@@ -115,7 +115,8 @@ def _spectrum(a: argparse.Namespace) -> None:
 def _print_trust(a: argparse.Namespace, analysis: KoopmanAnalysis, bootstrap: Bootstrap) -> None:
     if a.diagnose:
         print("\n" + comparison_text(analysis.diagnose(bootstrap)))
-        for finding in training_findings(analysis.moments, analysis.model.svals_array()):
+        findings = training_findings(analysis.moments, analysis.model.svals_array())
+        for finding in findings + equilibrium_findings(analysis.moments):
             print(finding_text(finding))
     if a.scores:
         print("\n" + scores_text(analysis.scores()))

@@ -89,10 +89,10 @@ def eigen_analysis(
     if method == "edmd_g":
         moments = moments.of_g_only()
     route = "operator" if method == "operator" else "edmd"
-    basis, is_symmetric = independent_basis(moments, threshold), _is_symmetric(moments, route)
+    basis = independent_basis(moments, threshold)
     moments = basis.moments(moments)
     step = _without_null_directions(propagator(moments, route, n_modes, threshold))
-    values, right, undivided = _eigenfunctions(moments, step, is_symmetric)
+    values, right, undivided = _eigenfunctions(moments, step)
     left = _divided(undivided, values) if route == "operator" else undivided
     right_dim, left_dim = FEATURE_DIMS[method]
     clock = moments.clock
@@ -114,6 +114,7 @@ def eigen_analysis(
         right_features=right_dim[-1],
         left_features=left_dim[-1],
         aliasing_limit=1 / (2 * clock.lag_time),
+        is_reversible=moments.is_reversible,
     )
     if bootstrap is not None:
         blocks = in_long_blocks(moments) if "T_fg" in moments else moments
@@ -132,14 +133,12 @@ def _without_null_directions(step: Propagator) -> Propagator:
     return Propagator(step.start[:, keep], step.K[np.ix_(keep, keep)], readout, step.back[:, keep])
 
 
-def _eigenfunctions(
-    moments: Moments, step: Propagator, is_symmetric: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _eigenfunctions(moments: Moments, step: Propagator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Eigenvalues, and coefficients of right and left eigenfunctions with their phases fixed.
 
     Those of the left ones are not yet divided by the conjugate eigenvalues where the route is 'operator'.
     """
-    values, right, dual = _eigenpairs(step.K, is_symmetric)
+    values, right, dual = _eigenpairs(step.K)
     coefficients, left = step.start @ right, step.back @ dual
     turn = moments.phases(coefficients)
     return values, coefficients * turn, left * turn
@@ -156,20 +155,9 @@ def _is_zero(values: np.ndarray) -> np.ndarray:
     return np.abs(values) <= ZERO_EIGENVALUE * np.abs(values).max(initial=0.0)
 
 
-def _is_symmetric(moments: Moments, route: str) -> bool:
-    T = moments.T_fg if route == "operator" else moments.T_ff
-    is_tied = route == "edmd" or (
-        np.array_equal(moments.M_f, moments.M_g) and np.array_equal(moments.M_f, moments.C_gf)
-    )
-    return is_tied and np.allclose(T, conjugate_transpose(T), rtol=0, atol=1e-14 * np.abs(T).max())
-
-
-def _eigenpairs(K: np.ndarray, is_symmetric: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _eigenpairs(K: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sorted eigenvalues, unit right eigenvectors V, and W with W^H V = 1."""
-    if is_symmetric:  # in the whitened basis K is Hermitian up to round-off, and eigenvalues are real
-        values, right = np.linalg.eigh((K + conjugate_transpose(K)) / 2)
-    else:
-        values, right = np.linalg.eig(K)
+    values, right = np.linalg.eig(K)
     order = eigenvalue_order(values)
     values, right = values[order].astype(complex), right[:, order].astype(complex)
     condition = np.linalg.cond(right)
@@ -194,12 +182,12 @@ def timescales_from_singular_values(spectrum: xr.Dataset, *, reversible: bool = 
     ----------
     spectrum : Dataset of `koopman_spectrum`
     reversible : say True if you know that the process satisfies detailed balance; otherwise sigma >= |lambda| only, and
-        these times would be too long
+        these times would be too long. A spectrum of pairs counted both ways knows it
 
     Raises
     ------
     ValueError
-        Without reversible=True.
+        Without reversible=True, of another spectrum.
 
     Examples
     --------
@@ -207,7 +195,7 @@ def timescales_from_singular_values(spectrum: xr.Dataset, *, reversible: bool = 
     >>> timescales_from_singular_values(s, reversible=True).values
     array([inf, 4.])
     """
-    if reversible is not True:
+    if reversible is not True and not spectrum.attrs.get("is_reversible", False):
         raise ValueError(
             f"reversible={reversible!r}: singular values are not eigenvalues, and give timescales only for dynamics "
             "with detailed balance. Use eigen_analysis(...).timescales, or pass reversible=True if you know it holds."
@@ -293,7 +281,7 @@ def _weights_of_observables(moments: Moments, method: str, n_modes: int | None) 
     """
     functions = independent_basis(moments).moments(moments)
     step = _without_null_directions(propagator(functions, method, n_modes))
-    values, _, undivided = _eigenfunctions(functions, step, _is_symmetric(moments, method))
+    values, _, undivided = _eigenfunctions(functions, step)
     if method != "operator":
         carried = conjugate_transpose(undivided) @ functions.H_f
         return carried, np.zeros_like(carried)

@@ -131,6 +131,10 @@ class EncoderPair(nn.Module):
         self.head_g = copy.deepcopy(_require_head(self.module_f, x))
         return self.head_g
 
+    def share_head(self) -> None:
+        """Let f and g have one last layer again, that of f."""
+        self.head_g = None
+
     def head_matrices(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Last layers of f and g as coefficients (1 + width, n_features) on (1, hidden layer); `x` is any state."""
         head_f = _require_head(self.module_f, x)

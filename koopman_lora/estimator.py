@@ -21,8 +21,7 @@ from koopman_lora.clock import Clock
 from koopman_lora.data.angles import RADIANS, chosen_angles
 from koopman_lora.data.pairs import LaggedPairs, lagged_pairs
 from koopman_lora.data.splits import Split, split_pairs
-from koopman_lora.encoders import CNN
-from koopman_lora.findings import NO_BETTER, Finding
+from koopman_lora.findings import OF_THE_FIT, Finding
 from koopman_lora.fitted import Fitted, finish
 from koopman_lora.kinds import flag
 from koopman_lora.lag_scan import scan_lags
@@ -30,6 +29,7 @@ from koopman_lora.losses import NestedLoRALoss
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import Moments
 from koopman_lora.refinement import RefinementResult
+from koopman_lora.suitable_models import suitable_model
 from koopman_lora.surroundings import gradients, seeded
 from koopman_lora.training import check_refinable, train
 from koopman_lora.training_loop import TrainingOptions, TrainingResult
@@ -65,6 +65,9 @@ class KoopmanLoRA(BaseEstimator):
     hidden_dims, activation : of the default encoders, see `MLP`
     shared_encoder : bool
         One encoder for f and g.
+    reversible : bool
+        The process is known to be in equilibrium, with detailed balance, as molecular dynamics: pairs count in both
+        directions of time and one encoder serves, so that eigenvalues are real. See `LaggedPairs.both_ways`.
     encoder_f, encoder_g : nn.Module, optional
         Your own encoders, (batch, *state) -> (batch, n_modes - 1): the constant mode is added by the model. By default
         vectors get an MLP and images (H, W) or (channel, H, W) a CNN.
@@ -109,6 +112,7 @@ class KoopmanLoRA(BaseEstimator):
         hidden_dims: Sequence[int] = (64, 128, 64),
         activation: str = "GELU",
         shared_encoder: bool = False,
+        reversible: bool = False,
         encoder_f: nn.Module | None = None,
         encoder_g: nn.Module | None = None,
         periodic: bool | int | str | Sequence[int | str] = False,
@@ -137,6 +141,7 @@ class KoopmanLoRA(BaseEstimator):
         self.hidden_dims = hidden_dims
         self.activation = activation
         self.shared_encoder = shared_encoder
+        self.reversible = reversible
         self.encoder_f = encoder_f
         self.encoder_g = encoder_g
         self.periodic = periodic
@@ -180,9 +185,10 @@ class KoopmanLoRA(BaseEstimator):
         return self
 
     def _fit(self, X: Any) -> tuple[Fitted, TrainingResult]:
-        for name in ("shared_encoder", "learn_svals", "refine", "progress"):
+        for name in ("shared_encoder", "reversible", "learn_svals", "refine", "progress"):
             flag(name, getattr(self, name))
         pairs = lagged_pairs(X, self.lag, self.dt, self.time_unit)
+        pairs = pairs.both_ways() if self.reversible else pairs
         loss, options, seed = self._make_loss(), self._make_options(), whole("seed", self.seed)
         split = split_pairs(pairs, self.held_out, seed=seed)
         periodic = chosen_angles(pairs, self.periodic, self.period)
@@ -208,7 +214,7 @@ class KoopmanLoRA(BaseEstimator):
     def _warn(self, findings: tuple[Finding, ...]) -> None:
         """Warn of what is wrong with the trained features and refinement cannot mend, and of a fit worth nothing."""
         for finding in findings:
-            if finding.name in ("small batch", NO_BETTER) or not self.refine:
+            if finding.name in ("small batch", *OF_THE_FIT) or not self.refine:
                 warnings.warn(finding.message, stacklevel=3)
 
     def _settings(self) -> dict[str, Any]:
@@ -240,30 +246,16 @@ class KoopmanLoRA(BaseEstimator):
         return self.loss
 
     def _make_model(self, state_shape: tuple[int, ...]) -> KoopmanLoRAModel:
-        n_modes = whole("n_modes", self.n_modes)
         encoder_f, encoder_g = (copied(name, getattr(self, name)) for name in ("encoder_f", "encoder_g"))
-        if encoder_f is None and encoder_g is None and len(state_shape) in (2, 3):
-            n_channels = state_shape[0] if len(state_shape) == 3 else 1
-            encoder_f = CNN(n_channels, n_modes - 1, activation=self.activation)
-            if not self.shared_encoder:
-                encoder_g = CNN(n_channels, n_modes - 1, activation=self.activation)
-        if encoder_f is None:
-            if encoder_g is not None:
-                raise ValueError("encoder_g needs an encoder_f; got encoder_f=None.")
-            return KoopmanLoRAModel(
-                state_shape,
-                n_modes,
-                hidden_dims=self.hidden_dims,
-                activation=self.activation,
-                shared_encoder=self.shared_encoder,
-                learn_svals=self.learn_svals,
-                has_centering=True,
-            )
-        if self.shared_encoder == (encoder_g is not None):
-            needs = "no encoder_g" if self.shared_encoder else "an encoder_g"
-            raise ValueError(f"shared_encoder={self.shared_encoder} needs {needs} beside encoder_f; got {encoder_g!r}.")
-        return KoopmanLoRAModel.from_encoders(
-            state_shape, n_modes, encoder_f, encoder_g, learn_svals=self.learn_svals, has_centering=True
+        if self.reversible and encoder_g is not None:
+            raise ValueError("reversible=True needs one encoder for f and g; leave encoder_g out.")
+        options = ("hidden_dims", "activation", "learn_svals")
+        return suitable_model(
+            state_shape,
+            whole("n_modes", self.n_modes),
+            (encoder_f, encoder_g),
+            shared_encoder=self.shared_encoder or self.reversible,
+            **{name: getattr(self, name) for name in options},
         )
 
     # ------------------------------------------------------------------------------------------- the fitted analysis

@@ -9,7 +9,9 @@ import numpy as np
 from koopman_lora._linalg import effective_rank, to_correlation
 from koopman_lora.arguments import as_svals
 from koopman_lora.checks import checked
+from koopman_lora.intervals import in_long_blocks
 from koopman_lora.moments import Moments
+from koopman_lora.triples import independent_basis
 
 
 class Finding(NamedTuple):
@@ -20,6 +22,11 @@ class Finding(NamedTuple):
 
 
 NO_BETTER = "no better than the constant"
+IRREVERSIBLE = "not reversible"
+# Findings about the finished fit; the others are about the features before refinement.
+OF_THE_FIT = (NO_BETTER, IRREVERSIBLE)
+# Chance gives a false alarm in this share of fits to reversible data, found by so many draws.
+_FALSE_ALARMS, _N_DRAWS = 0.01, 999
 
 
 def held_out_findings(vamp_e: float) -> list[Finding]:
@@ -38,6 +45,46 @@ def held_out_findings(vamp_e: float) -> list[Finding]:
         "lag; give more data, a shorter lag or fewer modes."
     )
     return [Finding(NO_BETTER, text)]
+
+
+def equilibrium_findings(moments: Moments) -> list[Finding]:
+    """Pairs that count both ways, of a process that is not reversible beyond chance.
+
+    Reversed, blocks of a reversible process have the same law, and their antisymmetric parts the other sign: so the sum
+    over blocks is compared with sums under random signs, every entry in units of its own spread.
+
+    Parameters
+    ----------
+    moments : Moments
+        With A_ff. Without it, of fewer than 8 blocks, or of a single function beside the constant nothing is said.
+
+    Examples
+    --------
+    >>> pairs = lagged_pairs(NoisyRotation().simulate(n_steps=2000, seed=0)).both_ways()
+    >>> [finding.name for finding in equilibrium_findings(estimate_moments(lambda x: x, lambda x: x, pairs))]
+    ['not reversible']
+    """
+    if "A_ff" not in moments:
+        return []
+    blocks = in_long_blocks(independent_basis(moments).moments(moments))
+    A = blocks.block_sums["A_ff"]
+    upper = A[:, *np.triu_indices(A.shape[-1])]
+    entries = np.concatenate([upper.real, upper.imag], axis=1)  # (n_blocks, entries)
+    power = np.sum(entries**2, axis=0)
+    entries = entries[:, power > 0] / np.sqrt(power[power > 0])
+    if entries.size == 0 or len(entries) < 8:
+        return []
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(_N_DRAWS, len(entries)))
+    found, by_chance = (np.sum((s @ entries) ** 2, axis=-1) for s in (np.ones(len(entries)), signs))
+    if np.sum(by_chance >= found) + 1 > _FALSE_ALARMS * (_N_DRAWS + 1):
+        return []
+    share = np.linalg.norm(A.sum(axis=0)) / np.linalg.norm(blocks.block_sums["T_ff"].sum(axis=0))
+    text = (
+        f"the data do not look reversible: forward and backward differ by {100 * share:.2g} % (antisymmetric against "
+        f"symmetric part of E[f(x)^H f(x')]), more than chance gives in {100 * _FALSE_ALARMS:g} % of cases. What "
+        "differs is left out of this fit; use reversible=False to see it."
+    )
+    return [Finding(IRREVERSIBLE, text)]
 
 
 @checked

@@ -13,7 +13,7 @@ import xarray as xr
 from koopman_lora.accumulation import flat_state, moments_by_block
 from koopman_lora.data.groups import block_numbers
 from koopman_lora.data.splits import Split, SplitRecipe
-from koopman_lora.findings import Finding, held_out_findings, training_findings
+from koopman_lora.findings import Finding, equilibrium_findings, held_out_findings, training_findings
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import Moments
 from koopman_lora.normalisation import normalise
@@ -119,9 +119,11 @@ def finish(
     findings = training_findings(trained.moments, trained.svals, batch_size)
     if validation is not None:
         findings += held_out_findings(validation.scores().vamp_e)
+    everywhere = moments.merged(cells // N_PARTS)
+    findings += equilibrium_findings(everywhere)
     return Fitted(
         model=model,
-        moments=FittedMoments(moments.merged(cells // N_PARTS), in_training or moments, in_held_out or given),
+        moments=FittedMoments(everywhere, in_training or moments, in_held_out or given),
         validation=validation,
         refinement=refinement,
         findings=tuple(findings),

@@ -27,7 +27,7 @@ from koopman_lora.encoders import CNN
 from koopman_lora.model import KoopmanLoRAModel
 
 _COMPLEX_DIM = "real_imag"
-_FORMAT = "koopman_lora.model.v4"  # v3 carries a checksum, v4 a linear part
+_FORMAT = "koopman_lora.model.v5"  # v3 carries a checksum, v4 a linear part, v5 whether it is reversible
 _MODEL_KEYS = ("format", "settings", "checksum")
 
 
@@ -211,6 +211,7 @@ def model_settings(model: KoopmanLoRAModel) -> dict[str, Any]:
         "cnn": encoder.settings if isinstance(encoder, CNN) else None,
         "has_own_head_g": getattr(model.encoders, "head_g", None) is not None,
         "clock": model.clock.attrs(),
+        "is_reversible": model.is_reversible,
         "periodic": list(model.standardize.periodic),
         "period": list(model.standardize.period),
     }
@@ -308,5 +309,5 @@ def _rebuild(settings: Mapping[str, Any], encoder_f: nn.Module | None, encoder_g
         cast(EncoderPair, model.encoders).separate_head(
             model.prepare(model.standardize.mean.new_zeros(1, *model.state_shape))
         )
-    model.clock = Clock.from_attrs(settings["clock"])
+    model.clock, model.is_reversible = Clock.from_attrs(settings["clock"]), settings["is_reversible"]
     return model

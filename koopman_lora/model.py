@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,12 +14,12 @@ from torch import Tensor, nn
 from koopman_lora.arguments import check_tensors, in_batches, real_tensor, whole
 from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
-from koopman_lora.data.pairs import BATCH
+from koopman_lora.data.pairs import BATCH, in_both_directions
 from koopman_lora.encoder_pairs import EncoderPair, PairedMLP
 from koopman_lora.encoders import MLP, WIDEST, Standardize, check_hidden_dims
 from koopman_lora.kinds import check_shape, pair_of
 from koopman_lora.moments import FeatureMap
-from koopman_lora.normalisation import normalise_batch, prepend_constant
+from koopman_lora.normalisation import mean_and_power, normalise_batch, prepend_constant
 
 # Numbers of a state up to which its linear functions stand beside the last hidden layer.
 LINEAR_ENTRIES = 256
@@ -57,6 +58,8 @@ class KoopmanLoRAModel(nn.Module):
     clock : Clock
         Lag, dt and time unit of the pairs that the model was trained on; `kl.fit` sets it. After a training loop of
         your own say `model.clock = pairs.clock`, otherwise times count in lags.
+    is_reversible : bool
+        f and g are one map but for signs, of a process in equilibrium: pairs count both ways. `kl.fit` sets it, too.
 
     Raises
     ------
@@ -107,7 +110,7 @@ class KoopmanLoRAModel(nn.Module):
         else:
             self.register_parameter("svals_params", None)
         # what one lag is travels with the model; set by `kl.fit`, or by you after a loop of your own
-        self.clock = Clock()
+        self.clock, self.is_reversible = Clock(), False
         # exact statistics of all the data, (side, feature): frozen by `calibrate`
         self.register_buffer("linear", self._no_linear_part())
         self.register_buffer("feature_mean", torch.zeros(2, n_learned))
@@ -241,6 +244,9 @@ class KoopmanLoRAModel(nn.Module):
         """Same as calling the model, for states that went through `prepare` already."""
         self._check_batch(z)
         f, g = self.raw(z, z_next)
+        if self.is_reversible and self.training:  # one map, of states of one population
+            both = self._finish(torch.cat([f, g]), 0)
+            return both[: len(f)], both[len(f) :]
         return self._finish(f, 0), self._finish(g, 1)
 
     def raw(self, z: Tensor, z_next: Tensor) -> tuple[Tensor, Tensor]:
@@ -318,15 +324,9 @@ class KoopmanLoRAModel(nn.Module):
             return
         was_training = self.training
         self.eval()
-        count = 0
-        first = second = torch.zeros((), dtype=torch.float64, device=self.device)
-        for x, x_next in (pair_of("batches", batch) for batch in batches):
-            features = torch.stack(self.raw(self.prepare(x), self.prepare(x_next)))
-            wide = features.to(torch.complex128 if features.is_complex() else torch.float64)  # (side, batch, feature)
-            count, first, second = count + len(x), first + wide.sum(1), second + wide.abs().square().sum(1)
-        if count == 0:
-            raise ValueError("batches of pairs to calibrate on are empty; give at least one pair (x, x_next).")
-        mean, power = first / count, second / count
+        pairs: Iterable[tuple[Tensor, Tensor]] = (pair_of("batches", batch) for batch in batches)
+        pairs = itertools.starmap(in_both_directions, pairs) if self.is_reversible else pairs
+        mean, power = mean_and_power(torch.stack(self.raw(self.prepare(x), self.prepare(y))) for x, y in pairs)
         if not self.has_centering:
             mean = torch.zeros_like(mean)
         scale = (power - mean.abs().square()).clamp_min(torch.finfo(self.dtype).tiny).sqrt()

@@ -29,13 +29,13 @@ DEFINITIONS: dict[str, tuple[tuple[str, int], tuple[str, int]]] = {
     "C_fg": (("f", 0), ("g", 0)),
     "H_f": (("f", 0), ("h", 0)),
     "H_g": (("g", 1), ("h", 1)),
+    "A_ff": (("f", 0), ("f", 1)),  # (T_ff - T_ff^H) / 2 of pairs in their own direction, which cancels both ways
 }
 # Enough for singular values; for eigenvalues, predictions and residuals; for EDMD with f alone; for forecasts of h.
 CROSS = ("M_f", "M_g", "T_fg")
 SAME_MAP = ("T_ff", "M_f1", "T_gg", "M_g0", "C_gf", "C_fg")
 EDMD = ("M_f", "T_ff", "M_f1")
 OBSERVABLES = ("H_f", "H_g")
-
 
 # From a batch of states (batch, *state), a tensor, to features (batch, n_features), a tensor or an array.
 FeatureMap = Callable[[Any], Any]
@@ -63,6 +63,7 @@ class Moments:
     observable_names : names of the observables in H_f and H_g, where they have any
     shifts : rows (k,) near the means of the features f, g and of the observables h; None for plain sums of products,
         from which a constant among the features cannot be told apart
+    is_reversible : every pair counted both ways, so that T_ff is Hermitian and M_f is M_f1
 
     References
     ----------
@@ -81,6 +82,7 @@ class Moments:
     orientation_sums: np.ndarray | None = None
     observable_names: tuple[str, ...] | None = None
     shifts: Mapping[str, np.ndarray] | None = None
+    is_reversible: bool = False
 
     def __post_init__(self) -> None:
         check_stacks("block_sums", self.block_sums, self.block_counts.shape)
@@ -174,6 +176,8 @@ class Moments:
     def __add__(self, other: Moments) -> Moments:
         if not isinstance(other, Moments):
             return NotImplemented
+        if self.is_reversible != other.is_reversible:
+            raise ValueError("moments to add must both be of pairs.both_ways(), or neither.")
         if set(self.names) != set(other.names):
             raise ValueError(f"moments to add must hold the same names; got {self.names} and {other.names}.")
         if self.observable_names != other.observable_names:
@@ -183,13 +187,12 @@ class Moments:
             )
         both = [m.orientation_sums for m in (self, other) if m.orientation_sums is not None]
         other = other.about(self.shifts)
-        return Moments(
-            {n: np.concatenate([self.block_sums[n], other.block_sums[n]], axis=-3) for n in self.names},
-            np.concatenate([self.block_counts, other.block_counts], axis=-1),
-            self.clock.agreed(other.clock),
-            np.concatenate(both, axis=-2) if len(both) == 2 else None,
-            self.observable_names,
-            self.shifts,
+        return dataclasses.replace(
+            self,
+            block_sums={n: np.concatenate([self.block_sums[n], other.block_sums[n]], axis=-3) for n in self.names},
+            block_counts=np.concatenate([self.block_counts, other.block_counts], axis=-1),
+            clock=self.clock.agreed(other.clock),
+            orientation_sums=np.concatenate(both, axis=-2) if len(both) == 2 else None,
         )
 
     def about(self, shifts: Mapping[str, np.ndarray] | None) -> Moments:
@@ -284,8 +287,7 @@ class Moments:
             values = conjugate_transpose(maps[left]) @ values if left in maps else values
             sums[name] = values @ maps[right] if right in maps else values
         orientation = self.orientation_sums
-        if orientation is not None and A_f is not None:
-            orientation = orientation @ A_f
+        orientation = orientation if orientation is None or A_f is None else orientation @ A_f
         return dataclasses.replace(self, block_sums=sums, orientation_sums=orientation, shifts=shifts)
 
     def time_reversed(self) -> Moments:
@@ -300,11 +302,9 @@ class Moments:
         array([[4.]])
         """
         sums: dict[str, np.ndarray] = {}
-        swapped = (("M_f", "M_g"), ("M_f1", "M_g0"), ("C_gf", "C_fg"), ("H_f", "H_g"))
-        transposed = (("T_ff", "T_gg"), ("T_fg", "T_fg"))
-        for a, b in swapped:
+        for a, b in (("M_f", "M_g"), ("M_f1", "M_g0"), ("C_gf", "C_fg"), ("H_f", "H_g")):
             sums |= {new: self.block_sums[old] for new, old in ((a, b), (b, a)) if old in self}
-        for a, b in transposed:
+        for a, b in (("T_ff", "T_gg"), ("T_fg", "T_fg")):
             sums |= {new: conjugate_transpose(self.block_sums[old]) for new, old in ((a, b), (b, a)) if old in self}
         return dataclasses.replace(self, block_sums=sums, orientation_sums=None, shifts=self._renamed(f="g", g="f"))
 
@@ -331,10 +331,10 @@ class Moments:
         M = (sums["M_f"] + sums["M_f1"]) / 2
         T = (sums["T_ff"] + conjugate_transpose(sums["T_ff"])) / 2
         result = dict.fromkeys(("M_f", "M_g", "M_f1", "M_g0", "C_gf", "C_fg"), M)
-        result |= dict.fromkeys(("T_fg", "T_ff", "T_gg"), T)
+        result |= dict.fromkeys(("T_fg", "T_ff", "T_gg"), T) | {"A_ff": sums.get("A_ff", sums["T_ff"] - T)}
         if "H_f" in sums:  # E[f(x')^H h(x')] is not among the moments; in equilibrium it is the same
             result |= {"H_f": sums["H_f"], "H_g": sums["H_f"]}
-        return dataclasses.replace(self, block_sums=result, shifts=self._renamed(g="f"))
+        return dataclasses.replace(self, block_sums=result, shifts=self._renamed(g="f"), is_reversible=True)
 
     def of_g_only(self) -> Moments:
         """Moments of g in the place of f: M_f, T_ff and M_f1, which is all that EDMD needs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -99,6 +100,28 @@ def normalise_batch(features: Tensor, centred: bool, scaled: bool) -> Tensor:
     if centred:
         features = features - features.mean(0)
     return features / (features.abs().square().mean(0) + _FLOOR).sqrt() if scaled else features
+
+
+def mean_and_power(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Means and second moments (side, n_features) of batches of features (side, batch, n_features), in float64.
+
+    Raises
+    ------
+    ValueError
+        Without any.
+
+    Examples
+    --------
+    >>> mean_and_power([torch.ones(2, 3, 1), torch.zeros(2, 1, 1)])[0][:, 0]
+    tensor([0.7500, 0.7500], dtype=torch.float64)
+    """
+    count, first, second = 0, torch.zeros(()), torch.zeros(())
+    for features in batches:
+        wide = features.to(torch.complex128 if features.is_complex() else torch.float64)
+        count, first, second = count + features.shape[1], first + wide.sum(1), second + wide.abs().square().sum(1)
+    if count == 0:
+        raise ValueError("batches of pairs to calibrate on are empty; give at least one pair (x, x_next).")
+    return first / count, second / count
 
 
 def prepend_constant(features: Tensor) -> Tensor:

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from koopman_lora._linalg import RANK_TOLERANCE
+from koopman_lora._linalg import RANK_TOLERANCE, WhitenedSVD
 from koopman_lora.moments import Moments
-from koopman_lora.triples import independent_basis, moment_whitener, triples_of_functions
+from koopman_lora.triples import independent_basis, moment_whitener, symmetric_pairs, triples_of_functions
 
 METHODS = ("operator", "edmd")
 
@@ -70,11 +70,34 @@ def propagator(
         raise ValueError(f"n_modes={n_modes} is the rank of method 'operator'; method 'edmd' uses all features.")
     basis = independent_basis(moments, threshold)
     functions = basis.moments(moments)
-    W = moment_whitener(functions, "M_f", threshold).matrix
-    K = functions.between("T_ff", W, W)
+    W, K = _edmd(functions, threshold)
     readout = K @ functions.between("H_f", W) if "H_f" in moments else None
     start = basis.of_features("f", W)
     return Propagator(start, K, readout, start)
+
+
+def _edmd(functions: Moments, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Whitener W of f, and E[(f W)(x)^H (f W)(x')]: of reversible moments W are eigenfunctions and it is diagonal."""
+    if functions.is_reversible:
+        W, values = symmetric_pairs(functions, threshold)
+        return W, _diagonal(values)
+    W = moment_whitener(functions, "M_f", threshold).matrix
+    return W, functions.between("T_ff", W, W)
+
+
+def rank_matrix(functions: Moments, triples: WhitenedSVD) -> np.ndarray:
+    """Matrix `diag(sigma) E[psi(x')^H phi(x')]` (..., r, r) of the rank-r operator in the coordinates phi.
+
+    Of reversible moments it is diagonal but for round-off, which is left out: eigenvalues are real.
+    """
+    left, sigma, right = triples
+    K = functions.between("C_gf", right * sigma[..., None, :], left)
+    return _diagonal(np.real(np.diagonal(K, axis1=-2, axis2=-1))) if functions.is_reversible else K
+
+
+def _diagonal(values: np.ndarray) -> np.ndarray:
+    """Diagonal matrices (..., r, r) of values (..., r)."""
+    return values[..., None, :] * np.eye(values.shape[-1])
 
 
 def _rank_propagator(moments: Moments, n_modes: int | None, threshold: float) -> Propagator:
@@ -83,11 +106,11 @@ def _rank_propagator(moments: Moments, n_modes: int | None, threshold: float) ->
         raise ValueError(f"n_modes must lie between 1 and the {most} features; got {n_modes}.")
     basis = independent_basis(moments, threshold)
     functions = basis.moments(moments)
-    left, sigma, right = triples_of_functions(functions, threshold, n_modes)
-    back = right * sigma[..., None, :]
-    K = functions.between("C_gf", back, left)  # diag(sigma) E[psi(x')^H phi(x')]
+    triples = triples_of_functions(functions, threshold, n_modes)
+    back = triples.right * triples.values[..., None, :]
     readout = functions.between("H_g", back) if "H_g" in moments else None
-    return Propagator(basis.of_features("f", left), K, readout, basis.of_features("g", back))
+    K = rank_matrix(functions, triples)
+    return Propagator(basis.of_features("f", triples.left), K, readout, basis.of_features("g", back))
 
 
 def check_method(method: str, known: Sequence[str]) -> None:

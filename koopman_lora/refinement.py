@@ -12,13 +12,14 @@ from koopman_lora.checks import checked
 from koopman_lora.data.groups import block_numbers
 from koopman_lora.data.pairs import LaggedPairs
 from koopman_lora.data.splits import Split
+from koopman_lora.equilibrium import damped_pairs
 from koopman_lora.kinds import is_real
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import CROSS, FeatureMap, Moments
 from koopman_lora.normalisation import NormalisedFeatures, normalise
 from koopman_lora.ritz import head_matrices, n_linear, ritz_maps, set_heads
 from koopman_lora.scores import Validation, jackknife_error, subspace_score
-from koopman_lora.training import freeze, raw_moments
+from koopman_lora.training import check_one_encoder, freeze, raw_moments, take_facts
 from koopman_lora.triples import canonical_triples
 
 # Whitening thresholds to choose from; small ones over-fit, and an infinite one adds nothing to what counts in full.
@@ -119,6 +120,8 @@ def rewrite_heads(
 ) -> tuple[RefinementResult, NormalisedFeatures]:
     """`refine` without its last pass over the pairs: the new features' normalisation is left to `freeze`."""
     held_out = _check_arguments(split, thresholds)
+    check_one_encoder(model, split)
+    take_facts(model, split)
     model.eval()
     maps, heads = ritz_maps(model), head_matrices(model, split.pairs.x)
     moments, training, there = _moments(maps, split, held_out)
@@ -176,6 +179,9 @@ def _check_arguments(split: Split, thresholds: tuple[float, ...]) -> LaggedPairs
 def _solve(moments: Moments, own: tuple[np.ndarray, ...], thresholds: np.ndarray, n_modes: int) -> list[WhitenedSVD]:
     """Singular triples in the span of (1, h) for every threshold, `h @ own` being what counts in full."""
     matrices = _cross(moments)
+    if moments.is_reversible:
+        span = split_span(matrices[0], own[0])
+        return [damped_pairs(*matrices[:2], span, threshold, n_modes) for threshold in thresholds]
     spans = split_span(matrices[0], own[0]), split_span(matrices[2], own[1])
     return [damped_triples(matrices, spans, threshold, n_modes) for threshold in thresholds]
 

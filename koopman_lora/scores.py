@@ -13,7 +13,7 @@ from koopman_lora._labels import labelled, provenance
 from koopman_lora._linalg import RANK_TOLERANCE, WhitenedSVD
 from koopman_lora.checks import checked
 from koopman_lora.data.groups import block_numbers
-from koopman_lora.data.pairs import LaggedPairs
+from koopman_lora.data.pairs import BATCH, LaggedPairs
 from koopman_lora.kinds import Count, Share
 from koopman_lora.loss_terms import lora_terms
 from koopman_lora.moments import FeatureMap, Moments
@@ -49,25 +49,44 @@ class Validation:
     psi: np.ndarray
 
     @classmethod
-    def of_functions(cls, sigma: np.ndarray, phi: np.ndarray, psi: np.ndarray, pairs: LaggedPairs) -> Validation:
-        """Validation from the values of the functions at the held-out pairs."""
+    def of_functions(
+        cls,
+        sigma: np.ndarray,
+        phi: np.ndarray,
+        psi: np.ndarray,
+        pairs: LaggedPairs,
+        backward: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> Validation:
+        """Validation from the values of the functions at the held-out pairs, phi(x) and psi(x').
+
+        Parameters
+        ----------
+        backward : phi(x') and psi(x), of pairs that count both ways
+        """
         cuts = np.flatnonzero(np.diff(block_numbers(pairs, VALIDATION_BLOCKS))) + 1
-        sides = {"M_f": (phi, phi), "M_g": (psi, psi), "T_fg": (phi, psi)}
-        sums = {
-            name: np.stack([np.conj(a.T) @ b for a, b in zip(*(np.split(v, cuts) for v in both), strict=True)])
-            for name, both in sides.items()
-        }
+        sums = _sums_by_block(phi, psi, cuts)
+        if backward is not None:
+            again = _sums_by_block(*backward, cuts)
+            sums = {name: (there + again[name]) / 2 for name, there in sums.items()}
         counts = np.diff([0, *cuts, len(phi)]).astype(float)
-        return cls(sigma, Moments(sums, counts, pairs.clock), phi, psi)
+        return cls(sigma, Moments(sums, counts, pairs.clock, is_reversible=backward is not None), phi, psi)
+
+    @classmethod
+    def of_maps(cls, sigma: np.ndarray, left: FeatureMap, right: FeatureMap, pairs: LaggedPairs) -> Validation:
+        """`of_functions` from maps phi and psi, (n, *state) -> array (n, n_modes)."""
+        backward = (left(pairs.x_next), right(pairs.x)) if pairs.is_reversible else None
+        return cls.of_functions(sigma, left(pairs.x), right(pairs.x_next), pairs, backward)
 
     @classmethod
     def of_solution(cls, solution: WhitenedSVD, maps: tuple[FeatureMap, FeatureMap], pairs: LaggedPairs) -> Validation:
         """Validation of singular triples given as coefficients on feature maps, in one pass over the held-out pairs."""
-        f, g = maps
+
+        def functions(features: FeatureMap, coefficients: np.ndarray) -> FeatureMap:
+            return lambda x: np.concatenate([features(part).cpu().numpy() for part in x.split(BATCH)]) @ coefficients
+
         with torch.no_grad():
-            batches = [(f(x).cpu().numpy(), g(x_next).cpu().numpy()) for x, x_next in pairs.batches()]
-        phi, psi = (np.concatenate(side) for side in zip(*batches, strict=True))
-        return cls.of_functions(solution.values, phi @ solution.left, psi @ solution.right, pairs)
+            left, right = functions(maps[0], solution.left), functions(maps[1], solution.right)
+            return cls.of_maps(solution.values, left, right, pairs)
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{value:.3f}" for value in self.sigma[:6]) + (", ..." if len(self.sigma) > 6 else "")
@@ -80,6 +99,15 @@ class Validation:
     def correlations(self) -> np.ndarray:
         """Held-out correlation of each pair of singular functions, (n_modes,): free of the upward bias of fitting."""
         return correlations(self.moments)
+
+
+def _sums_by_block(phi: np.ndarray, psi: np.ndarray, cuts: np.ndarray) -> dict[str, np.ndarray]:
+    """Sums of products of phi and psi, each (n_pairs, n_modes), between the cuts, by the names of moments."""
+    sides = {"M_f": (phi, phi), "M_g": (psi, psi), "T_fg": (phi, psi)}
+    return {
+        name: np.stack([np.conj(a.T) @ b for a, b in zip(*(np.split(v, cuts) for v in both), strict=True)])
+        for name, both in sides.items()
+    }
 
 
 def _scores(sigma: np.ndarray, there: Moments) -> Scores:

@@ -33,10 +33,11 @@ from koopman_lora._linalg import (
 from koopman_lora.accumulation import estimate_moments
 from koopman_lora.arguments import as_svals
 from koopman_lora.checks import checked
+from koopman_lora.equilibrium import signs
 from koopman_lora.kinds import Share
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import Moments
-from koopman_lora.propagation import propagator
+from koopman_lora.propagation import propagator, rank_matrix
 from koopman_lora.triples import canonical_triples, independent_basis, moment_whitener
 
 
@@ -109,6 +110,7 @@ def koopman_spectrum(moments: Moments, svals: Any = None, *, threshold: Share = 
         effective_rank_g=effective_rank(moments.M_g),
         whitening_threshold=threshold,
         scaled_by_svals=svals is not None,
+        is_reversible=moments.is_reversible,
         sigma_above_one=bool(triples.values[0] > 1 + SIGMA_TOLERANCE),
     )
     return labelled(variables | basis, attrs)
@@ -164,9 +166,8 @@ def oriented_triples(moments: Moments, threshold: float = RANK_TOLERANCE) -> Whi
 
 
 def _eigen_variables(moments: Moments, triples: WhitenedSVD, threshold: float) -> dict[str, Any]:
-    left, sigma, right = triples
-    back = right * sigma
-    eig = sorted_eig(moments.between("C_gf", back, left))  # diag(sigma) E[psi(x')^H phi(x')]
+    left, sigma, _ = triples
+    eig = sorted_eig(rank_matrix(moments, triples))
     vectors = left @ eig.right
     edmd = np.linalg.eigvals(propagator(moments, "edmd", threshold=threshold).K).astype(complex)
     clock = moments.clock
@@ -231,8 +232,16 @@ def compute_koopman_spectrum(
 
 
 def model_spectrum(model: KoopmanLoRAModel, moments: Moments) -> xr.Dataset:
-    """`koopman_spectrum` with the learned singular values, and the clock of the model where the pairs know none."""
-    return koopman_spectrum(clocked(moments, model), model.svals_array())
+    """`koopman_spectrum` with the learned singular values, and what the model knows of pairs that know it not."""
+    return koopman_spectrum(clocked(_both_ways(moments, model), model), model.svals_array())
+
+
+def _both_ways(moments: Moments, model: KoopmanLoRAModel) -> Moments:
+    """Moments of a reversible model's features, which pairs of a loop of one's own gave one way."""
+    if moments.is_reversible or not model.is_reversible:
+        return moments
+    turned = np.diag(signs(np.real(np.diagonal(moments.C_fg))))  # g is f but for signs
+    return moments.symmetrised().combined({"g": turned})
 
 
 def clocked(moments: Moments, model: KoopmanLoRAModel) -> Moments:

@@ -12,6 +12,7 @@ from koopman_lora.accumulation import estimate_moments
 from koopman_lora.arguments import check_positive, whole
 from koopman_lora.data.pairs import LaggedPairs
 from koopman_lora.data.splits import Split, as_split
+from koopman_lora.encoder_pairs import EncoderPair
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import CROSS, Moments
 from koopman_lora.normalisation import normalise
@@ -124,8 +125,12 @@ def train(
         )
     with gradients():
         _check_model(model, training.x[:2])
+        check_one_encoder(model, split)
         loop = TrainingLoop(model, split, loss, options, seed, will_refine)
-        model.clock = split.pairs.clock
+        take_facts(model, split)
+        if model.is_reversible and isinstance(model.encoders, EncoderPair):
+            model.encoders.share_head()
+            model.linear[1] = model.linear[0]
         return loop.run(n_epochs, batch_size, progress)
 
 
@@ -174,6 +179,20 @@ def _check_encoders(model: KoopmanLoRAModel, x: Tensor) -> None:
                 raise ValueError(f"{name} must give (batch, {wanted}); got {found} for a batch of {len(x)}.")
     finally:
         model.train(was_training)
+
+
+def check_one_encoder(model: KoopmanLoRAModel, split: Split) -> None:
+    """Raise a ValueError for two encoders where pairs count both ways: a symmetric operator has one space."""
+    if split.pairs.is_reversible and not model.shared_encoder:
+        raise ValueError(
+            "pairs.both_ways() need one encoder for f and g; make the model with shared_encoder=True, or from_encoders "
+            "with encoder_f alone."
+        )
+
+
+def take_facts(model: KoopmanLoRAModel, split: Split) -> None:
+    """Let the model know the clock of the pairs that it is trained on, and whether they count both ways."""
+    model.clock, model.is_reversible = split.pairs.clock, split.pairs.is_reversible
 
 
 def check_refinable(model: KoopmanLoRAModel, split: Split) -> None:

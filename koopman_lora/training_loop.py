@@ -23,7 +23,7 @@ from koopman_lora._labels import EPOCH, MODE, labelled, provenance
 from koopman_lora.accumulation import estimate_moments
 from koopman_lora.arguments import check_positive
 from koopman_lora.checks import checked
-from koopman_lora.data.pairs import BATCH
+from koopman_lora.data.pairs import BATCH, in_both_directions
 from koopman_lora.data.scales import standardization
 from koopman_lora.data.splits import Split
 from koopman_lora.kinds import flag
@@ -213,6 +213,8 @@ class TrainingLoop:
             self.x, self.x_next = self.model.prepare(self.train.x), self.model.prepare(self.train.x_next)
             if self.test is not None:
                 self.test_states = self.model.prepare(self.test.x), self.model.prepare(self.test.x_next)
+                if self.test.is_reversible:
+                    self.test_states = in_both_directions(*self.test_states)
 
     def _default_steps(self, has_hidden: bool) -> float:
         growth = max(1.0, len(self.train) / MANY_PAIRS) ** (1 / 3)
@@ -274,9 +276,9 @@ class TrainingLoop:
     def _epoch(self, epoch: int) -> float:
         self.model.train()
         total = torch.zeros((), device=self.fabric.device)
-        for rows in itertools.islice(self.batches, self.steps_per_epoch):
+        for x, x_next in itertools.islice(self.batches, self.steps_per_epoch):
             with self._autocast():
-                f, g = self.model.encode(self.x[rows], self.x_next[rows])
+                f, g = self.model.encode(x, x_next)
                 loss = self.loss(f, g, self.model.svals)
             self.optimizer.zero_grad()
             self.fabric.backward(loss)
@@ -296,11 +298,19 @@ class TrainingLoop:
             )
         return mean_loss
 
-    def _batches(self, generator: torch.Generator) -> Iterator[Tensor]:
-        """Rows of the pairs of every step, in one random order after the other; none is dropped."""
+    def _batches(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """States of every step, in one random order of the pairs after the other; none is dropped.
+
+        Where pairs count both ways, half of them go backward: as they come, by chance.
+        """
         while True:
             order = torch.randperm(len(self.train), generator=generator).to(self.fabric.device)
-            yield from order.tensor_split(self.steps_per_pass)  # sizes differ by one pair at most
+            for rows in order.tensor_split(self.steps_per_pass):  # sizes differ by one pair at most
+                x, x_next = self.x[rows], self.x_next[rows]
+                if self.train.is_reversible:
+                    half = len(rows) // 2
+                    x, x_next = torch.cat([x[:half], x_next[half:]]), torch.cat([x_next[:half], x[half:]])
+                yield x, x_next
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         """Fabric's, where it changes this thread alone: for '64-true' it sets the default precision of all threads."""

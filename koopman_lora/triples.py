@@ -18,10 +18,15 @@ from koopman_lora._linalg import (
     whitened_svd,
     without_constants,
 )
+from koopman_lora.equilibrium import signs, symmetric_eig
 from koopman_lora.moments import CROSS, Moments
 
 # Second moments of the features of a side, at their own time and at the other.
 _SECOND_MOMENTS = {"f": ("M_f", "M_f1"), "g": ("M_g", "M_g0")}
+# What singular triples of pairs counted both ways need as well.
+_SYMMETRIC = ("T_ff", "C_gf")
+# Mean squared cosine between functions of f and the span of g, below which these are two spaces.
+_SAME_SPAN = 0.9
 
 
 class MomentWhitener(NamedTuple):
@@ -162,13 +167,17 @@ def canonical_triples(moments: Moments, threshold: float = RANK_TOLERANCE, rank:
     array([1., 1.])
     """
     basis = independent_basis(moments, threshold)
-    needed = dataclasses.replace(moments, block_sums={n: moments.block_sums[n] for n in CROSS if n in moments})
+    names = CROSS + _SYMMETRIC if moments.is_reversible else CROSS
+    needed = dataclasses.replace(moments, block_sums={n: moments.block_sums[n] for n in names if n in moments})
     left, values, right = triples_of_functions(basis.moments(needed), threshold, rank)
     return WhitenedSVD(basis.of_features("f", left), values, basis.of_features("g", right))
 
 
 def triples_of_functions(moments: Moments, threshold: float = RANK_TOLERANCE, rank: int | None = None) -> WhitenedSVD:
     """`canonical_triples` of moments that are in a `Basis` already."""
+    if moments.is_reversible and all(name in moments for name in _SYMMETRIC):
+        left, values = symmetric_pairs(moments, threshold, rank)
+        return WhitenedSVD(left, np.abs(values), _on_g(moments, left, threshold) * signs(values)[..., None, :])
     f, g = (moment_whitener(moments, name, threshold) for name in ("M_f", "M_g"))
     if not (f.has_constant and g.has_constant):
         return whitened_svd(moments.M_f, moments.T_fg, moments.M_g, threshold, rank)
@@ -180,3 +189,34 @@ def triples_of_functions(moments: Moments, threshold: float = RANK_TOLERANCE, ra
         [np.ones_like(values[..., :1] if values.shape[-1] else f.rank[..., None] * 1.0), values], axis=-1
     )
     return WhitenedSVD(left[..., :rank], values[..., :rank], right[..., :rank])
+
+
+def symmetric_pairs(
+    moments: Moments, threshold: float = RANK_TOLERANCE, rank: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenfunctions f @ left (..., k, n) of unit norm, and real eigenvalues (..., n), of pairs counted both ways.
+
+    By decreasing modulus, which is the singular value: psi is phi or, where the eigenvalue is negative, -phi.
+    """
+    W, _, has_constant = moment_whitener(moments, "M_f", threshold)
+    if not has_constant:
+        values, vectors = symmetric_eig(moments.between("T_ff", W, W))
+        return (W @ vectors)[..., :rank], values[..., :rank]
+    rest = W[..., 1:]
+    values, vectors = symmetric_eig(conjugate_transpose(rest) @ moments.covariance("T_ff") @ rest)
+    left = np.concatenate([W[..., :1], rest @ vectors], axis=-1)
+    one = np.ones((*values.shape[:-1], 1))
+    return left[..., :rank], np.concatenate([one, values], axis=-1)[..., :rank]
+
+
+def _on_g(moments: Moments, left: np.ndarray, threshold: float) -> np.ndarray:
+    """Coefficients on g of the functions with coefficients `left` (..., k, n) on f, which g must span too."""
+    W = moment_whitener(moments, "M_g", threshold).matrix
+    between = moments.between("C_gf", W, left)
+    share = np.sum(np.abs(between) ** 2, axis=(-2, -1)) / np.maximum(left.any(axis=-2).sum(axis=-1), 1)
+    if np.any(share < _SAME_SPAN):
+        raise ValueError(
+            "moments of pairs.both_ways() have one space of functions, and these f and g span two; give the same for "
+            "both, such as estimate_moments(f, f, pairs)."
+        )
+    return W @ between

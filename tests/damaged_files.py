@@ -133,7 +133,7 @@ def zeros_at_the_end(content, rng):
 
 
 def random_json(content, rng):
-    values = [None, 3, -1, 1e300, "x", [], {}, [[]], {"shape": [10**9, 10**9], "format": "koopman_lora.model.v4"}]
+    values = [None, 3, -1, 1e300, "x", [], {}, [[]], {"shape": [10**9, 10**9], "format": "koopman_lora.model.v5"}]
     try:
         record = json.loads(content)
         keys = list(record)

@@ -162,6 +162,17 @@ def test_scores_of_other_data_are_those_of_python(runs, capsys):
     assert capsys.readouterr().out.endswith(f"\n{scores_text(there.scores())}\n")
 
 
+def test_a_reversible_fit_is_kept_as_such_and_says_what_contradicts_it(runs, tmp_path, capsys):
+    folder = str(tmp_path / "fit")
+    options = ["--reversible", "--n-epochs", "1", "--n-modes", "3", "--hidden-dims", "16"]
+    with pytest.warns(UserWarning, match="do not look reversible"):
+        assert main(["fit", runs.data, *options, "--out", folder]) == 0
+    assert "\nnot reversible: the data do not look reversible" in capsys.readouterr().out
+    assert kl.open_analysis(folder).model.is_reversible
+    assert main(["spectrum", folder, "--diagnose"]) == 0
+    assert "\nnot reversible: " in capsys.readouterr().out
+
+
 @pytest.mark.filterwarnings("ignore:svals of modes")  # one epoch is little
 def test_scores_where_nothing_was_held_out_are_refused_in_one_line(runs, tmp_path, capsys):
     folder = str(tmp_path / "fit")

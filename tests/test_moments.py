@@ -239,7 +239,7 @@ def test_phases_turn_functions_real_positive_far_out_and_by_their_largest_coeffi
 def test_time_reversal_is_an_involution(noisy):
     m = noisy[0]
     twice = m.time_reversed().time_reversed()
-    assert set(twice.names) == set(m.names) == set(DEFINITIONS)
+    assert set(twice.names) == set(m.names) == set(DEFINITIONS) - {"A_ff"}
     for name in twice.names:
         np.testing.assert_array_equal(twice.block_sums[name], m.block_sums[name])
 

@@ -175,9 +175,9 @@ def test_validation_sees_no_frame_that_was_trained_on(monkeypatch):
     """The split travels with the fit: a second one, of another seed, would hold out pairs that were trained on."""
     of_functions, seen = Validation.of_functions, []
 
-    def spy(sigma, phi, psi, pairs):
+    def spy(sigma, phi, psi, pairs, backward=None):
         seen.append(pairs)
-        return of_functions(sigma, phi, psi, pairs)
+        return of_functions(sigma, phi, psi, pairs, backward)
 
     monkeypatch.setattr(Validation, "of_functions", spy)
     model = make_model("svals centred", 0)

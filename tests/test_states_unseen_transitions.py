@@ -19,8 +19,9 @@ from koopman_lora.states.unseen_transitions import largest_unseen_probability, u
 from koopman_lora.systems import FiniteMarkovChain
 
 
-def model_of(labels, n_states, lag=1, **options):
+def model_of(labels, n_states, lag=1, reversible=False, **options):
     pairs = lagged_pairs([np.eye(n_states)[np.asarray(path)] for path in labels], lag=lag, check_constant=False)
+    pairs = pairs.both_ways() if reversible else pairs
     moments = estimate_moments(identity, identity, pairs, names=EDMD)
     return macroscopic_model(moments, bootstrap=Bootstrap(100), **options)
 

@@ -179,6 +179,7 @@ def arguments_by_name(folder):
         "KoopmanLoRAModel.with_constant": {"features": features[:, :2]},
         "LaggedPairs": {"x": pairs.x, "x_next": pairs.x_next, "trajectory": pairs.trajectory, "frame": pairs.frame,
                         "clock": pairs.clock},
+        "LaggedPairs.both_ways": {},
         "LaggedPairs.select": {"index": np.arange(5)},
         "Moments": {"block_sums": moments.block_sums, "block_counts": moments.block_counts, "clock": moments.clock,
                     "orientation_sums": moments.orientation_sums, "shifts": moments.shifts},

@@ -42,6 +42,7 @@ class LaggedPairs:
     trajectory, frame : int arrays (n_pairs,); trajectory number, and frame of x within it
     clock : lag, time between two frames and its unit
     coordinate_names : names along a vector state, or None
+    is_reversible : every pair counts as (x, x') and as (x', x), see `both_ways`
     """
 
     x: Tensor
@@ -50,6 +51,7 @@ class LaggedPairs:
     frame: np.ndarray
     clock: Clock
     coordinate_names: tuple[str, ...] | None = None
+    is_reversible: bool = False
 
     @property
     def n_pairs(self) -> int:
@@ -66,7 +68,8 @@ class LaggedPairs:
         n_trajectories = len(np.unique(self.trajectory))
         return (
             f"LaggedPairs({self.n_pairs} pairs of states {self.state_shape} in {n_trajectories} "
-            f"trajector{'y' if n_trajectories == 1 else 'ies'}, {self.clock})"
+            f"trajector{'y' if n_trajectories == 1 else 'ies'}{', both ways' if self.is_reversible else ''}, "
+            f"{self.clock})"
         )
 
     @property
@@ -84,6 +87,20 @@ class LaggedPairs:
         """
         check_positive("size", whole("size", size))
         return zip(self.x.split(size), self.x_next.split(size), strict=True)
+
+    def both_ways(self) -> LaggedPairs:
+        """The same pairs of a process known to be in equilibrium, reversible: each counts in both directions of time.
+
+        What is estimated from them is symmetric: moments, and with them eigenvalues, which are real. They are still as
+        many independent pairs.
+
+        Examples
+        --------
+        >>> moments = estimate_moments(lambda x: x, lambda x: x, lagged_pairs(np.arange(3.0)).both_ways())
+        >>> moments.M_f, moments.T_fg, moments.n_pairs              # (0, 1), (1, 2) and backward (1, 0), (2, 1)
+        (array([[1.5]]), array([[1.]]), 2)
+        """
+        return dataclasses.replace(self, is_reversible=True)
 
     def select(self, index: Positions) -> LaggedPairs:
         """Pairs at `index`, positions or a boolean mask (n_pairs,).
@@ -123,6 +140,17 @@ class LaggedPairs:
             for side in batch:
                 digest.update(np.ascontiguousarray(side.numpy(), dtype="<f8").tobytes())
         return digest.hexdigest()
+
+
+def in_both_directions(x: Tensor, x_next: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs (n, *state), each followed by itself backward: (2 n, *state).
+
+    Examples
+    --------
+    >>> in_both_directions(torch.tensor([[0.0], [1.0]]), torch.tensor([[1.0], [2.0]]))[0][:, 0]
+    tensor([0., 1., 1., 2.])
+    """
+    return torch.stack([x, x_next], dim=1).flatten(0, 1), torch.stack([x_next, x], dim=1).flatten(0, 1)
 
 
 @checked(but=("lag", "dt"))

@@ -79,6 +79,8 @@ class Split:
                 f"training and held_out: their clocks must be one and the same here; got {training.clock} and "
                 f"{held_out.clock}."
             )
+        if training.is_reversible != held_out.is_reversible:
+            raise ValueError("training and held_out must both be pairs.both_ways(), or neither.")
         if training.state_shape != held_out.state_shape:
             raise ValueError(
                 f"training and held_out must be pairs of one kind of state; got {training.state_shape} and "

@@ -45,17 +45,17 @@ TIMES = ("timescales", "mean_first_passage_times")
 
 
 @checked
-def transition_matrix(moments: Moments, estimator: str = "galerkin", reversible: bool = False) -> np.ndarray:
+def transition_matrix(moments: Moments, estimator: str = "galerkin") -> np.ndarray:
     """Row-stochastic transition matrix between fuzzy states, from the moments of memberships chi.
 
     Parameters
     ----------
-    moments : of a membership map as `f` and `g`, resampled or not
+    moments : of a membership map as `f` and `g`, resampled or not; of `pairs.both_ways()` they give detailed balance
+        exactly
     estimator : 'galerkin' or 'counts'
         `E[chi^T chi]^{-1} E[chi^T chi']`, which keeps the eigenvalues of the slow subspace; fuzzy states may give it
         slightly negative entries, and then the nearest probabilities are taken. Or `E[chi_i chi'_j] / E[chi_i]`, which
         cannot be negative but counts fuzziness as jumps, so that its times are too short.
-    reversible : average over the process and its reversal, and give detailed balance exactly
 
     Returns
     -------
@@ -72,26 +72,25 @@ def transition_matrix(moments: Moments, estimator: str = "galerkin", reversible:
     >>> transition_matrix(estimate_moments(lambda x: x, lambda x: x, (hot[:-1], hot[1:]), n_blocks=1)).round(3)
     array([[0.667, 0.333], [0.   , 1.   ]])
     """
-    raw, populations = _raw_transition_matrix(moments, estimator, reversible)
+    raw, populations = _raw_transition_matrix(moments, estimator)
     _check_visited(populations)
-    return _stochastic(raw, populations, reversible)
+    return _stochastic(raw, populations, moments.is_reversible)
 
 
-def _stochastic(raw: np.ndarray, populations: np.ndarray, reversible: bool) -> np.ndarray:
+def _stochastic(raw: np.ndarray, populations: np.ndarray, is_reversible: bool) -> np.ndarray:
     P = nearest_probabilities(raw)
-    if not reversible:
+    if not is_reversible:
         return P
     flux = populations[..., :, None] * P
     return normalised_rows((flux + np.swapaxes(flux, -1, -2)) / 2)
 
 
-def _raw_transition_matrix(moments: Moments, estimator: str, reversible: bool) -> tuple[np.ndarray, np.ndarray]:
+def _raw_transition_matrix(moments: Moments, estimator: str) -> tuple[np.ndarray, np.ndarray]:
     """Transition matrix before negative entries are cut, and the populations E[chi(x)]."""
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator must be 'galerkin' or 'counts'; got {estimator!r}.")
     if np.iscomplexobj(moments.M_f):
         raise TypeError("moments must be of memberships, which are real; these are complex.")
-    moments = moments.symmetrised() if reversible else moments
     M, T = moments.M_f, moments.T_ff
     populations = M.sum(axis=-1)  # memberships sum to 1
     total = populations.sum(axis=-1)
@@ -122,7 +121,6 @@ def macroscopic_model(
     moments: Moments,
     *,
     estimator: str = "galerkin",
-    reversible: bool = False,
     bootstrap: Bootstrap | None = Bootstrap(),
 ) -> xr.Dataset:
     """The small Markov model between fuzzy states: probabilities, populations, times and committors, with intervals.
@@ -130,8 +128,9 @@ def macroscopic_model(
     Parameters
     ----------
     moments : Moments
-        Of memberships: `estimate_moments(chi, chi, pairs)` with chi a `membership_map`, or one-hot maps.
-    estimator, reversible : see `transition_matrix`
+        Of memberships: `estimate_moments(chi, chi, pairs)` with chi a `membership_map`, or one-hot maps. Of
+        `pairs.both_ways()` the model has detailed balance.
+    estimator : see `transition_matrix`
     bootstrap : of the blocks; None for no intervals
 
     Returns
@@ -166,12 +165,12 @@ def macroscopic_model(
     clock = moments.clock
     if moments.n_blocks < 2:
         bootstrap = None  # nothing to resample, and the attributes say so
-    raw, populations = _raw_transition_matrix(moments, estimator, reversible)
+    raw, populations = _raw_transition_matrix(moments, estimator)
     _check_visited(populations)
-    P = _stochastic(raw, populations, reversible)
+    P = _stochastic(raw, populations, moments.is_reversible)
     variables = _with_units(_derived(P, clock), clock)
     if bootstrap is not None:
-        drawn = _resampled_matrices(moments, estimator, reversible, bootstrap)
+        drawn = _resampled_matrices(moments, estimator, bootstrap)
         variables |= _intervals(
             drawn, unseen_alternatives(P, _n_trials(moments, populations), bootstrap.level), clock, bootstrap
         )
@@ -185,7 +184,7 @@ def macroscopic_model(
     }
     attrs = provenance(
         estimator=estimator,
-        reversible=reversible,
+        is_reversible=moments.is_reversible,
         **clock.attrs(),
         n_pairs=moments.n_pairs,
         **({} if bootstrap is None else bootstrap.attrs()),
@@ -208,12 +207,12 @@ def _n_trials(moments: Moments, populations: np.ndarray) -> np.ndarray:
     return moments.n_pairs * populations / (moments.clock.lag or 1)
 
 
-def _resampled_matrices(moments: Moments, estimator: str, reversible: bool, bootstrap: Bootstrap) -> np.ndarray:
+def _resampled_matrices(moments: Moments, estimator: str, bootstrap: Bootstrap) -> np.ndarray:
     """Transition matrices of all resamples, (n_resamples, n_states, n_states)."""
-    raws, populations = _raw_transition_matrix(bootstrap.resampled(moments), estimator, reversible)
+    raws, populations = _raw_transition_matrix(bootstrap.resampled(moments), estimator)
     # a resample without a state says nothing of where that state leads: the estimate, which comes first, stands
     missed = ~(populations > 0)[..., None]
-    P = _stochastic(np.where(missed, raws[0], raws), populations, reversible)
+    P = _stochastic(np.where(missed, raws[0], raws), populations, moments.is_reversible)
     return np.where(missed, P[0], P)[1:]
 
 
