@@ -59,13 +59,22 @@ def check_sizes(**sizes: int) -> None:
             raise ValueError(f"{name} must be between 1 and {WIDEST}; got {size}.")
 
 
-def check_states(x: Tensor, weight: Tensor) -> None:
-    """Raise a TypeError unless states are a tensor in the precision of a network's weights."""
-    check_tensors(x=x)
-    if x.device != weight.device:
-        raise TypeError(f"x must be on {weight.device}, as the weights are; got {x.device}.")
-    if x.dtype != weight.dtype:
-        raise TypeError(f"x must be of {weight.dtype}, as the weights are; got {x.dtype}. Use x.to({weight.dtype}).")
+def check_states(weight: Tensor, **states: Any) -> None:
+    """Raise a TypeError unless states are tensors in the precision of a network's weights, and where they are.
+
+    Examples
+    --------
+    >>> check_states(torch.zeros(1), x=torch.zeros(3, 2, dtype=torch.float64))
+    Traceback (most recent call last):
+    TypeError: x must be of torch.float32, as the weights are; got torch.float64. Use x.to(torch.float32).
+    """
+    check_tensors(**states)
+    for name, x in states.items():
+        if x.device != weight.device:
+            raise TypeError(f"{name} must be on {weight.device}, as the weights are; got {x.device}.")
+        if x.dtype != weight.dtype:
+            advice = f"Use {name}.to({weight.dtype})"
+            raise TypeError(f"{name} must be of {weight.dtype}, as the weights are; got {x.dtype}. {advice}.")
 
 
 class PeriodicEmbedding(nn.Module):
@@ -223,7 +232,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (batch, n_features)."""
-        check_states(x, self.head.weight)
+        check_states(self.head.weight, x=x)
         if x.ndim < 2 or math.prod(x.shape[1:]) != self.input_dim:
             raise ValueError(f"x must hold states of {self.input_dim} entries, (batch, *state); got {tuple(x.shape)}.")
         return self.head(self.trunk(x))
@@ -280,7 +289,7 @@ class CNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (batch, n_features)."""
-        check_states(x, self.head.weight)
+        check_states(self.head.weight, x=x)
         if x.ndim == 3 and self.n_channels == 1:
             x = x[:, None]
         if x.ndim != 4 or x.shape[1] != self.n_channels:

@@ -15,7 +15,7 @@ from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
 from koopman_lora.data.pairs import BATCH
 from koopman_lora.encoder_pairs import EncoderPair, PairedMLP
-from koopman_lora.encoders import MLP, WIDEST, Standardize, check_hidden_dims
+from koopman_lora.encoders import MLP, WIDEST, Standardize, check_hidden_dims, check_states
 from koopman_lora.kinds import check_shape, pair_of
 from koopman_lora.moments import FeatureMap
 from koopman_lora.normalisation import normalise_batch, prepend_constant
@@ -245,6 +245,7 @@ class KoopmanLoRAModel(nn.Module):
 
     def raw(self, z: Tensor, z_next: Tensor) -> tuple[Tensor, Tensor]:
         """Features before normalisation and without the constant mode, for prepared states."""
+        check_states(self.feature_scale, z=z, z_next=z_next)
         f, g = self.encoders(z, z_next)
         return self._with_linear(f, z, 0), self._with_linear(g, z_next, 1)
 

@@ -176,11 +176,9 @@ class Moments:
             return NotImplemented
         if set(self.names) != set(other.names):
             raise ValueError(f"moments to add must hold the same names; got {self.names} and {other.names}.")
-        if self.observable_names != other.observable_names:
-            raise ValueError(
-                f"moments to add must be of the same observables; got {self.observable_names} and "
-                f"{other.observable_names}."
-            )
+        mine, theirs = self.observable_names, other.observable_names
+        if mine != theirs:
+            raise ValueError(f"moments to add must be of the same observables; got {mine} and {theirs}.")
         both = [m.orientation_sums for m in (self, other) if m.orientation_sums is not None]
         other = other.about(self.shifts)
         return Moments(
@@ -325,8 +323,7 @@ class Moments:
         MissingMomentError
             Without T_ff and M_f1.
         """
-        for name in EDMD:
-            self._require(name)
+        self._require(*EDMD)
         sums = self.block_sums
         M = (sums["M_f"] + sums["M_f1"]) / 2
         T = (sums["T_ff"] + conjugate_transpose(sums["T_ff"])) / 2
@@ -339,12 +336,14 @@ class Moments:
     def of_g_only(self) -> Moments:
         """Moments of g in the place of f: M_f, T_ff and M_f1, which is all that EDMD needs."""
         names = {"M_f": "M_g0", "T_ff": "T_gg", "M_f1": "M_g"}
-        for old in names.values():
-            self._require(old)
+        self._require(*names.values())
         sums = {new: self.block_sums[old] for new, old in names.items()}
         return dataclasses.replace(self, block_sums=sums, orientation_sums=None, shifts=self._renamed(f="g"))
 
-    def _require(self, name: str) -> None:
-        check_word("name", name, DEFINITIONS)
-        if name not in self:
-            getattr(self, name)  # raises, and says how to estimate it
+    def _require(self, *names: str) -> None:
+        for name in names:
+            check_word("name", name, DEFINITIONS)
+            if name not in self:
+                getattr(self, name)  # raises, and says how to estimate it
+        if self.n_blocks == 0:
+            raise ValueError("moments must have at least one block; these have none.")
