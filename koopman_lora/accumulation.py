@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from koopman_lora.arguments import check_positive, whole
+from koopman_lora.arguments import check_positive, pair_of, whole
 from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
 from koopman_lora.data.groups import block_numbers
 from koopman_lora.data.pairs import BATCH, LaggedPairs
-from koopman_lora.kinds import number_array, pair_of, shown
+from koopman_lora.kinds import number_array, shown
 from koopman_lora.moments import CROSS, DEFINITIONS, OBSERVABLES, SAME_MAP, FeatureMap, Moments
 
 Batches = Iterable[tuple[Tensor, Tensor]]

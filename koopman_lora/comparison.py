@@ -14,8 +14,8 @@ from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.checks import checked
 from koopman_lora.intervals import bootstrap_intervals
 from koopman_lora.loss_terms import lora_terms
-from koopman_lora.moments import Moments
-from koopman_lora.scores import Validation, correlations, jackknife_error
+from koopman_lora.moments import Moments, OneEstimate
+from koopman_lora.scores import Validation, check_same_features, correlations, jackknife_error
 from koopman_lora.spectrum import koopman_spectrum
 from koopman_lora.triples import canonical_triples, independent_basis
 
@@ -32,9 +32,9 @@ REMEDIES = {
 
 @checked
 def compare_singular_values(
-    moments: Moments,
+    moments: OneEstimate,
     svals: Any = None,
-    held_out: Moments | Validation | None = None,
+    held_out: OneEstimate | Validation | None = None,
     bootstrap: Bootstrap = Bootstrap(),
 ) -> xr.Dataset:
     """Compare learned, K_matrix and canonical singular values, and name the largest cause of disagreement.
@@ -128,6 +128,7 @@ def _held_out_values(moments: Moments, held_out: Moments | Validation | None) ->
     if isinstance(held_out, Validation):
         functions = held_out.moments
     else:
+        check_same_features(moments=moments, held_out=held_out)
         basis = independent_basis(moments)
         left, _, right = canonical_triples(basis.moments(moments))
         functions = basis.moments(held_out).transformed(left, right)

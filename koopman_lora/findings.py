@@ -9,7 +9,7 @@ import numpy as np
 from koopman_lora._linalg import effective_rank, to_correlation
 from koopman_lora.arguments import as_svals
 from koopman_lora.checks import checked
-from koopman_lora.moments import Moments
+from koopman_lora.moments import OneEstimate
 
 
 class Finding(NamedTuple):
@@ -41,7 +41,7 @@ def held_out_findings(vamp_e: float) -> list[Finding]:
 
 
 @checked
-def training_findings(moments: Moments, svals: Any = None, batch_size: int | None = None) -> list[Finding]:
+def training_findings(moments: OneEstimate, svals: Any = None, batch_size: int | None = None) -> list[Finding]:
     """What is wrong with the features of a trained model: low rank, saturated svals, duplicate modes, a small batch.
 
     Parameters

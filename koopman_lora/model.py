@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from koopman_lora.arguments import check_tensors, in_batches, real_tensor, whole
+from koopman_lora.arguments import check_tensors, in_batches, pair_of, real_tensor, whole
 from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
 from koopman_lora.data.pairs import BATCH
 from koopman_lora.encoder_pairs import EncoderPair, PairedMLP
 from koopman_lora.encoders import MLP, WIDEST, Standardize, check_hidden_dims, check_states
-from koopman_lora.kinds import check_shape, pair_of
+from koopman_lora.kinds import check_shape
 from koopman_lora.moments import FeatureMap
 from koopman_lora.normalisation import normalise_batch, prepend_constant
 

@@ -15,8 +15,8 @@ from koopman_lora.accumulation import flat_state
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.checks import checked
 from koopman_lora.data.pairs import LaggedPairs, lagged_pairs
-from koopman_lora.kinds import moderate_array
-from koopman_lora.moments import FeatureMap, Moments
+from koopman_lora.kinds import LARGEST, moderate_array
+from koopman_lora.moments import FeatureMap, Moments, OneEstimate
 from koopman_lora.propagation import Propagator, propagator
 
 FORECASTERS = ("koopman", "persistence", "climatology", "linear")
@@ -27,7 +27,7 @@ DIMS = (STEP, SAMPLE, OBSERVABLE)
 
 @checked
 def forecast(
-    moments: Moments,
+    moments: OneEstimate,
     features: Any,
     steps: int | Sequence[int],
     *,
@@ -84,7 +84,7 @@ def forecast(
 
 @checked
 def forecast_band(
-    moments: Moments,
+    moments: OneEstimate,
     features: Any,
     steps: int | Sequence[int],
     *,
@@ -161,8 +161,12 @@ def _weights(step: Propagator, steps: Sequence[int]) -> Iterator[np.ndarray]:
         raise ValueError("moments lack observables; estimate them with observables=h, such as flat_state.")
     weights, done = step.readout, 1
     for n in steps:
-        weights, done = np.linalg.matrix_power(step.K, n - done) @ weights, n
-        yield step.start @ weights
+        with np.errstate(over="ignore", invalid="ignore"):
+            weights, done = np.linalg.matrix_power(step.K, n - done) @ weights, n
+            ahead = step.start @ weights
+        if not (np.abs(ahead) < LARGEST).all():
+            raise ValueError(f"moments give forecasts that overflow {n} lags ahead; choose a unit of larger size.")
+        yield ahead
 
 
 def _with_bounds(features: np.ndarray, weights: np.ndarray, bootstrap: Bootstrap) -> np.ndarray:

@@ -12,6 +12,7 @@ import xarray as xr
 
 import koopman_lora as kl
 from koopman_lora.checks import checked
+from koopman_lora.moment_names import DEFINITIONS
 
 HERE = pathlib.Path(__file__).parent
 
@@ -35,6 +36,9 @@ def test_every_public_callable_has_a_valid_call(tmp_path):
 
 
 MOMENTS = kl.Moments({"M_f": np.ones((3, 1, 1)), "T_fg": np.ones((3, 1, 1)), "M_g": np.ones((3, 1, 1))}, np.ones(3))
+TWO = kl.Moments({"M_f": np.ones((3, 2, 2)), "T_ff": np.ones((3, 2, 2)), "M_f1": np.ones((3, 2, 2))}, np.ones(3))
+LARGE = kl.Moments({n: np.full((3, 1, 1), 1e200 if n[0] == "H" else 1.0) for n in DEFINITIONS}, np.ones(3))
+NO_EPOCH = xr.Dataset({"loss": ("epoch", [])}, {"epoch": []}, {"best_epoch": 1})
 
 
 @pytest.mark.parametrize(
@@ -59,7 +63,17 @@ MOMENTS = kl.Moments({"M_f": np.ones((3, 1, 1)), "T_fg": np.ones((3, 1, 1)), "M_
         (lambda: kl.MLP("two", 3), "input_dim must be an integer; got 'two'"),
         (lambda: kl.MLP(10**12, 3), "input_dim must be an integer of at most 2147483647"),
         (lambda: kl.plots.plot_spectrum(xr.Dataset()), "spectrum must be the result .* it lacks .*'mode'"),
-        (lambda: kl.spectrum_table(xr.Dataset({"a": ("mode", [])})), "spectrum must have entries; it has none along"),
+        (lambda: kl.plots.plot_history(NO_EPOCH), "history must have entries; it has none along 'epoch'"),
+        (lambda: kl.plots.plot_energy(xr.Dataset()), "selection must be the result of select_n_modes; it lacks 'mode'"),
+        (lambda: MOMENTS.between("M_f", np.ones((2, 1))), r"left must have shape \(1, n\); got \(2, 1\)"),
+        (lambda: MOMENTS.transformed([[1]], [[1], [1]]), r"A_g must have shape \(1, n\); got \(2, 1\)"),
+        (lambda: MOMENTS.reweighted(np.ones((3, 2))), r"weights must have shape \(n, 3\); got \(3, 2\)"),
+        (lambda: kl.Clock.from_attrs({"lag": 1}), "attrs must be those of a result, .* they lack dt, time_unit"),
+        (lambda: kl.eigenpair_residuals(TWO, MOMENTS), "moments and held_out must be moments of the same features"),
+        (lambda: kl.forecast(LARGE, [[1.0]], 9), "moments give forecasts that overflow 1 lags ahead"),
+        (lambda: kl.plots.plot_singular_functions([], [[1.0]]), "x must hold at least one state"),
+        (lambda: kl.plots.plot_singular_functions([1.0], [1.0]), r"values must have shape \(1, n\); got \(1,\)"),
+        (lambda: kl.plots.plot_coarse_map(xr.DataArray(np.ones((2, 0, 1)))), "memberships must have entries"),
         (lambda: kl.evaluate_on_grid(lambda x: None, {"x": [0.0]}), "function must be an array of numbers; got None"),
         (lambda: kl.koopman_spectrum(MOMENTS.reweighted(np.ones((2, 3)))), "moments must be moments of one estimate"),
         (lambda: kl.systems.Lorenz63().velocity(np.full((3, 1), np.inf)), "x must be finite"),

@@ -7,6 +7,7 @@ from typing import Any
 import xarray as xr
 from matplotlib.axes import Axes
 
+from koopman_lora._labels import check_result
 from koopman_lora.checks import checked
 from koopman_lora.kinds import check_word
 from koopman_lora.plots.style import BLUE, GREY, ORANGE, add_legend, ink, make_axis, with_unit
@@ -30,13 +31,16 @@ def plot_forecast(
     >>> values = xr.DataArray(
     ...     [[[1.0]], [[1.0]], [[1.0]]],
     ...     dims=("step", "sample", "observable"),
-    ...     coords={"time": ("step", [1.0, 2.0, 3.0], {"units": "ps"}), "observable": ["x"]},
+    ...     coords={"time": ("step", [1.0, 2.0, 3.0], {"units": "ps"}), "sample": [0], "observable": ["x"]},
     ... )
     >>> interval = xr.concat([values - 0.1, values + 0.1], dim="bound")
     >>> band = xr.Dataset({"forecast": values, "forecast_interval": interval}, attrs={"level": 0.95})
     >>> plot_forecast(band).get_xlabel()
     'time (ps)'
     """
+    check_result(
+        "band", band, "forecast_band", "observable", "sample", "time", "forecast", "forecast_interval", attrs=["level"]
+    )
     ax = make_axis(ax)
     known = band["observable"].values.tolist()
     observable = known[0] if observable is None else observable
@@ -64,6 +68,7 @@ def plot_forecast_error(error: xr.Dataset, ax: Axes | None = None) -> Axes:
     ----------
     error : Dataset of `forecast_error`
     """
+    check_result("error", error, "forecast_error", "forecaster", "time", "relative_rmse_mean")
     ax = make_axis(ax)
     styles = {
         "koopman": (BLUE, "-"),
