@@ -19,6 +19,8 @@ from koopman_lora.kinds import LARGEST, moderate_array
 from koopman_lora.moments import FeatureMap, Moments, OneEstimate
 from koopman_lora.propagation import Propagator, propagator
 
+# Horizons of one forecast, each with its own row of the result.
+MOST_STEPS = 100_000
 FORECASTERS = ("koopman", "persistence", "climatology", "linear")
 # Samples whose bootstrap is held in memory at once.
 CHUNK = 512
@@ -139,6 +141,8 @@ def check_steps(steps: int | Sequence[int]) -> list[int]:
     >>> check_steps(3), check_steps([1, 20])
     ([1, 2, 3], [1, 20])
     """
+    if np.size(steps) > MOST_STEPS or (isinstance(steps, (int, np.integer)) and steps > MOST_STEPS):
+        raise ValueError(f"steps must be at most {MOST_STEPS} numbers of lags; give those that you want as a list.")
     listed = list(range(1, steps + 1)) if isinstance(steps, (int, np.integer)) else list(steps)
     if not listed or any(int(n) != n or n < 1 for n in listed) or any(b <= a for a, b in itertools.pairwise(listed)):
         raise ValueError(f"steps must be a number of at least 1, or increasing numbers of at least 1; got {steps!r}.")

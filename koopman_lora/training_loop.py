@@ -26,7 +26,7 @@ from koopman_lora.data.pairs import BATCH
 from koopman_lora.data.scales import standardization
 from koopman_lora.data.splits import Split
 from koopman_lora.kinds import flag
-from koopman_lora.losses import NestedLoRALoss, NonFiniteLossError
+from koopman_lora.losses import NestedLoRALoss, NonFiniteLossError, scalar_loss
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import CROSS, Moments
 from koopman_lora.scores import jackknife_error, span_vamp_2
@@ -245,7 +245,7 @@ class TrainingLoop:
         for rows in order.tensor_split(self.steps_per_epoch):  # sizes differ by one pair at most; none is dropped
             with self._autocast():
                 f, g = self.model.encode(self.x[rows], self.x_next[rows])
-                loss = self.loss(f, g, self.model.svals)
+                loss = scalar_loss(self.loss(f, g, self.model.svals))
             self.optimizer.zero_grad()
             self.fabric.backward(loss)
             if self.options.gradient_clip is not None:

@@ -45,6 +45,8 @@ def plot_forecast(
     known = band["observable"].values.tolist()
     observable = known[0] if observable is None else observable
     check_word("observable", observable, known)
+    if not 0 <= sample < band.sizes["sample"]:
+        raise ValueError(f"sample must be one of {band.sizes['sample']}, counted from 0; got {sample}.")
     one = band.sel(observable=observable).isel(sample=sample)
     time = one["time"]
     percent = f"{100 * band.attrs['level']:g} % band of the expectation"
