@@ -137,6 +137,8 @@ def _as_tensors(batch: Any) -> tuple[Any, ...]:
 def _check_equal_length(x: Any, x_next: Any) -> None:
     if not (hasattr(x, "shape") and hasattr(x_next, "shape")):
         raise TypeError(f"x and x_next must be tensors; got {type(x).__name__} and {type(x_next).__name__}.")
+    if np.ndim(x) == 0 or np.ndim(x_next) == 0:
+        raise TypeError("x and x_next must hold several states; got a single number.")
     if len(x) != len(x_next):
         raise ValueError(f"x and x_next must hold equally many states; got {len(x)} and {len(x_next)}.")
 

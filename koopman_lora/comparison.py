@@ -13,6 +13,7 @@ from koopman_lora.arguments import as_svals
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.checks import checked
 from koopman_lora.intervals import bootstrap_intervals
+from koopman_lora.kinds import LARGEST
 from koopman_lora.loss_terms import lora_terms
 from koopman_lora.moments import Moments, OneEstimate
 from koopman_lora.scores import Validation, check_same_features, correlations, jackknife_error
@@ -90,7 +91,8 @@ def compare_singular_values(
     }
     known = {name: size for name, size in sizes.items() if np.isfinite(size)}
     verdict = max(known, key=known.__getitem__)
-    ratio = K_values / np.where(ordered > 0, ordered, np.nan)
+    ratio = K_values / np.where(ordered > 1 / LARGEST, ordered, np.nan)  # the square of a larger one overflows
+    told = ratio[np.isfinite(ratio)]
     variables = {
         "learned": (MODE, ordered),
         "learned_operator": (MODE, operator_values),
@@ -106,8 +108,8 @@ def compare_singular_values(
     attrs = provenance(
         verdict=verdict,
         remedy=REMEDIES[verdict],
-        ratio_mean=float(np.nanmean(ratio)),
-        ratio_std=float(np.nanstd(ratio)),
+        ratio_mean=float(np.mean(told)) if told.size else np.nan,
+        ratio_std=float(np.std(told)) if told.size else np.nan,
         is_decreasing=bool(np.all(np.diff(learned) <= 1e-9)),
         is_in_unit_interval=bool(np.all((learned > 0) & (learned <= 1))),
         elbow=elbow(canonical),

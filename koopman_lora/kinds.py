@@ -267,7 +267,9 @@ def check_shape(name: str, array: Any, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name} must have shape {tuple(shape)}; got {tuple(array.shape)}.")
 
 
-def check_matrices(name: str, array: Any, n_rows: int | None = None, n_columns: int | None = None) -> None:
+def check_matrices(
+    name: str, array: Any, n_rows: int | None = None, n_columns: int | None = None, is_one: bool = False
+) -> None:
     """Raise a ValueError unless an array holds matrices, behind any leading axes, with so many rows and columns.
 
     Examples
@@ -277,7 +279,8 @@ def check_matrices(name: str, array: Any, n_rows: int | None = None, n_columns: 
     ValueError: coefficients must have shape (3, n); got (2, 3).
     """
     rows, columns = ("n" if n is None else n for n in (n_rows, n_columns))
-    if array.ndim < 2 or rows not in ("n", array.shape[-2]) or columns not in ("n", array.shape[-1]):
+    is_matrix = array.ndim == 2 if is_one else array.ndim >= 2
+    if not is_matrix or rows not in ("n", array.shape[-2]) or columns not in ("n", array.shape[-1]):
         raise ValueError(f"{name} must have shape ({rows}, {columns}); got {tuple(array.shape)}.")
 
 

@@ -251,7 +251,7 @@ class Moments:
     def transformed(self, A_f: Moderate, A_g: Moderate) -> Moments:
         """Moments of the features `f A_f` and `g A_g`, without another pass over the data."""
         for key, A, side in (("A_f", A_f, "f"), ("A_g", A_g, "g")):
-            check_matrices(key, A, n_features(side, self.block_sums, self.shifts))
+            check_matrices(key, A, n_features(side, self.block_sums, self.shifts), is_one=self.shifts is not None)
         return self.combined({"f": A_f, "g": A_g})
 
     def combined(self, maps: Mapping[str, np.ndarray]) -> Moments:

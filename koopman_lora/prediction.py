@@ -169,7 +169,9 @@ def _weights(step: Propagator, steps: Sequence[int]) -> Iterator[np.ndarray]:
             weights, done = np.linalg.matrix_power(step.K, n - done) @ weights, n
             ahead = step.start @ weights
         if not (np.abs(ahead) < LARGEST).all():
-            raise ValueError(f"moments give forecasts that overflow {n} lags ahead; choose a unit of larger size.")
+            raise ValueError(
+                f"moments and observables give forecasts that overflow {n} lags ahead; choose another unit."
+            )
         yield ahead
 
 
@@ -250,6 +252,8 @@ def forecast_error(
     errors, counts = [], []
     for n, weights in zip(steps, _weights(step, steps), strict=True):
         pairs = lagged_pairs(test, lag=n * lag, check_constant=False)
+        if pairs.state_shape != train.state_shape:
+            raise ValueError(f"test must hold states of shape {train.state_shape}; got {pairs.state_shape}.")
         now, truth = (_observed(observables, side) for side in (pairs.x, pairs.x_next))
         koopman = np.real(_checked_features(_evaluated("f", f, pairs.x), step) @ weights)
         guesses = (koopman, now, h.mean(axis=0), _with_ones(now) @ np.linalg.matrix_power(linear, n)[:, 1:])

@@ -54,12 +54,20 @@ def plot_forecast(
     ax.fill_between(time, lower, upper, color=BLUE, alpha=0.3, lw=0, label=percent)
     ax.plot(time, one["forecast"], color=BLUE, label="forecast")
     if truth is not None:
+        _check_truth(truth, band)
         values = truth.sel(observable=observable).isel(sample=sample)
         ax.plot(time, values, color=ink(), ls="--", lw=1.4, label="truth")
     name = observable if isinstance(observable, str) else f"observable {observable}"
     ax.set(xlabel=with_unit("time", time.attrs.get("units")), ylabel=name, title=f"Forecast from sample {sample}")
     add_legend(ax)
     return ax
+
+
+def _check_truth(truth: xr.DataArray, band: xr.Dataset) -> None:
+    check_result("truth", truth, "the data at the times of the band", "observable")
+    wanted = band["forecast"].sizes
+    if any(truth.sizes.get(dim) != n for dim, n in wanted.items()):
+        raise ValueError(f"truth must have sizes {dict(wanted)}, as the band has; got {dict(truth.sizes)}.")
 
 
 @checked

@@ -52,18 +52,9 @@ def plot_singular_functions(
     1
     """
     x = x[:, None] if x.ndim == 1 else x
-    check_matrices("x", x)
-    if len(x) == 0:
-        raise ValueError("x must hold at least one state; got none.")
-    check_matrices("values", values, len(x))
-    if reference is not None:
-        check_matrices("reference", reference, len(x))
-    if x.shape[1] > 2:
-        raise ValueError(f"x must be one- or two-dimensional to draw functions of it; got {x.shape[1]} coordinates.")
-    if reference is not None and np.iscomplexobj(reference):
-        raise ValueError("reference must be real; draw reference.real.")
-    if np.iscomplexobj(values):
-        raise ValueError("values must be real; draw values.real and values.imag, or np.abs(values).")
+    _check_functions(x, values, reference)
+    if len(coordinate_names) < x.shape[1]:
+        raise ValueError(f"coordinate_names must name {x.shape[1]} coordinates; got {list(coordinate_names)}.")
     n_modes = values.shape[1] if reference is None else min(values.shape[1], reference.shape[1])
     modes = list(modes or range(2, min(5, n_modes) + 1) or [1])
     if not all(1 <= mode <= n_modes for mode in modes):
@@ -80,6 +71,22 @@ def plot_singular_functions(
             ax.set(xlabel=coordinate_names[0], ylabel=coordinate_names[1])
         ax.set_title(f"${symbol}_{{{mode}}}$")
     return np.asarray(panels)
+
+
+def _check_functions(x: np.ndarray, values: np.ndarray, reference: np.ndarray | None) -> None:
+    """Raise a ValueError unless real functions of the states x (n, 1) or (n, 2) can be drawn."""
+    check_matrices("x", x)
+    if len(x) == 0:
+        raise ValueError("x must hold at least one state; got none.")
+    check_matrices("values", values, len(x))
+    if reference is not None:
+        check_matrices("reference", reference, len(x))
+    if x.shape[1] > 2:
+        raise ValueError(f"x must be one- or two-dimensional to draw functions of it; got {x.shape[1]} coordinates.")
+    if reference is not None and np.iscomplexobj(reference):
+        raise ValueError("reference must be real; draw reference.real.")
+    if np.iscomplexobj(values):
+        raise ValueError("values must be real; draw values.real and values.imag, or np.abs(values).")
 
 
 def _panels(n: int) -> np.ndarray:
