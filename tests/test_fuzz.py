@@ -42,6 +42,10 @@ LARGE = kl.Moments({n: np.full((3, 1, 1), 1e200 if n[0] == "H" else 1.0) for n i
 SHIFTED = kl.estimate_moments(lambda x: x, lambda x: x, (torch.ones(2, 1), torch.ones(2, 1)))
 
 
+def tiny(lag):
+    return kl.Moments({n: np.full((3, 1, 1), 1e-300) for n in DEFINITIONS}, np.ones(3), kl.Clock(lag))
+
+
 def forecast_error_of(test):
     pairs = kl.lagged_pairs(np.arange(9.0) % 4, lag=1)
     moments = kl.estimate_moments(kl.flat_state, kl.flat_state, pairs, observables=kl.flat_state)
@@ -114,6 +118,7 @@ NO_EPOCH = xr.Dataset({"loss": ("epoch", [])}, {"epoch": []}, {"best_epoch": 1})
         (lambda: SHIFTED.transformed(np.ones((1, 1, 1)), [[1]]), r"A_f must have shape \(1, n\); got \(1, 1, 1\)"),
         (lambda: kl.estimate_moments(len, len, [(torch.ones(()), torch.ones(()))]), "x and x_next must hold several"),
         (lambda: forecast_error_of(np.ones((9, 3))), r"test must hold states of shape \(1,\); got \(3,\)"),
+        (lambda: kl.chapman_kolmogorov([tiny(1), tiny(2)]), "moments_by_lag must be of features of ordinary size"),
         (lambda: kl.plots.plot_coarse_map(xr.DataArray(np.ones((2, 0, 1)))), "memberships must have entries"),
         (lambda: kl.evaluate_on_grid(lambda x: None, {"x": [0.0]}), "function must be an array of numbers; got None"),
         (lambda: kl.koopman_spectrum(MOMENTS.reweighted(np.ones((2, 3)))), "moments must be moments of one estimate"),
