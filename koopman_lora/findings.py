@@ -58,7 +58,7 @@ def training_findings(moments: OneEstimate, svals: Any = None, batch_size: int |
     Examples
     --------
     >>> ones = np.ones((1, 2, 2))
-    >>> [f.name for f in training_findings(Moments({"M_f": ones, "M_g": ones, "T_fg": ones}, np.array([1.0])))]
+    >>> [f.name for f in training_findings(kl.Moments({"M_f": ones, "M_g": ones, "T_fg": ones}, np.array([1.0])))]
     ['low rank', 'duplicate modes']
     """
     k = len(moments.M_f)

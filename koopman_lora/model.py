@@ -15,7 +15,7 @@ from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
 from koopman_lora.data.pairs import BATCH
 from koopman_lora.encoder_pairs import EncoderPair, PairedMLP
-from koopman_lora.encoders import MLP, WIDEST, Standardize, check_hidden_dims, check_states
+from koopman_lora.encoders import MLP, WIDEST, Standardize, check_hidden_dims, check_sizes, check_states
 from koopman_lora.kinds import check_shape
 from koopman_lora.moments import FeatureMap
 from koopman_lora.normalisation import normalise_batch, prepend_constant
@@ -93,9 +93,9 @@ class KoopmanLoRAModel(nn.Module):
             raise ValueError(f"input_dim must be a positive integer or a shape of such; got {input_dim!r}.")
         self.state_shape = tuple(int(size) for size in sizes)
         n_modes, smallest = whole("n_modes", n_modes), 2 if has_centering else 1
-        if not smallest <= n_modes <= WIDEST:
-            known = f"at least {smallest} (has_centering={has_centering}) and at most {WIDEST}"
-            raise ValueError(f"n_modes must be {known}; got {n_modes}.")
+        if n_modes < smallest:
+            raise ValueError(f"n_modes must be at least {smallest} (has_centering={has_centering}); got {n_modes}.")
+        check_sizes(n_modes=n_modes)
         self.n_modes, self.learn_svals, self.has_centering = n_modes, learn_svals, has_centering
         self.hidden_dims = check_hidden_dims(hidden_dims)
         self.activation, self.use_batchnorm = activation, use_batchnorm
