@@ -69,6 +69,33 @@ def labelled(
     return dataset.assign_coords(counted)
 
 
+def check_result(
+    name: str, result: Any, maker: str, *needed: str, attrs: Sequence[str] = (), may_be_empty: bool = False
+) -> None:
+    """Raise a ValueError unless a labelled result of `maker` has what will be read from it, with entries.
+
+    Parameters
+    ----------
+    name : of the argument
+    needed : variables and coordinates
+    attrs : attributes
+
+    Examples
+    --------
+    >>> check_result("scan", labelled({"lag_time": ("lag", [1.0])}), "scan_lags", "lag_time", "timescales")
+    Traceback (most recent call last):
+    ValueError: scan must be the result of scan_lags; it lacks 'timescales'.
+    """
+    is_array = isinstance(result, xr.DataArray)
+    known = {*result.coords, *(() if is_array else result.data_vars)}
+    missing = [key for key in needed if key not in known] + [key for key in attrs if key not in result.attrs]
+    if missing:
+        raise ValueError(f"{name} must be the result of {maker}; it lacks {', '.join(map(repr, missing))}.")
+    dims = result.dims if is_array else [dim for key in needed for dim in result[key].dims]
+    if not may_be_empty and (empty := [dim for dim in dims if result.sizes[dim] == 0]):
+        raise ValueError(f"{name} must have entries; it has none along {empty[0]!r}.")
+
+
 def interval(name: str, dims: Sequence[str], bounds: np.ndarray, unit: str = "1") -> dict[str, Any]:
     """The variable `<name>_interval` over (bound, *dims) from bounds (2, ...), lower and upper.
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from koopman_lora._linalg import conjugate_transpose
-from koopman_lora.arguments import check_positive, whole
+from koopman_lora.arguments import check_positive, pair_of, whole
 from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
 from koopman_lora.data.groups import block_numbers
 from koopman_lora.data.pairs import BATCH, LaggedPairs
-from koopman_lora.kinds import number_array, pair_of, shown
+from koopman_lora.kinds import number_array, shown
 from koopman_lora.moments import CROSS, DEFINITIONS, OBSERVABLES, SAME_MAP, FeatureMap, Moments
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -141,6 +141,8 @@ def _as_tensors(batch: Any) -> tuple[Any, ...]:
 def _check_equal_length(x: Any, x_next: Any) -> None:
     if not (hasattr(x, "shape") and hasattr(x_next, "shape")):
         raise TypeError(f"x and x_next must be tensors; got {type(x).__name__} and {type(x_next).__name__}.")
+    if np.ndim(x) == 0 or np.ndim(x_next) == 0:
+        raise TypeError("x and x_next must hold several states; got a single number.")
     if len(x) != len(x_next):
         raise ValueError(f"x and x_next must hold equally many states; got {len(x)} and {len(x_next)}.")
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from koopman_lora.kinds import number as number
-from koopman_lora.kinds import real_array
+from koopman_lora.kinds import real_array, shown
 from koopman_lora.kinds import whole as whole
 
 
@@ -70,6 +70,19 @@ def copied(name: str, module: Any) -> Any:
         return copy.deepcopy(module)
     except TypeError:
         raise TypeError(f"{name} must be a module that can be copied; got {type(module).__name__}.") from None
+
+
+def pair_of(name: str, value: Any) -> tuple[Any, Any]:
+    """Two things in a tuple or a list, such as a batch (x, x_next).
+
+    Examples
+    --------
+    >>> pair_of("batches", [1, 2])
+    (1, 2)
+    """
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"{name} must be of pairs (x, x_next); got {shown(value)}.")
+    return value[0], value[1]
 
 
 def in_batches(size: int, **sides: Tensor) -> Iterator[tuple[Any, ...]]:

@@ -19,6 +19,9 @@ from koopman_lora.moments import Moments
 
 Scale = Callable[[np.ndarray], np.ndarray]
 
+# Numbers that are drawn at once, which fill 4 GB.
+MOST_WEIGHTS = 5 * 10**8
+
 
 @checked(but=("level",))
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +72,10 @@ class Bootstrap:
         if n_blocks < 2:
             raise ValueError(
                 f"moments need at least 2 blocks for a bootstrap; got {n_blocks}. Estimate with n_blocks=64."
+            )
+        if n_blocks * self.n_resamples > MOST_WEIGHTS:
+            raise ValueError(
+                f"n_resamples={self.n_resamples} of n_blocks={n_blocks} are too many; choose fewer of either."
             )
         rng = np.random.default_rng(self.seed)
         return rng.multinomial(n_blocks, np.full(n_blocks, 1 / n_blocks), size=self.n_resamples)

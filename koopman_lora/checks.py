@@ -10,10 +10,9 @@ import collections.abc
 import functools
 import inspect
 import os
-import re
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,12 +70,7 @@ def checked(function: Any = None, *, but: Collection[str] = ()) -> Any:
         for name, hint in hints().items():
             if name in bound.arguments:
                 bound.arguments[name] = as_annotated(name, bound.arguments[name], hint)
-        try:
-            return function(*bound.args, **bound.kwargs)
-        except (KeyError, IndexError, ValueError, TypeError, ZeroDivisionError) as error:
-            if reason := _unfit(bound.arguments, error):
-                raise ValueError(reason) from error
-            raise
+        return function(*bound.args, **bound.kwargs)
 
     return call
 
@@ -108,49 +102,6 @@ def checked_methods(cls: type, but: Collection[str] = ()) -> Any:
         elif isinstance(value, classmethod):
             setattr(cls, name, classmethod(checked(value.__func__, but=but)))
     return cls
-
-
-def _unfit(arguments: Mapping[str, Any], error: Exception) -> str:
-    """Which labelled argument is not the result that was asked for, because it lacks a variable, or entries."""
-    if not isinstance(error, KeyError) and any(re.search(rf"\b{name}\b", str(error)) for name in arguments):
-        return ""
-    for name, value in arguments.items():
-        if getattr(getattr(value, "block_counts", None), "ndim", 1) > 1:
-            return f"{name} must be moments of one estimate; these are resampled ({error})."
-    labelled = {name: value for name, value in arguments.items() if hasattr(value, "sizes") and hasattr(value, "attrs")}
-    for name, value in labelled.items():
-        if 0 in value.sizes.values():
-            return f"{name} must have entries; it has none along {next(d for d, n in value.sizes.items() if n == 0)!r}."
-    if isinstance(error, KeyError):
-        labelled |= {name: value for name, value in arguments.items() if isinstance(value, Mapping)}
-    if labelled and isinstance(error, KeyError):
-        return f"{' or '.join(labelled)} must be the result that this function is made for; it lacks {error.args[0]!r}."
-    holders = [name for name, value in arguments.items() if name != "self" and not isinstance(value, _SINGLE)]
-    is_ours = not any(isinstance(value, types.FunctionType) for value in arguments.values())  # not a user's function's
-    is_of_numbers = isinstance(error, (IndexError, ZeroDivisionError, np.linalg.LinAlgError))
-    if is_ours and (is_of_numbers or str(error).startswith(_OF_SHAPES) or _comes_from_a_check(error)):
-        return f"{' and '.join(holders)} must fit together, and hold numbers of ordinary size; got: {error}."
-    return ""
-
-
-def _comes_from_a_check(error: Exception) -> bool:
-    """Whether another border inside told of an argument of its own, which the user never typed."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_globals.get("__name__") in (__name__, finite_array.__module__)
-
-
-# What has no entries; and what NumPy says, without a name, where numbers of entries differ.
-_SINGLE = (str, bool, int, float, type(None), type)
-_OF_SHAPES = (
-    "matmul: ",
-    "operands could not be broadcast",
-    "could not broadcast",
-    "shape-mismatch",
-    "cannot reshape",
-    "all the input array",
-)
 
 
 # Annotations that ask for nothing.

@@ -13,6 +13,8 @@ import numpy as np
 from koopman_lora.checks import checked_methods
 from koopman_lora.kinds import AnyNumbers
 
+# The attributes of a Dataset that hold a clock.
+CLOCK_ATTRS = ("lag", "dt", "time_unit")
 # Distance of |lambda| from 1 that is round-off: nothing relaxes more slowly than 1e9 lags and can be told from never.
 _UNIT_CIRCLE = 1e-9
 
@@ -156,6 +158,8 @@ class Clock:
     @classmethod
     def from_attrs(cls, attrs: Mapping[str, Any]) -> Clock:
         """The clock that `attrs` of a Dataset tell of."""
+        if missing := [name for name in CLOCK_ATTRS if name not in attrs]:
+            raise ValueError(f"attrs must be those of a result, with its clock; they lack {', '.join(missing)}.")
         lag = attrs["lag"]
         return cls(None if lag == "unknown" else int(lag), float(attrs["dt"]), str(attrs["time_unit"]))
 

@@ -13,9 +13,10 @@ from koopman_lora.arguments import as_svals
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.checks import checked
 from koopman_lora.intervals import bootstrap_intervals
+from koopman_lora.kinds import LARGEST
 from koopman_lora.loss_terms import lora_terms
-from koopman_lora.moments import Moments
-from koopman_lora.scores import Validation, correlations, jackknife_error
+from koopman_lora.moments import Moments, OneEstimate
+from koopman_lora.scores import Validation, check_same_features, correlations, jackknife_error
 from koopman_lora.spectrum import koopman_spectrum
 from koopman_lora.triples import canonical_triples, independent_basis
 
@@ -32,9 +33,9 @@ REMEDIES = {
 
 @checked
 def compare_singular_values(
-    moments: Moments,
+    moments: OneEstimate,
     svals: Any = None,
-    held_out: Moments | Validation | None = None,
+    held_out: OneEstimate | Validation | None = None,
     bootstrap: Bootstrap = Bootstrap(),
 ) -> xr.Dataset:
     """Compare learned, K_matrix and canonical singular values, and name the largest cause of disagreement.
@@ -90,7 +91,8 @@ def compare_singular_values(
     }
     known = {name: size for name, size in sizes.items() if np.isfinite(size)}
     verdict = max(known, key=known.__getitem__)
-    ratio = K_values / np.where(ordered > 0, ordered, np.nan)
+    ratio = K_values / np.where(ordered > 1 / LARGEST, ordered, np.nan)  # the square of a larger one overflows
+    told = ratio[np.isfinite(ratio)]
     variables = {
         "learned": (MODE, ordered),
         "learned_operator": (MODE, operator_values),
@@ -106,8 +108,8 @@ def compare_singular_values(
     attrs = provenance(
         verdict=verdict,
         remedy=REMEDIES[verdict],
-        ratio_mean=float(np.nanmean(ratio)),
-        ratio_std=float(np.nanstd(ratio)),
+        ratio_mean=float(np.mean(told)) if told.size else np.nan,
+        ratio_std=float(np.std(told)) if told.size else np.nan,
         is_decreasing=bool(np.all(np.diff(learned) <= 1e-9)),
         is_in_unit_interval=bool(np.all((learned > 0) & (learned <= 1))),
         elbow=elbow(canonical),
@@ -128,6 +130,7 @@ def _held_out_values(moments: Moments, held_out: Moments | Validation | None) ->
     if isinstance(held_out, Validation):
         functions = held_out.moments
     else:
+        check_same_features(moments=moments, held_out=held_out)
         basis = independent_basis(moments)
         left, _, right = canonical_triples(basis.moments(moments))
         functions = basis.moments(held_out).transformed(left, right)

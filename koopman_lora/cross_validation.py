@@ -39,6 +39,8 @@ def cross_validate(estimator: BaseEstimator, X: Any, n_folds: int = 5, by: str =
         For fewer than 2 folds, or fewer groups than folds.
     """
     pairs = lagged_pairs(X, estimator.lag, estimator.dt, estimator.time_unit)
+    if n_folds > len(pairs):
+        raise ValueError(f"n_folds must be at most the number of pairs, {len(pairs)}; got {n_folds}.")
     group = split_groups(pairs, by, n_blocks=4 * max(n_folds, 1))
     n_groups = int(group.max()) + 1
     if not 2 <= n_folds <= n_groups:

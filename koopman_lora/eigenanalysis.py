@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from koopman_lora._labels import FEATURE_F, FEATURE_G, MODE, OBSERVABLE, labelled, provenance
+from koopman_lora._labels import FEATURE_F, FEATURE_G, MODE, OBSERVABLE, check_result, labelled, provenance
 from koopman_lora._linalg import RANK_TOLERANCE, conjugate_transpose, eigenvalue_order
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.checks import checked
-from koopman_lora.clock import Clock
+from koopman_lora.clock import CLOCK_ATTRS, Clock
 from koopman_lora.intervals import Reach, eigenvalue_intervals, in_long_blocks, unseen_floor
 from koopman_lora.kinds import Share, finite_array, number_array
-from koopman_lora.moments import Moments
+from koopman_lora.moments import Moments, OneEstimate
 from koopman_lora.propagation import METHODS, Propagator, check_method, propagator
 from koopman_lora.triples import independent_basis
 
@@ -33,7 +33,7 @@ ZERO_EIGENVALUE = 1e-12
 
 @checked
 def eigen_analysis(
-    moments: Moments,
+    moments: OneEstimate,
     method: str = "operator",
     *,
     n_modes: int | None = None,
@@ -200,6 +200,7 @@ def timescales_from_singular_values(spectrum: xr.Dataset, *, reversible: bool = 
             f"reversible={reversible!r}: singular values are not eigenvalues, and give timescales only for dynamics "
             "with detailed balance. Use eigen_analysis(...).timescales, or pass reversible=True if you know it holds."
         )
+    check_result("spectrum", spectrum, "koopman_spectrum", "canonical_singular_values", attrs=CLOCK_ATTRS)
     sigma = spectrum["canonical_singular_values"]
     clock = Clock.from_attrs(spectrum.attrs)
     attrs = {"units": clock.time_unit, "assumes": "detailed balance"}
@@ -237,7 +238,7 @@ def evaluate_on_grid(
 
 
 @checked
-def koopman_modes(moments: Moments, method: str = "operator", *, n_modes: int | None = None) -> xr.Dataset:
+def koopman_modes(moments: OneEstimate, method: str = "operator", *, n_modes: int | None = None) -> xr.Dataset:
     """`eigen_analysis` with the Koopman modes of the observables: the weight <left_i, h> of eigenfunction i in each.
 
     `E[h(x_t) | x_0] = sum_i right_i(x_0) eigenvalue_i^t koopman_modes_i`, t >= 1, to which at one lag, t = 1, comes

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from koopman_lora.encoders import check_hidden_dims, make_activation
+from koopman_lora.encoders import check_hidden_dims, check_weights, make_activation
 
 
 def find_head(module: nn.Module, x: Tensor) -> nn.Linear | None:
@@ -166,6 +166,7 @@ class PairedMLP(nn.Module):
     ) -> None:
         super().__init__()
         widths = (input_dim, *check_hidden_dims(hidden_dims), n_features)
+        check_weights("hidden_dims", (2 * a * b for a, b in itertools.pairwise(widths)))
         linears = [[nn.Linear(a, b) for _ in "fg"] for a, b in itertools.pairwise(widths)]
         self.weights = nn.ParameterList(torch.stack([layer.weight.detach().T for layer in pair]) for pair in linears)
         self.biases = nn.ParameterList(torch.stack([layer.bias.detach()[None] for layer in pair]) for pair in linears)

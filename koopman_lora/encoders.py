@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,8 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 # Entries of a state, and units of a layer: more is a mistake, and would fill the memory first.
 WIDEST = 10**7
+# Weights of a network: with their gradients and the moments of Adam these fill 16 GB.
+MOST_WEIGHTS = 10**9
 
 
 def make_activation(name: str) -> nn.Module:
@@ -59,13 +61,37 @@ def check_sizes(**sizes: int) -> None:
             raise ValueError(f"{name} must be between 1 and {WIDEST}; got {size}.")
 
 
-def check_states(x: Tensor, weight: Tensor) -> None:
-    """Raise a TypeError unless states are a tensor in the precision of a network's weights."""
-    check_tensors(x=x)
-    if x.device != weight.device:
-        raise TypeError(f"x must be on {weight.device}, as the weights are; got {x.device}.")
-    if x.dtype != weight.dtype:
-        raise TypeError(f"x must be of {weight.dtype}, as the weights are; got {x.dtype}. Use x.to({weight.dtype}).")
+def check_weights(name: str, layers: Iterable[int]) -> None:
+    """Raise a ValueError for layers of more weights together than a network is given; `name` is what says their widths.
+
+    Examples
+    --------
+    >>> check_weights("hidden_dims", [2 * 10**6, 10**12, 10**6])
+    Traceback (most recent call last):
+    ValueError: hidden_dims ask for a network of 1e+12 weights; 1e+09 is the most. Choose narrower layers.
+    """
+    if (n := sum(layers)) > MOST_WEIGHTS:
+        raise ValueError(
+            f"{name} ask for a network of {n:.3g} weights; {MOST_WEIGHTS:.3g} is the most. Choose narrower layers."
+        )
+
+
+def check_states(weight: Tensor, **states: Any) -> None:
+    """Raise a TypeError unless states are tensors in the precision of a network's weights, and where they are.
+
+    Examples
+    --------
+    >>> check_states(torch.zeros(1), x=torch.zeros(3, 2, dtype=torch.float64))
+    Traceback (most recent call last):
+    TypeError: x must be of torch.float32, as the weights are; got torch.float64. Use x.to(torch.float32).
+    """
+    check_tensors(**states)
+    for name, x in states.items():
+        if x.device != weight.device:
+            raise TypeError(f"{name} must be on {weight.device}, as the weights are; got {x.device}.")
+        if x.dtype != weight.dtype:
+            advice = f"Use {name}.to({weight.dtype})"
+            raise TypeError(f"{name} must be of {weight.dtype}, as the weights are; got {x.dtype}. {advice}.")
 
 
 class PeriodicEmbedding(nn.Module):
@@ -211,6 +237,7 @@ class MLP(nn.Module):
         super().__init__()
         check_sizes(input_dim=input_dim, n_features=n_features)
         widths = (input_dim, *check_hidden_dims(hidden_dims))
+        check_weights("hidden_dims", (a * b for a, b in itertools.pairwise((*widths, n_features))))
         layers: list[nn.Module] = [nn.Flatten()]
         for n_in, n_out in itertools.pairwise(widths):
             layers.append(nn.Linear(n_in, n_out))
@@ -223,7 +250,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (batch, n_features)."""
-        check_states(x, self.head.weight)
+        check_states(self.head.weight, x=x)
         if x.ndim < 2 or math.prod(x.shape[1:]) != self.input_dim:
             raise ValueError(f"x must hold states of {self.input_dim} entries, (batch, *state); got {tuple(x.shape)}.")
         return self.head(self.trunk(x))
@@ -261,6 +288,9 @@ class CNN(nn.Module):
         super().__init__()
         check_sizes(n_channels=n_channels, n_features=n_features, grid=grid, hidden_dim=hidden_dim)
         widths = (n_channels, *check_hidden_dims(channels, "channels"))
+        last = (widths[-1] * grid * grid, hidden_dim, n_features)
+        check_weights("channels", (9 * a * b for a, b in itertools.pairwise(widths)))
+        check_weights("grid, hidden_dim and n_features", (a * b for a, b in itertools.pairwise(last)))
         layers: list[nn.Module] = []
         for n_in, n_out in itertools.pairwise(widths):
             layers += [nn.Conv2d(n_in, n_out, kernel_size=3, stride=2, padding=1), make_activation(activation)]
@@ -280,7 +310,7 @@ class CNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (batch, n_features)."""
-        check_states(x, self.head.weight)
+        check_states(self.head.weight, x=x)
         if x.ndim == 3 and self.n_channels == 1:
             x = x[:, None]
         if x.ndim != 4 or x.shape[1] != self.n_channels:

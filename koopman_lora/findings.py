@@ -10,7 +10,7 @@ from koopman_lora._linalg import effective_rank, to_correlation
 from koopman_lora.arguments import as_svals
 from koopman_lora.checks import checked
 from koopman_lora.intervals import in_long_blocks
-from koopman_lora.moments import Moments
+from koopman_lora.moments import Moments, OneEstimate
 from koopman_lora.triples import independent_basis
 
 
@@ -88,7 +88,7 @@ def equilibrium_findings(moments: Moments) -> list[Finding]:
 
 
 @checked
-def training_findings(moments: Moments, svals: Any = None, batch_size: int | None = None) -> list[Finding]:
+def training_findings(moments: OneEstimate, svals: Any = None, batch_size: int | None = None) -> list[Finding]:
     """What is wrong with the features of a trained model: low rank, saturated svals, duplicate modes, a small batch.
 
     Parameters
@@ -105,7 +105,7 @@ def training_findings(moments: Moments, svals: Any = None, batch_size: int | Non
     Examples
     --------
     >>> ones = np.ones((1, 2, 2))
-    >>> [f.name for f in training_findings(Moments({"M_f": ones, "M_g": ones, "T_fg": ones}, np.array([1.0])))]
+    >>> [f.name for f in training_findings(kl.Moments({"M_f": ones, "M_g": ones, "T_fg": ones}, np.array([1.0])))]
     ['low rank', 'duplicate modes']
     """
     k = len(moments.M_f)

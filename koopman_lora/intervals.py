@@ -15,7 +15,7 @@ from koopman_lora.arguments import as_svals
 from koopman_lora.bootstrap import Bootstrap, t_interval
 from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
-from koopman_lora.moments import Moments
+from koopman_lora.moments import Moments, OneEstimate
 from koopman_lora.propagation import propagator
 from koopman_lora.spectrum import k_matrix, scaled_by
 from koopman_lora.triples import canonical_triples, independent_basis, triples_of_functions
@@ -37,7 +37,7 @@ _FEWEST_BLOCKS = 16
 
 
 @checked
-def bootstrap_intervals(moments: Moments, svals: Any = None, bootstrap: Bootstrap = Bootstrap()) -> xr.Dataset:
+def bootstrap_intervals(moments: OneEstimate, svals: Any = None, bootstrap: Bootstrap = Bootstrap()) -> xr.Dataset:
     """Intervals of canonical and K_matrix singular values, eigenvalues, timescales and frequencies.
 
     Blocks of the data, see `in_long_blocks`, are drawn with replacement. An interval reaches from the estimate as many

@@ -267,10 +267,21 @@ def check_shape(name: str, array: Any, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name} must have shape {tuple(shape)}; got {tuple(array.shape)}.")
 
 
-def check_rows(name: str, array: Any, n_rows: int) -> None:
-    """Raise a ValueError unless an array is a matrix with so many rows."""
-    if array.ndim != 2 or len(array) != n_rows:
-        raise ValueError(f"{name} must have shape ({n_rows}, n); got {tuple(array.shape)}.")
+def check_matrices(
+    name: str, array: Any, n_rows: int | None = None, n_columns: int | None = None, is_one: bool = False
+) -> None:
+    """Raise a ValueError unless an array holds matrices, behind any leading axes, with so many rows and columns.
+
+    Examples
+    --------
+    >>> check_matrices("coefficients", np.zeros((2, 3)), n_rows=3)
+    Traceback (most recent call last):
+    ValueError: coefficients must have shape (3, n); got (2, 3).
+    """
+    rows, columns = ("n" if n is None else n for n in (n_rows, n_columns))
+    is_matrix = array.ndim == 2 if is_one else array.ndim >= 2
+    if not is_matrix or rows not in ("n", array.shape[-2]) or columns not in ("n", array.shape[-1]):
+        raise ValueError(f"{name} must have shape ({rows}, {columns}); got {tuple(array.shape)}.")
 
 
 def check_stacks(name: str, stacks: Mapping[str, Any], lead: tuple[int, ...]) -> None:
@@ -317,19 +328,6 @@ def path(name: str, value: Any) -> Any:
     if not os.fspath(value):
         raise ValueError(f"{name} must be a path; got an empty text.")
     return value
-
-
-def pair_of(name: str, value: Any) -> tuple[Any, Any]:
-    """Two things in a tuple or a list, such as a batch (x, x_next).
-
-    Examples
-    --------
-    >>> pair_of("batches", [1, 2])
-    (1, 2)
-    """
-    if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise TypeError(f"{name} must be of pairs (x, x_next); got {shown(value)}.")
-    return value[0], value[1]
 
 
 def shown(value: Any) -> str:

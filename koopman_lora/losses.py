@@ -7,14 +7,16 @@ Features are rows: `f` is f(x), `g` is g(x'), both of shape (n_pairs, n_modes), 
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from koopman_lora.arguments import check_tensors, whole
 from koopman_lora.checks import checked
-from koopman_lora.kinds import flag, is_real, number_array
+from koopman_lora.kinds import flag, is_real, number_array, shown
 from koopman_lora.loss_terms import LoRATerms
 
 NESTINGS = ("jnt", "seq", None)
@@ -300,3 +302,31 @@ class NestedLoRALoss(nn.Module):
         if self.reg_weight > 0:
             loss = loss + self.reg_weight * orthonormality_penalty(f, g, self.has_constant)
         return loss
+
+
+def check_loss(loss: Any) -> None:
+    """Raise a TypeError for a function that cannot be called as loss(f, g, svals)."""
+    try:
+        signature = inspect.signature(loss)
+    except ValueError:  # of a few built-in functions Python knows none
+        return
+    try:
+        signature.bind("f", "g", "svals")
+    except TypeError as error:
+        raise TypeError(f"loss must be called as loss(f, g, svals), and give a scalar tensor; {error}.") from None
+
+
+def scalar_loss(value: Any) -> Tensor:
+    """What a loss gave, if it can be minimised; otherwise a TypeError.
+
+    Examples
+    --------
+    >>> scalar_loss(3.0)
+    Traceback (most recent call last):
+    TypeError: loss must give a scalar tensor of real numbers with a gradient; got 3.0.
+    """
+    is_scalar = isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point()
+    if not is_scalar or not value.requires_grad:
+        got = "one without a gradient: it does not depend on f, g or svals" if is_scalar else shown(value)
+        raise TypeError(f"loss must give a scalar tensor of real numbers with a gradient; got {got}.")
+    return value

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from koopman_lora.arguments import check_tensors, in_batches, real_tensor, whole
+from koopman_lora.arguments import check_tensors, in_batches, pair_of, real_tensor, whole
 from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
 from koopman_lora.data.pairs import BATCH, in_both_directions
 from koopman_lora.encoder_pairs import EncoderPair, PairedMLP
-from koopman_lora.encoders import MLP, WIDEST, Standardize, check_hidden_dims
-from koopman_lora.kinds import check_shape, pair_of
+from koopman_lora.encoders import MLP, WIDEST, Standardize, check_hidden_dims, check_sizes, check_states
+from koopman_lora.kinds import check_shape
 from koopman_lora.moments import FeatureMap
 from koopman_lora.normalisation import mean_and_power, normalise_batch, prepend_constant
 
@@ -98,6 +98,7 @@ class KoopmanLoRAModel(nn.Module):
         n_modes, smallest = whole("n_modes", n_modes), 2 if has_centering else 1
         if n_modes < smallest:
             raise ValueError(f"n_modes must be at least {smallest} (has_centering={has_centering}); got {n_modes}.")
+        check_sizes(n_modes=n_modes)
         self.n_modes, self.learn_svals, self.has_centering = n_modes, learn_svals, has_centering
         self.hidden_dims = check_hidden_dims(hidden_dims)
         self.activation, self.use_batchnorm = activation, use_batchnorm
@@ -251,6 +252,7 @@ class KoopmanLoRAModel(nn.Module):
 
     def raw(self, z: Tensor, z_next: Tensor) -> tuple[Tensor, Tensor]:
         """Features before normalisation and without the constant mode, for prepared states."""
+        check_states(self.feature_scale, z=z, z_next=z_next)
         f, g = self.encoders(z, z_next)
         return self._with_linear(f, z, 0), self._with_linear(g, z_next, 1)
 

@@ -7,35 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from koopman_lora._linalg import beside_one, conjugate_transpose, on_shifted, phase_of
-from koopman_lora.checks import checked
+from koopman_lora.checks import as_annotated, checked
 from koopman_lora.clock import Clock
-from koopman_lora.kinds import Moderate, Positions, check_positions, check_rows, check_stacks, check_word
-
-# (left map, left time), (right map, right time): M = E[left^H right]; 0 is x and 1 is x'
-DEFINITIONS: dict[str, tuple[tuple[str, int], tuple[str, int]]] = {
-    "M_f": (("f", 0), ("f", 0)),
-    "M_g": (("g", 1), ("g", 1)),
-    "T_fg": (("f", 0), ("g", 1)),
-    "T_ff": (("f", 0), ("f", 1)),
-    "M_f1": (("f", 1), ("f", 1)),
-    "T_gg": (("g", 0), ("g", 1)),
-    "M_g0": (("g", 0), ("g", 0)),
-    "C_gf": (("g", 1), ("f", 1)),
-    "C_fg": (("f", 0), ("g", 0)),
-    "H_f": (("f", 0), ("h", 0)),
-    "H_g": (("g", 1), ("h", 1)),
-    "A_ff": (("f", 0), ("f", 1)),  # (T_ff - T_ff^H) / 2 of pairs in their own direction, which cancels both ways
-}
-# Enough for singular values; for eigenvalues, predictions and residuals; for EDMD with f alone; for forecasts of h.
-CROSS = ("M_f", "M_g", "T_fg")
-SAME_MAP = ("T_ff", "M_f1", "T_gg", "M_g0", "C_gf", "C_fg")
-EDMD = ("M_f", "T_ff", "M_f1")
-OBSERVABLES = ("H_f", "H_g")
+from koopman_lora.kinds import Moderate, Positions, check_matrices, check_positions, check_stacks, check_word
+from koopman_lora.moment_names import CROSS as CROSS
+from koopman_lora.moment_names import DEFINITIONS, EDMD, OBSERVABLES, n_features
+from koopman_lora.moment_names import SAME_MAP as SAME_MAP
 
 # From a batch of states (batch, *state), a tensor, to features (batch, n_features), a tensor or an array.
 FeatureMap = Callable[[Any], Any]
@@ -119,9 +101,12 @@ class Moments:
         extra = int(self.shifts is not None)
         sizes = {n: "x".join(str(size - extra) for size in sums.shape[-2:]) for n, sums in self.block_sums.items()}
         listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        if self.block_counts.ndim > 1:
-            return f"Moments({listed}; {self.block_counts.shape[0]} resamples; {self.clock})"
-        return f"Moments({listed}; {self.n_pairs} pairs in {self.n_blocks} blocks; {self.clock})"
+        of = (
+            f"{self.n_pairs} pairs in {self.n_blocks} blocks"
+            if self.block_counts.ndim == 1
+            else f"{len(self.block_counts)} resamples"
+        )
+        return f"Moments({listed}; {of}; {self.clock})"
 
     def _mean(self, name: str) -> np.ndarray:
         self._require(name)
@@ -134,6 +119,9 @@ class Moments:
         """
         mean = self._mean(name)
         (left_map, _), (right_map, _) = DEFINITIONS[name]
+        for key, A, side in (("left", left, left_map), ("right", right, right_map)):
+            if A is not None:
+                check_matrices(key, A, n_features(side, self.block_sums, self.shifts))
         if self.shifts is not None:
             left, right = on_shifted(self.shifts[left_map], left), on_shifted(self.shifts[right_map], right)
         mean = mean if left is None else conjugate_transpose(left) @ mean
@@ -166,7 +154,7 @@ class Moments:
         The mean of each function over the data far out along a fixed direction becomes real positive; without
         orientation sums, its largest coefficient does.
         """
-        check_rows("coefficients", coefficients, self.M_f.shape[-1])
+        check_matrices("coefficients", coefficients, n_features("f", self.block_sums, self.shifts))
         if self.orientation_sums is not None and np.any(self.orientation_sums):
             return phase_of(self.orientation_sums.sum(axis=-2) @ coefficients)
         return phase_of(coefficients[np.abs(coefficients).argmax(axis=0), np.arange(coefficients.shape[1])])
@@ -180,11 +168,9 @@ class Moments:
             raise ValueError("moments to add must both be of pairs.both_ways(), or neither.")
         if set(self.names) != set(other.names):
             raise ValueError(f"moments to add must hold the same names; got {self.names} and {other.names}.")
-        if self.observable_names != other.observable_names:
-            raise ValueError(
-                f"moments to add must be of the same observables; got {self.observable_names} and "
-                f"{other.observable_names}."
-            )
+        mine, theirs = self.observable_names, other.observable_names
+        if mine != theirs:
+            raise ValueError(f"moments to add must be of the same observables; got {mine} and {theirs}.")
         both = [m.orientation_sums for m in (self, other) if m.orientation_sums is not None]
         other = other.about(self.shifts)
         return dataclasses.replace(
@@ -249,6 +235,7 @@ class Moments:
 
     def reweighted(self, weights: Moderate) -> Moments:
         """Moments with a leading axis, one entry for every row of block weights (n_resamples, n_blocks)."""
+        check_matrices("weights", weights, n_columns=self.n_blocks)
         drawn = self._by_block(weights)
         orientation = drawn.orientation_sums
         return dataclasses.replace(
@@ -266,7 +253,9 @@ class Moments:
 
     def transformed(self, A_f: Moderate, A_g: Moderate) -> Moments:
         """Moments of the features `f A_f` and `g A_g`, without another pass over the data."""
-        return self.combined({"f": np.asarray(A_f), "g": np.asarray(A_g)})
+        for key, A, side in (("A_f", A_f, "f"), ("A_g", A_g, "g")):
+            check_matrices(key, A, n_features(side, self.block_sums, self.shifts), is_one=self.shifts is not None)
+        return self.combined({"f": A_f, "g": A_g})
 
     def combined(self, maps: Mapping[str, np.ndarray]) -> Moments:
         """`transformed`, of the sides that `maps` names, 'f' or 'g'."""
@@ -325,8 +314,7 @@ class Moments:
         MissingMomentError
             Without T_ff and M_f1.
         """
-        for name in EDMD:
-            self._require(name)
+        self._require(*EDMD)
         sums = self.block_sums
         M = (sums["M_f"] + sums["M_f1"]) / 2
         T = (sums["T_ff"] + conjugate_transpose(sums["T_ff"])) / 2
@@ -339,12 +327,24 @@ class Moments:
     def of_g_only(self) -> Moments:
         """Moments of g in the place of f: M_f, T_ff and M_f1, which is all that EDMD needs."""
         names = {"M_f": "M_g0", "T_ff": "T_gg", "M_f1": "M_g"}
-        for old in names.values():
-            self._require(old)
+        self._require(*names.values())
         sums = {new: self.block_sums[old] for new, old in names.items()}
         return dataclasses.replace(self, block_sums=sums, orientation_sums=None, shifts=self._renamed(f="g"))
 
-    def _require(self, name: str) -> None:
-        check_word("name", name, DEFINITIONS)
-        if name not in self:
-            getattr(self, name)  # raises, and says how to estimate it
+    def _require(self, *names: str) -> None:
+        for name in names:
+            check_word("name", name, DEFINITIONS)
+            if name not in self:
+                getattr(self, name)  # raises, and says how to estimate it
+        if self.n_blocks == 0:
+            raise ValueError("moments must have at least one block; these have none.")
+
+
+def _one_estimate(name: str, value: Any) -> Moments:
+    if as_annotated(name, value, Moments).block_counts.ndim > 1:
+        raise ValueError(f"{name} must be moments of one estimate; these are resampled.")
+    return value
+
+
+# In an annotation: moments without a leading axis.
+OneEstimate = Annotated[Moments, _one_estimate]

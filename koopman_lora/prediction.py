@@ -15,10 +15,12 @@ from koopman_lora.accumulation import flat_state
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.checks import checked
 from koopman_lora.data.pairs import LaggedPairs, lagged_pairs
-from koopman_lora.kinds import moderate_array
-from koopman_lora.moments import FeatureMap, Moments
+from koopman_lora.kinds import LARGEST, moderate_array
+from koopman_lora.moments import FeatureMap, Moments, OneEstimate
 from koopman_lora.propagation import Propagator, propagator
 
+# Horizons of one forecast, each with its own row of the result.
+MOST_STEPS = 100_000
 FORECASTERS = ("koopman", "persistence", "climatology", "linear")
 # Samples whose bootstrap is held in memory at once.
 CHUNK = 512
@@ -27,7 +29,7 @@ DIMS = (STEP, SAMPLE, OBSERVABLE)
 
 @checked
 def forecast(
-    moments: Moments,
+    moments: OneEstimate,
     features: Any,
     steps: int | Sequence[int],
     *,
@@ -84,7 +86,7 @@ def forecast(
 
 @checked
 def forecast_band(
-    moments: Moments,
+    moments: OneEstimate,
     features: Any,
     steps: int | Sequence[int],
     *,
@@ -139,6 +141,8 @@ def check_steps(steps: int | Sequence[int]) -> list[int]:
     >>> check_steps(3), check_steps([1, 20])
     ([1, 2, 3], [1, 20])
     """
+    if np.size(steps) > MOST_STEPS or (isinstance(steps, (int, np.integer)) and steps > MOST_STEPS):
+        raise ValueError(f"steps must be at most {MOST_STEPS} numbers of lags; give those that you want as a list.")
     listed = list(range(1, steps + 1)) if isinstance(steps, (int, np.integer)) else list(steps)
     if not listed or any(int(n) != n or n < 1 for n in listed) or any(b <= a for a, b in itertools.pairwise(listed)):
         raise ValueError(f"steps must be a number of at least 1, or increasing numbers of at least 1; got {steps!r}.")
@@ -161,8 +165,14 @@ def _weights(step: Propagator, steps: Sequence[int]) -> Iterator[np.ndarray]:
         raise ValueError("moments lack observables; estimate them with observables=h, such as flat_state.")
     weights, done = step.readout, 1
     for n in steps:
-        weights, done = np.linalg.matrix_power(step.K, n - done) @ weights, n
-        yield step.start @ weights
+        with np.errstate(over="ignore", invalid="ignore"):
+            weights, done = np.linalg.matrix_power(step.K, n - done) @ weights, n
+            ahead = step.start @ weights
+        if not (np.abs(ahead) < LARGEST).all():
+            raise ValueError(
+                f"moments and observables give forecasts that overflow {n} lags ahead; choose another unit."
+            )
+        yield ahead
 
 
 def _with_bounds(features: np.ndarray, weights: np.ndarray, bootstrap: Bootstrap) -> np.ndarray:
@@ -242,6 +252,8 @@ def forecast_error(
     errors, counts = [], []
     for n, weights in zip(steps, _weights(step, steps), strict=True):
         pairs = lagged_pairs(test, lag=n * lag, check_constant=False)
+        if pairs.state_shape != train.state_shape:
+            raise ValueError(f"test must hold states of shape {train.state_shape}; got {pairs.state_shape}.")
         now, truth = (_observed(observables, side) for side in (pairs.x, pairs.x_next))
         koopman = np.real(_checked_features(_evaluated("f", f, pairs.x), step) @ weights)
         guesses = (koopman, now, h.mean(axis=0), _with_ones(now) @ np.linalg.matrix_power(linear, n)[:, 1:])

@@ -8,13 +8,16 @@ import xarray as xr
 from koopman_lora._labels import EDMD_MODE, labelled, provenance
 from koopman_lora._linalg import sorted_eig
 from koopman_lora.checks import checked
-from koopman_lora.moments import Moments
+from koopman_lora.moments import OneEstimate
 from koopman_lora.propagation import propagator
+from koopman_lora.scores import check_same_features
 from koopman_lora.triples import independent_basis
 
 
 @checked
-def eigenpair_residuals(moments: Moments, held_out: Moments | None = None, tolerance: float = 0.1) -> xr.Dataset:
+def eigenpair_residuals(
+    moments: OneEstimate, held_out: OneEstimate | None = None, tolerance: float = 0.1
+) -> xr.Dataset:
     """Residuals (ResDMD) and condition numbers of the EDMD eigenpairs of the features f; spurious ones are flagged.
 
     `res^2 = E|v(x') - lambda v(x)|^2 / E|v(x)|^2`. For a stochastic system it contains the conditional variance of the
@@ -41,10 +44,12 @@ def eigenpair_residuals(moments: Moments, held_out: Moments | None = None, toler
     docs/mathematics.md, section 6.
     Colbrook and Townsend, Rigorous data-driven computation of spectral properties (2024).
     """
+    there = moments if held_out is None else held_out
+    check_same_features(moments=moments, held_out=there)
     basis = independent_basis(moments)
     step = propagator(basis.moments(moments), "edmd")
     eig = sorted_eig(step.K)  # in coordinates of unit second moment, so that condition numbers are those in L2
-    test = basis.moments(moments if held_out is None else held_out)
+    test = basis.moments(there)
     V = step.start @ eig.right
 
     def form(name: str) -> np.ndarray:

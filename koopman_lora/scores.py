@@ -16,7 +16,8 @@ from koopman_lora.data.groups import block_numbers
 from koopman_lora.data.pairs import BATCH, LaggedPairs
 from koopman_lora.kinds import Count, Share
 from koopman_lora.loss_terms import lora_terms
-from koopman_lora.moments import FeatureMap, Moments
+from koopman_lora.moment_names import n_features
+from koopman_lora.moments import FeatureMap, Moments, OneEstimate
 from koopman_lora.triples import canonical_triples, independent_basis
 
 # Blocks of the held-out pairs: their jackknife tells noise from difference.
@@ -141,7 +142,7 @@ def vamp_e_curve(sigma: np.ndarray, there: Moments) -> np.ndarray:
 
 @checked
 def vamp_scores(
-    train: Moments, test: Moments, n_modes: Count | None = None, threshold: Share = RANK_TOLERANCE
+    train: OneEstimate, test: OneEstimate, n_modes: Count | None = None, threshold: Share = RANK_TOLERANCE
 ) -> Scores:
     """Score the singular triples of `train` on the moments of `test`.
 
@@ -162,19 +163,26 @@ def vamp_scores(
     >>> vamp_scores(m, m)
     Scores(vamp_1=1.0, vamp_2=1.0, vamp_e=1.0)
     """
-    check_same_features(train, test)
+    check_same_features(train=train, test=test)
     basis = independent_basis(train, threshold)
     triples = canonical_triples(basis.moments(train), threshold, n_modes)
     return _scores(triples.values, basis.moments(test).transformed(triples.left, triples.right))
 
 
-def check_same_features(train: Moments, test: Moments) -> None:
-    """Raise a ValueError unless both are moments of as many features."""
-    if train.T_fg.shape[-2:] != test.T_fg.shape[-2:]:
-        raise ValueError(
-            f"train and test must be moments of the same features; got {train.T_fg.shape[-2:]} and "
-            f"{test.T_fg.shape[-2:]}."
-        )
+def check_same_features(**moments: Moments) -> None:
+    """Raise a ValueError unless all are moments of as many features.
+
+    Examples
+    --------
+    >>> one, two = (Moments({"M_f": np.ones((1, k, k))}, np.array([1])) for k in (1, 2))
+    >>> check_same_features(train=one, test=two)
+    Traceback (most recent call last):
+    ValueError: train and test must be moments of the same features; got {'f': 1} and {'f': 2}.
+    """
+    sizes = [{side: k for side in "fg" if (k := n_features(side, m.block_sums, m.shifts))} for m in moments.values()]
+    if any(size[side] != other[side] for size in sizes for other in sizes for side in size.keys() & other.keys()):
+        got = " and ".join(map(str, sizes))
+        raise ValueError(f"{' and '.join(moments)} must be moments of the same features; got {got}.")
 
 
 def subspace_score(triples: WhitenedSVD, test: Moments) -> np.ndarray:
@@ -211,7 +219,7 @@ def correlations(moments: Moments) -> np.ndarray:
 
 
 @checked
-def held_out_scores(train: Moments, test: Moments) -> xr.Dataset:
+def held_out_scores(train: OneEstimate, test: OneEstimate) -> xr.Dataset:
     """VAMP-1, VAMP-2 and VAMP-E of held-out pairs as a Dataset that records its conventions."""
     scores = vamp_scores(train, test)
     attrs = provenance(counts_constant_mode=True, n_pairs_train=train.n_pairs, n_pairs_held_out=test.n_pairs)

@@ -36,13 +36,13 @@ from koopman_lora.checks import checked
 from koopman_lora.equilibrium import signs
 from koopman_lora.kinds import Share
 from koopman_lora.model import KoopmanLoRAModel
-from koopman_lora.moments import Moments
+from koopman_lora.moments import Moments, OneEstimate
 from koopman_lora.propagation import propagator, rank_matrix
 from koopman_lora.triples import canonical_triples, independent_basis, moment_whitener
 
 
 @checked
-def koopman_spectrum(moments: Moments, svals: Any = None, *, threshold: Share = RANK_TOLERANCE) -> xr.Dataset:
+def koopman_spectrum(moments: OneEstimate, svals: Any = None, *, threshold: Share = RANK_TOLERANCE) -> xr.Dataset:
     """Singular values, functions and eigenvalues of the Koopman operator from second moments of any features.
 
     Parameters

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from koopman_lora._labels import EDMD_MODE, LAG, MODE
+from koopman_lora._labels import EDMD_MODE, LAG, MODE, check_result
 from koopman_lora.checks import checked
 from koopman_lora.kinds import real_array
 
@@ -39,6 +39,17 @@ def spectrum_table(spectrum: xr.Dataset, reference: ReferenceSpectrum | None = N
 
     Eigenvalues are sorted by modulus on their own; a row pairs numbers of equal rank, not of equal function.
     """
+    check_result(
+        "spectrum",
+        spectrum,
+        "koopman_spectrum",
+        "mode",
+        "singular_values",
+        "canonical_singular_values",
+        "eigenvalues",
+        "timescales",
+        attrs=["time_unit"],
+    )
     unknown = ["-"] * spectrum.sizes[MODE]
     columns = {
         "mode": _cells(spectrum[MODE], "d"),
@@ -65,11 +76,36 @@ _COMPARED = {
     "held out": "canonical_held_out",
     "std.err": "held_out_error",
 }
+_VERDICT = [
+    "level",
+    "ratio_mean",
+    "ratio_std",
+    "is_decreasing",
+    "is_in_unit_interval",
+    "elbow",
+    "cond_M_f",
+    "cond_M_g",
+    "verdict",
+    "remedy",
+]
 
 
 @checked
 def comparison_text(comparison: xr.Dataset) -> str:
     """Readable text of `compare_singular_values`: the table, the causes by size, the verdict and the remedy."""
+    check_result(
+        "comparison",
+        comparison,
+        "compare_singular_values",
+        "mode",
+        "canonical_interval",
+        "ratio",
+        "cluster",
+        "size",
+        "cause",
+        *_COMPARED.values(),
+        attrs=_VERDICT,
+    )
     a = comparison.attrs
     level = f"{100 * a['level']:g} %"
     lower, upper = comparison["canonical_interval"].values

@@ -13,6 +13,7 @@ from koopman_lora.arguments import check_positive, whole
 from koopman_lora.data.pairs import LaggedPairs
 from koopman_lora.data.splits import Split, as_split
 from koopman_lora.encoder_pairs import EncoderPair
+from koopman_lora.losses import check_loss
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import CROSS, Moments
 from koopman_lora.normalisation import normalise
@@ -145,6 +146,8 @@ def _check_kinds(model: Any, loss: Any, options: Any) -> None:
         raise TypeError(
             f"loss must be a module called as loss(f, g, svals), such as NestedLoRALoss(n_modes); got {loss}."
         )
+    if loss is not None:
+        check_loss(loss)
     if not isinstance(options, TrainingOptions):
         raise TypeError(f"options must be TrainingOptions(...); got {options!r}.")
 

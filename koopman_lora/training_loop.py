@@ -27,7 +27,7 @@ from koopman_lora.data.pairs import BATCH, in_both_directions
 from koopman_lora.data.scales import standardization
 from koopman_lora.data.splits import Split
 from koopman_lora.kinds import flag
-from koopman_lora.losses import NestedLoRALoss, NonFiniteLossError
+from koopman_lora.losses import NestedLoRALoss, NonFiniteLossError, scalar_loss
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import CROSS, Moments
 from koopman_lora.optimisers import HIDDEN_LEARNING_RATE, HIDDEN_MOMENTUM, MuonAdamW, hidden_matrices
@@ -279,7 +279,7 @@ class TrainingLoop:
         for x, x_next in itertools.islice(self.batches, self.steps_per_epoch):
             with self._autocast():
                 f, g = self.model.encode(x, x_next)
-                loss = self.loss(f, g, self.model.svals)
+                loss = scalar_loss(self.loss(f, g, self.model.svals))
             self.optimizer.zero_grad()
             self.fabric.backward(loss)
             if self.options.gradient_clip is not None:

@@ -46,6 +46,7 @@ def of_number(value):
         "minus one": -1,
         "zero": 0,
         "huge": HUGE,
+        "thousand million": 10**9,
         "beyond 64 bits": 10**30,
         "half more": value + 0.5,
         "as float": float(value),

@@ -157,6 +157,10 @@ def test_a_model_is_checked_before_the_first_step(model, message, steps):
     [
         ({"model": nn.Linear(2, 3)}, "model must be a KoopmanLoRAModel; got Linear.*from_encoders"),
         ({"loss": 5}, r"loss must be a module called as loss\(f, g, svals\).*got 5"),
+        ({"loss": len}, r"loss must be called as loss\(f, g, svals\), and give a scalar tensor; too many positional"),
+        ({"loss": lambda f, g, svals: 1.0}, "loss must give a scalar tensor of real numbers with a gradient; got 1.0"),
+        ({"loss": lambda f, g, svals: f}, r"loss must give a scalar tensor .*; got an array of shape"),
+        ({"loss": lambda *_: torch.ones(())}, r"loss must give .*; got one without a gradient: it does not depend on"),
         ({"options": {"patience": 3}}, r"options must be TrainingOptions\(...\); got \{'patience': 3\}"),
     ],
 )

@@ -71,6 +71,12 @@ def test_bad_choices(data, periodic, message):
         periodic_coordinates(lagged_pairs(data), periodic)
 
 
+@pytest.mark.parametrize("period", [np.array([1.0, 2.0]), [360, 360], "360", None])
+def test_a_period_of_nothing_may_be_of_any_kind(period):
+    with pytest.raises(ValueError, match=r"period=.* needs periodic: the coordinates whose period it is"):
+        chosen_angles(lagged_pairs(NAMED), False, period)
+
+
 def test_a_period_of_nothing_is_refused():
     with pytest.raises(ValueError, match="period=360 needs periodic: the coordinates whose period it is"):
         chosen_angles(lagged_pairs(NAMED), False, 360)

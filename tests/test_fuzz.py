@@ -7,11 +7,13 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 import valid_calls
 import xarray as xr
 
 import koopman_lora as kl
 from koopman_lora.checks import checked
+from koopman_lora.moment_names import DEFINITIONS
 
 HERE = pathlib.Path(__file__).parent
 
@@ -35,6 +37,22 @@ def test_every_public_callable_has_a_valid_call(tmp_path):
 
 
 MOMENTS = kl.Moments({"M_f": np.ones((3, 1, 1)), "T_fg": np.ones((3, 1, 1)), "M_g": np.ones((3, 1, 1))}, np.ones(3))
+TWO = kl.Moments({"M_f": np.ones((3, 2, 2)), "T_ff": np.ones((3, 2, 2)), "M_f1": np.ones((3, 2, 2))}, np.ones(3))
+LARGE = kl.Moments({n: np.full((3, 1, 1), 1e200 if n[0] == "H" else 1.0) for n in DEFINITIONS}, np.ones(3))
+SHIFTED = kl.estimate_moments(lambda x: x, lambda x: x, (torch.ones(2, 1), torch.ones(2, 1)))
+
+
+def tiny(lag):
+    return kl.Moments({n: np.full((3, 1, 1), 1e-300) for n in DEFINITIONS}, np.ones(3), kl.Clock(lag))
+
+
+def forecast_error_of(test):
+    pairs = kl.lagged_pairs(np.arange(9.0) % 4, lag=1)
+    moments = kl.estimate_moments(kl.flat_state, kl.flat_state, pairs, observables=kl.flat_state)
+    return kl.forecast_error(moments, kl.flat_state, pairs, test, 1)
+
+
+NO_EPOCH = xr.Dataset({"loss": ("epoch", [])}, {"epoch": []}, {"best_epoch": 1})
 
 
 @pytest.mark.parametrize(
@@ -56,10 +74,52 @@ MOMENTS = kl.Moments({"M_f": np.ones((3, 1, 1)), "T_fg": np.ones((3, 1, 1)), "M_
         (lambda: kl.committor(np.eye(2), 0, 0.5), "target must be an integer; got 0.5"),
         (lambda: kl.compare_subspaces(iter([1.0]), np.ones((2, 1))), "a must be an array of numbers"),
         (lambda: kl.compare_subspaces(np.ma.masked_all((2, 1)), np.ones((2, 1))), "a must not have masked entries"),
+        (lambda: kl.KoopmanLoRAModel(2, 10**9), "n_modes must be between 1 and 10000000; got 1000000000"),
+        (
+            lambda: kl.KoopmanLoRAModel(2, 3, (10**6, 10**6)),
+            "hidden_dims ask for a network of 2e.12 weights; 1e.09 is the",
+        ),
+        (lambda: kl.MLP(2, 3, (10**6, 10**6)), "hidden_dims ask for a network of 1e.12 weights"),
+        (lambda: kl.CNN(1, 3, (10**6, 10**6)), "channels ask for a network of 9e.12 weights"),
+        (
+            lambda: kl.CNN(1, 3, hidden_dim=10**7),
+            "grid, hidden_dim and n_features ask for a network of 5",
+        ),
+        (lambda: kl.Bootstrap(10**9).weights(64), "n_resamples=1000000000 of n_blocks=64 are too many"),
+        (lambda: kl.forecast(MOMENTS, [[1.0]], 10**9), "steps must be at most 100000 numbers of lags"),
+        (
+            lambda: kl.cross_validate(kl.KoopmanLoRA(2), np.arange(9.0), 10**9),
+            "n_folds must be at most the number of pairs",
+        ),
+        (lambda: kl.systems.NoisyRotation().spectrum(1, 10**9), "n_modes=1000000000 is more than the 10000 available"),
+        (lambda: kl.systems.NoisyRotation().simulate(10**6, 10**6), r"n_trajectories \* n_steps must be at most"),
+        (
+            lambda: kl.systems.FiniteMarkovChain.with_blocks(10**5),
+            r"n_blocks \* states_per_block must be at most 10000",
+        ),
         (lambda: kl.MLP("two", 3), "input_dim must be an integer; got 'two'"),
         (lambda: kl.MLP(10**12, 3), "input_dim must be an integer of at most 2147483647"),
         (lambda: kl.plots.plot_spectrum(xr.Dataset()), "spectrum must be the result .* it lacks .*'mode'"),
-        (lambda: kl.spectrum_table(xr.Dataset({"a": ("mode", [])})), "spectrum must have entries; it has none along"),
+        (lambda: kl.plots.plot_history(NO_EPOCH), "history must have entries; it has none along 'epoch'"),
+        (lambda: kl.plots.plot_energy(xr.Dataset()), "selection must be the result of select_n_modes; it lacks 'mode'"),
+        (lambda: MOMENTS.between("M_f", np.ones((2, 1))), r"left must have shape \(1, n\); got \(2, 1\)"),
+        (lambda: MOMENTS.transformed([[1]], [[1], [1]]), r"A_g must have shape \(1, n\); got \(2, 1\)"),
+        (lambda: MOMENTS.reweighted(np.ones((3, 2))), r"weights must have shape \(n, 3\); got \(3, 2\)"),
+        (lambda: kl.Clock.from_attrs({"lag": 1}), "attrs must be those of a result, .* they lack dt, time_unit"),
+        (lambda: kl.eigenpair_residuals(TWO, MOMENTS), "moments and held_out must be moments of the same features"),
+        (
+            lambda: kl.forecast(LARGE, [[1.0]], 9),
+            "moments and observables give forecasts that overflow 1 lag",
+        ),
+        (lambda: kl.plots.plot_singular_functions([], [[1.0]]), "x must hold at least one state"),
+        (lambda: kl.plots.plot_singular_functions([1.0], [1.0]), r"values must have shape \(1, n\); got \(1,\)"),
+        (lambda: kl.plots.plot_singular_functions([1.0], [[1.0]], coordinate_names=[]), "coordinate_names must name 1"),
+        (lambda: kl.membership_coefficients(np.eye(2) * 1e-300, 2), "functions must be of about unit norm; got values"),
+        (lambda: SHIFTED.transformed(np.ones((1, 1, 1)), [[1]]), r"A_f must have shape \(1, n\); got \(1, 1, 1\)"),
+        (lambda: kl.estimate_moments(len, len, [(torch.ones(()), torch.ones(()))]), "x and x_next must hold several"),
+        (lambda: forecast_error_of(np.ones((9, 3))), r"test must hold states of shape \(1,\); got \(3,\)"),
+        (lambda: kl.chapman_kolmogorov([tiny(1), tiny(2)]), "moments_by_lag must be of features of ordinary size"),
+        (lambda: kl.plots.plot_coarse_map(xr.DataArray(np.ones((2, 0, 1)))), "memberships must have entries"),
         (lambda: kl.evaluate_on_grid(lambda x: None, {"x": [0.0]}), "function must be an array of numbers; got None"),
         (lambda: kl.koopman_spectrum(MOMENTS.reweighted(np.ones((2, 3)))), "moments must be moments of one estimate"),
         (lambda: kl.systems.Lorenz63().velocity(np.full((3, 1), np.inf)), "x must be finite"),

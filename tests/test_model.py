@@ -437,3 +437,16 @@ def test_svals_of_another_length_are_refused():
     assert torch.equal(model.svals, before)
     with pytest.raises(ValueError, match="learn_svals=False"):
         KoopmanLoRAModel(2, 4).set_svals(torch.ones(4))
+
+
+@pytest.mark.parametrize(
+    ("z", "message"),
+    [
+        (np.ones((3, 2)), "z must be a Tensor; got an array of shape"),
+        (torch.ones(3, 2, device="meta"), "z must be on cpu, as the weights are; got meta"),
+        (torch.ones(3, 2).double(), r"z must be of torch.float32, .* got torch.float64. Use z.to\(torch.float32\)"),
+    ],
+)
+def test_raw_features_are_of_prepared_states(z, message):
+    with pytest.raises(TypeError, match=message):
+        KoopmanLoRAModel(2, 3, hidden_dims=(4,)).raw(z, z)

@@ -296,3 +296,10 @@ class TestOfGOnly:
     def test_needs_its_moments(self):
         with pytest.raises(MissingMomentError, match="moments lack M_g0"):
             estimate_moments(f, g, PAIRS, names=CROSS).of_g_only()
+
+
+def test_moments_of_no_block_have_no_mean():
+    nothing = WHOLE.selected(np.arange(0))
+    for question in (lambda m: m.M_f, lambda m: m.symmetrised(), lambda m: m.means("M_f")):
+        with pytest.raises(ValueError, match="moments must have at least one block; these have none"):
+            question(nothing)

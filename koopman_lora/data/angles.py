@@ -11,6 +11,7 @@ import numpy as np
 
 from koopman_lora.arguments import whole
 from koopman_lora.data.pairs import LaggedPairs
+from koopman_lora.kinds import is_real, shown
 
 RADIANS = 2 * math.pi
 # Ranges of angles in radians and degrees: (smallest, largest, period, what to say)
@@ -42,8 +43,8 @@ def chosen_angles(
     (0,)
     """
     chosen = periodic_coordinates(pairs, periodic)
-    if not chosen and period != RADIANS:
-        raise ValueError(f"period={period} needs periodic: the coordinates whose period it is.")
+    if not chosen and not (is_real(period) and period == RADIANS):
+        raise ValueError(f"period={shown(period)} needs periodic: the coordinates whose period it is.")
     if (hint := angle_hint(pairs, chosen)) is not None:
         warnings.warn(hint, stacklevel=4)  # where `fit` was called
     return chosen

@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
+from koopman_lora._labels import check_result
 from koopman_lora.checks import checked
 from koopman_lora.plots.style import (
     BLUE,
@@ -38,6 +39,18 @@ def plot_energy(selection: xr.Dataset, ax: Axes | None = None) -> Axes:
     ----------
     selection : Dataset of `select_n_modes`
     """
+    rules_of = ["n_energy", "n_captured_share", *("n_" + name for name in _RULES)]
+    check_result(
+        "selection",
+        selection,
+        "select_n_modes",
+        "mode",
+        "energy",
+        "captured_share",
+        "recommended",
+        *rules_of,
+        attrs=["energy_fraction", "is_capped"],
+    )
     ax = make_axis(ax)
     modes, percent = selection["mode"].values, f"{100 * selection.attrs['energy_fraction']:g} %"
     energies = {
@@ -70,6 +83,16 @@ def plot_timescales(scan: xr.Dataset, n_timescales: int = 3, ax: Axes | None = N
     scan : Dataset of `scan_lags`
     n_timescales : number of timescales to draw, slowest first
     """
+    check_result(
+        "scan",
+        scan,
+        "scan_lags",
+        "lag",
+        "lag_time",
+        "timescales",
+        "timescales_interval",
+        attrs=["time_unit", "has_plateau"],
+    )
     ax = make_axis(ax)
     unit, times = scan.attrs["time_unit"], scan["lag_time"].values
     shown = slice(1, 1 + n_timescales)
@@ -106,6 +129,7 @@ def plot_number_of_states(suggestion: xr.Dataset, ax: Axes | None = None) -> Axe
     ----------
     suggestion : Dataset of `number_of_states`
     """
+    check_result("suggestion", suggestion, "number_of_states", "n_states", "gap", "gap_interval", attrs=["suggested"])
     ax = make_axis(ax)
     n, gap = suggestion["n_states"].values, suggestion["gap"].values
     lower, upper = suggestion["gap_interval"].values

@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
+from koopman_lora._labels import check_result
 from koopman_lora.checks import checked
 from koopman_lora.plots.spectra import HasSingularValues, draw_reference, draw_singular_values, set_singular_value_axis
 from koopman_lora.plots.style import BLUE, GREEN, GREY, ORANGE, add_legend, make_axis, set_mode_axis
@@ -24,6 +25,19 @@ def plot_comparison(comparison: xr.Dataset, reference: HasSingularValues | None 
     comparison : Dataset of `compare_singular_values`
     reference : object with `singular_values`, drawn as the truth
     """
+    check_result(
+        "comparison",
+        comparison,
+        "compare_singular_values",
+        "mode",
+        "learned",
+        "K_matrix",
+        "canonical",
+        "canonical_interval",
+        "canonical_held_out",
+        "held_out_error",
+        attrs=["level", "has_held_out", "verdict"],
+    )
     ax = make_axis(ax)
     modes, held_out = comparison["mode"].values, comparison["canonical_held_out"]
     if reference is not None:
@@ -46,6 +60,9 @@ def plot_comparison(comparison: xr.Dataset, reference: HasSingularValues | None 
 @checked
 def plot_ratio(comparison: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Ratio of K_matrix to learned singular values per mode, with its mean and standard deviation."""
+    check_result(
+        "comparison", comparison, "compare_singular_values", "mode", "ratio", attrs=["ratio_mean", "ratio_std"]
+    )
     ax = make_axis(ax)
     mean, std = comparison.attrs["ratio_mean"], comparison.attrs["ratio_std"]
     ax.axhspan(mean - std, mean + std, color=ORANGE, alpha=0.25, lw=0, label=f"mean ± std: {mean:.3g} ± {std:.2g}")

@@ -9,13 +9,15 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
+from koopman_lora._labels import check_result
 from koopman_lora.checks import checked
+from koopman_lora.kinds import Reals, check_matrices
 from koopman_lora.plots.style import BLACK, BLUE, GREY, add_legend, axis_label, ink, make_axis, state_colour
 
 
 @checked
 def plot_singular_functions(
-    x: np.ndarray,
+    x: Reals,
     values: np.ndarray,
     reference: np.ndarray | None = None,
     modes: Sequence[int] | None = None,
@@ -49,14 +51,11 @@ def plot_singular_functions(
     >>> len(plot_singular_functions(grid, np.stack([grid**0, grid], axis=1)))
     1
     """
-    x = np.asarray(x).reshape(len(x), -1)
-    if x.shape[1] > 2:
-        raise ValueError(f"x must be one- or two-dimensional to draw functions of it; got {x.shape[1]} coordinates.")
-    if reference is not None and np.iscomplexobj(reference):
-        raise ValueError("reference must be real; draw reference.real.")
-    if np.iscomplexobj(values):
-        raise ValueError("values must be real; draw values.real and values.imag, or np.abs(values).")
-    n_modes = values.shape[1]
+    x = x[:, None] if x.ndim == 1 else x
+    _check_functions(x, values, reference)
+    if len(coordinate_names) < x.shape[1]:
+        raise ValueError(f"coordinate_names must name {x.shape[1]} coordinates; got {list(coordinate_names)}.")
+    n_modes = values.shape[1] if reference is None else min(values.shape[1], reference.shape[1])
     modes = list(modes or range(2, min(5, n_modes) + 1) or [1])
     if not all(1 <= mode <= n_modes for mode in modes):
         raise ValueError(f"modes must lie between 1 and {n_modes}; got {modes}.")
@@ -72,6 +71,22 @@ def plot_singular_functions(
             ax.set(xlabel=coordinate_names[0], ylabel=coordinate_names[1])
         ax.set_title(f"${symbol}_{{{mode}}}$")
     return np.asarray(panels)
+
+
+def _check_functions(x: np.ndarray, values: np.ndarray, reference: np.ndarray | None) -> None:
+    """Raise a ValueError unless real functions of the states x (n, 1) or (n, 2) can be drawn."""
+    check_matrices("x", x)
+    if len(x) == 0:
+        raise ValueError("x must hold at least one state; got none.")
+    check_matrices("values", values, len(x))
+    if reference is not None:
+        check_matrices("reference", reference, len(x))
+    if x.shape[1] > 2:
+        raise ValueError(f"x must be one- or two-dimensional to draw functions of it; got {x.shape[1]} coordinates.")
+    if reference is not None and np.iscomplexobj(reference):
+        raise ValueError("reference must be real; draw reference.real.")
+    if np.iscomplexobj(values):
+        raise ValueError("values must be real; draw values.real and values.imag, or np.abs(values).")
 
 
 def _panels(n: int) -> np.ndarray:
@@ -127,6 +142,7 @@ def plot_eigenfunctions(functions: xr.DataArray, modes: Sequence[int] | None = N
     n_dims = functions.ndim - 1
     if n_dims not in (1, 2):
         raise ValueError(f"functions must be of one or two coordinates to be drawn; got dimensions {functions.dims}.")
+    check_result("functions", functions, "evaluate_on_grid", "mode")
     available = [int(m) for m in functions["mode"].values]
     modes = list(modes or (available[1:5] if n_dims == 1 else available[1:2]))
     if not set(modes) <= set(available):

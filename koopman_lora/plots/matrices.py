@@ -6,6 +6,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 
+from koopman_lora._labels import check_result
 from koopman_lora.checks import checked
 from koopman_lora.plots.style import (
     BLUE,
@@ -25,6 +26,7 @@ def plot_matrix_svals(result: xr.Dataset, ax: Axes | None = None) -> Axes:
 
     The axis is logarithmic where they span more than a factor of 20.
     """
+    check_result("result", result, "to_dataset", "mode", "singular_values", "singular_values_trained")
     ax = make_axis(ax)
     modes, values = result["mode"].values, result["singular_values"]
     if "singular_values_exact" in result:
@@ -46,6 +48,8 @@ def plot_matrix_svals(result: xr.Dataset, ax: Axes | None = None) -> Axes:
 @checked
 def plot_matrix_training(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Relative reconstruction error of the leading modes against the training step."""
+    needed = ("iteration", "training_error")
+    check_result("result", result, "to_dataset", *needed, attrs=["stop_reason"], may_be_empty=True)
     ax = make_axis(ax)
     ax.plot(result["iteration"], result["training_error"], color=BLUE)
     ax.set(xlabel="step", ylabel="relative reconstruction error", yscale="log")
@@ -58,6 +62,7 @@ def plot_matrix_training(result: xr.Dataset, ax: Axes | None = None) -> Axes:
 @checked
 def plot_matrix_core(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Entries of |U^H H V| on a logarithmic scale: diagonal for a true singular value decomposition."""
+    check_result("result", result, "to_dataset", "mode", "core")
     ax = make_axis(ax, 4.8, 4.0)
     largest = float(result["core"].max()) or 1.0
     # a linear scale would hide off-diagonal entries beside large singular values; what is below 1e-8 is round-off

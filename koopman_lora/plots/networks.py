@@ -9,6 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch
 
+from koopman_lora._labels import check_result
 from koopman_lora.checks import checked
 from koopman_lora.kinds import Reals
 from koopman_lora.plots.style import make_axis, state_colour, with_unit
@@ -29,6 +30,7 @@ def plot_network(model: xr.Dataset, positions: Reals | None = None, ax: Axes | N
     ValueError
         For positions of another shape.
     """
+    check_result("model", model, "macroscopic_model", "state", "stationary_distribution", "rates")
     n = model.sizes["state"]
     positions = _circle(n) if positions is None else np.asarray(positions, dtype=float)
     if positions.shape != (n, 2):

@@ -9,7 +9,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from koopman_lora._labels import check_result
 from koopman_lora.checks import checked
+from koopman_lora.clock import CLOCK_ATTRS
 from koopman_lora.plots.style import BLUE, GREY, ORANGE, SKY, add_legend, ink, lag_text, make_axis, set_mode_axis
 
 
@@ -41,6 +43,15 @@ def plot_spectrum(spectrum: xr.Dataset, reference: HasSingularValues | None = No
     spectrum : Dataset of `koopman_spectrum`
     reference : object with `singular_values`, such as `system.spectrum(lag, n_modes)`
     """
+    check_result(
+        "spectrum",
+        spectrum,
+        "koopman_spectrum",
+        "mode",
+        "singular_values",
+        "canonical_singular_values",
+        attrs=CLOCK_ATTRS,
+    )
     ax = make_axis(ax)
     modes = spectrum["mode"].values
     if reference is not None:
@@ -66,6 +77,9 @@ def plot_eigenvalues(spectrum: xr.Dataset, intervals: xr.Dataset | None = None, 
     spectrum : Dataset of `koopman_spectrum`
     intervals : Dataset of `bootstrap_intervals`
     """
+    check_result("spectrum", spectrum, "koopman_spectrum", "eigenvalues", attrs=CLOCK_ATTRS)
+    if intervals is not None:
+        check_result("intervals", intervals, "bootstrap_intervals", "part", "eigenvalues_interval", attrs=["level"])
     ax = make_axis(ax, 4.8, 5.2)
     angle = np.linspace(0, 2 * np.pi, 361)
     ax.plot(np.cos(angle), np.sin(angle), color=GREY, lw=1, label="unit circle")

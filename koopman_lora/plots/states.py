@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 
+from koopman_lora._labels import check_result
 from koopman_lora.checks import checked
 from koopman_lora.plots.style import GREY, add_legend, axis_label, make_axis, state_colour, with_unit
 
@@ -37,6 +38,7 @@ def plot_coarse_map(memberships: xr.DataArray, ax: Axes | None = None) -> Axes:
         raise ValueError(f"memberships must be on a two-dimensional grid; got dimensions {memberships.dims}.")
     if np.iscomplexobj(memberships):
         raise ValueError("memberships must be real; got complex ones.")
+    check_result("memberships", memberships, "evaluate_on_grid")
     ax = make_axis(ax)
     x, y = memberships.dims[:2]
     image, shown = _coloured(memberships.transpose(y, x, ...).values)
@@ -97,6 +99,9 @@ def plot_chapman_kolmogorov(test: xr.Dataset, ax: Axes | None = None) -> Axes:
     ----------
     test : Dataset of `chapman_kolmogorov`
     """
+    check_result("test", test, "chapman_kolmogorov", "time", "state", "state_next", "predicted", "estimated")
+    if "predicted_interval" in test:
+        check_result("test", test, "chapman_kolmogorov", "predicted_interval", "estimated_interval")
     ax = make_axis(ax)
     time = test["time"].values
     for state in test["state"].values:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import xarray as xr
 from matplotlib.axes import Axes
 
+from koopman_lora._labels import check_result
 from koopman_lora.checks import checked
 from koopman_lora.plots.style import BLUE, GREY, ORANGE, add_legend, make_axis, set_whole_ticks
 
@@ -12,6 +13,7 @@ from koopman_lora.plots.style import BLUE, GREY, ORANGE, add_legend, make_axis, 
 @checked
 def plot_history(history: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Training loss (negated, so that both rise) and held-out VAMP-2 against the epoch; the best epoch is marked."""
+    check_result("history", history, "fit", "epoch", "loss", attrs=["best_epoch"])
     ax = make_axis(ax)
     epochs = history["epoch"].values
     ax.plot(epochs, -history["loss"], color=ORANGE, label="minus training loss (nested)")

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 import xarray as xr
 
-from koopman_lora._labels import MODE, SAMPLE, labelled, provenance
+from koopman_lora._labels import MODE, SAMPLE, check_result, labelled, provenance
 from koopman_lora.checks import checked
-from koopman_lora.clock import Clock
+from koopman_lora.clock import CLOCK_ATTRS, Clock
 from koopman_lora.data.arrays import as_states
 from koopman_lora.kinds import finite_array
 from koopman_lora.model import KoopmanLoRAModel
@@ -57,6 +57,9 @@ def coarse_coordinates(
     """
     if method not in COORDINATES:
         raise ValueError(f"method must be 'K_matrix' or 'canonical'; got {method!r}.")
+    check_result(
+        "spectrum", spectrum, "compute_koopman_spectrum", "feature_f", "U", "phi_coefficients", attrs=CLOCK_ATTRS
+    )
     if spectrum.sizes["feature_f"] != model.n_modes:
         raise ValueError(f"spectrum is of {spectrum.sizes['feature_f']} features; the model has {model.n_modes}.")
     with torch.no_grad():

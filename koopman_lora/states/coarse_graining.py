@@ -21,7 +21,7 @@ from koopman_lora._linalg import eigenvalue_order, hermitian_pinv
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
-from koopman_lora.moments import Moments
+from koopman_lora.moments import Moments, OneEstimate
 from koopman_lora.states.markov_models import (
     committor,
     has_one_stationary_distribution,
@@ -118,7 +118,7 @@ def _check_visited(populations: np.ndarray) -> None:
 
 @checked
 def macroscopic_model(
-    moments: Moments,
+    moments: OneEstimate,
     *,
     estimator: str = "galerkin",
     bootstrap: Bootstrap | None = Bootstrap(),

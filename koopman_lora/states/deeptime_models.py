@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from koopman_lora._labels import check_result
 from koopman_lora.checks import checked
-from koopman_lora.clock import Clock
-from koopman_lora.kinds import Reals
+from koopman_lora.clock import CLOCK_ATTRS, Clock
+from koopman_lora.kinds import Reals, check_shape
 
 
 @checked
@@ -43,6 +44,9 @@ def to_deeptime(model: xr.Dataset, memberships: Reals | None = None, weights: Re
         raise ImportError(
             "to_deeptime needs deeptime; install it with pip install 'koopman-lora[deeptime]'."
         ) from error
+    check_result(
+        "model", model, "macroscopic_model", "transition_matrix", "stationary_distribution", "counts", attrs=CLOCK_ATTRS
+    )
     P, pi = model["transition_matrix"].values, model["stationary_distribution"].values
     if not np.isfinite(pi).all():
         raise ValueError(
@@ -57,6 +61,7 @@ def to_deeptime(model: xr.Dataset, memberships: Reals | None = None, weights: Re
     if chi.ndim != 2 or len(chi) == 0 or chi.shape[1] != len(P):
         raise ValueError(f"memberships must have shape (n_microstates, {len(P)}); got {chi.shape}.")
     weights = np.full(len(chi), 1 / len(chi)) if weights is None else np.asarray(weights, dtype=float)
+    check_shape("weights", weights, (len(chi),))
     joint = chi * weights[:, None]
     if not (joint.sum(axis=0) > 0).all():
         raise ValueError("memberships, times weights, must be positive somewhere in every state.")

@@ -55,7 +55,7 @@ def check_finite_rows(name: str, values: np.ndarray) -> None:
     Traceback (most recent call last):
     ValueError: P must be finite; row 1 is [nan  1.], 1 of 2 rows in all.
     """
-    bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=tuple(range(1, values.ndim))))
     if len(bad):
         shown = np.array2string(values[bad[0]], threshold=8, precision=4)
         raise ValueError(f"{name} must be finite; row {bad[0]} is {shown}, {len(bad)} of {len(values)} rows in all.")

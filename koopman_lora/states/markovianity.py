@@ -13,7 +13,7 @@ from koopman_lora._labels import LAG, STATE, STATE_NEXT, TIME, interval, labelle
 from koopman_lora._linalg import conjugate_transpose
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.checks import checked
-from koopman_lora.kinds import Reals
+from koopman_lora.kinds import LARGEST, Reals
 from koopman_lora.moments import Moments
 from koopman_lora.propagation import propagator
 from koopman_lora.triples import canonical_triples
@@ -132,4 +132,7 @@ def _by_lag(moments: Sequence[Moments] | Mapping[int, Moments]) -> dict[int, Mom
     sizes = {lag: by_lag[lag].M_f.shape[0] for lag in lags}
     if len(set(sizes.values())) > 1:
         raise ValueError(f"moments_by_lag must be of the same features; got numbers of features {sizes}.")
+    tops = {lag: float(np.abs(by_lag[lag].M_f).max()) for lag in lags}
+    if not all(1 / LARGEST < top < LARGEST for top in tops.values()):
+        raise ValueError(f"moments_by_lag must be of features of ordinary size; got second moments of up to {tops}.")
     return {lag: by_lag[lag] for lag in lags}

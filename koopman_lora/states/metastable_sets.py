@@ -152,8 +152,9 @@ def _leading_functions(functions: Any, n_states: int) -> np.ndarray:
         )
     points = values[:, :n_states]
     check_finite_rows("functions", points)
-    if np.abs(points).max() > LARGEST:
-        raise ValueError(f"functions must be of about unit norm; got values of {np.abs(points).max():g}.")
+    top = np.abs(points).max(axis=0)
+    if (top > LARGEST).any() or ((top > 0) & (top < 1 / LARGEST)).any():
+        raise ValueError(f"functions must be of about unit norm; got values of up to {top}.")
     if np.abs(np.imag(points)).max() > 1e-8 * np.abs(points).max():
         raise ValueError(
             "functions are complex: eigenfunctions of a non-reversible process. Use its singular functions instead."

@@ -125,6 +125,9 @@ class System:
         """
         n_trajectories = check_count("n_trajectories", n_trajectories)
         n_steps = check_count("n_steps", n_steps)
+        if n_trajectories * n_steps > MOST_FRAMES:
+            got = f"{n_trajectories} * {n_steps}"
+            raise ValueError(f"n_trajectories * n_steps must be at most {MOST_FRAMES} frames; got {got}.")
         seed = check_count("seed", seed, least=0)
         values = self._draw(np.random.default_rng(seed), n_trajectories, n_steps)
         return trajectory_array(
@@ -149,7 +152,9 @@ class System:
         NoReferenceSpectrumError
             If the system is deterministic.
         """
-        return self._reference(check_lag(lag), check_count("n_modes", n_modes))
+        lag, n_modes = check_lag(lag), check_count("n_modes", n_modes)
+        check_rank(n_modes, MOST_MODES, "more are not computed")
+        return self._reference(lag, n_modes)
 
     def _clock(self, lag: int) -> Clock:
         return Clock(lag, self.dt, self.time_unit)
@@ -171,6 +176,8 @@ class System:
 
 # States beyond it are in another unit; their eighth power, in a potential, would overflow.
 LARGEST = 1e30
+# Modes of a reference, whose functions are all known in closed form or on a grid; frames of one simulation.
+MOST_MODES, MOST_FRAMES = 10_000, 10**9
 
 
 def check_count(name: str, value: int, *, least: int = 1) -> int:

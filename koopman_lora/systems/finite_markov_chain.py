@@ -25,6 +25,9 @@ from ._base import (
     svd_constant_first,
 )
 
+# States of a chain, whose matrix is dense: 800 MB.
+MOST_STATES = 10_000
+
 
 @checked(but=("lag", "dt"))
 @dataclass(frozen=True, eq=False)
@@ -84,6 +87,10 @@ class FiniteMarkovChain(System):
         array([0, 0, 0, 1, 1, 1])
         """
         n_blocks, size = check_count("n_blocks", n_blocks), check_count("states_per_block", states_per_block)
+        if n_blocks * size > MOST_STATES:
+            raise ValueError(
+                f"n_blocks * states_per_block must be at most {MOST_STATES} states; got {n_blocks * size}."
+            )
         if not 0 < coupling < 1:
             raise ValueError(f"coupling must be a probability between 0 and 1, both excluded, got {coupling!r}.")
         rng = np.random.default_rng(seed)
