@@ -207,7 +207,6 @@ class KoopmanLoRA(BaseEstimator):
             options=options,
             seed=seed,
             progress=self.progress,
-            will_refine=self.refine,
         )
         return finish(model, training, self.refine, self.batch_size, seed, self._settings()), training
 
@@ -229,6 +228,7 @@ class KoopmanLoRA(BaseEstimator):
             weight_decay=self.weight_decay,
             gradient_clip=self.gradient_clip,
             patience=self.patience,
+            will_refine=self.refine,
             accelerator=self.accelerator,
             precision=self.precision,
         )

@@ -104,12 +104,8 @@ def train(
     options: TrainingOptions | None = None,
     seed: int = 0,
     progress: bool = False,
-    will_refine: bool = False,
 ) -> TrainingResult:
-    """`fit` without its last pass over the pairs: the features' normalisation is left to `freeze`.
-
-    Features that will be refined need fewer steps where pairs are plenty, by orthogonalised momentum (`MuonAdamW`).
-    """
+    """`fit` without its last pass over the pairs: the features' normalisation is left to `freeze`."""
     options = TrainingOptions() if options is None else options
     _check_kinds(model, loss, options)
     batch_size, seed = whole("batch_size", batch_size), whole("seed", seed)
@@ -127,7 +123,7 @@ def train(
     with gradients():
         _check_model(model, training.x[:2])
         check_one_encoder(model, split)
-        loop = TrainingLoop(model, split, loss, options, seed, will_refine)
+        loop = TrainingLoop(model, split, loss, options, seed)
         take_facts(model, split)
         if model.is_reversible and isinstance(model.encoders, EncoderPair):
             model.encoders.share_head()

@@ -61,6 +61,8 @@ class TrainingOptions:
     learning_rate, weight_decay : of Adam; the learning rate is the peak of a one-cycle schedule
     gradient_clip : largest norm of the gradient, if any
     patience : stop after so many epochs without a better held-out score, by default a third of them, at least 10
+    will_refine : the features are for `kl.refine`, so that fewer steps will do where pairs are plenty, with
+        orthogonalised momentum for hidden matrices (`MuonAdamW`)
     standardize : set the model's standardisation from the training pairs
     accelerator : for Lightning Fabric: 'cpu', 'gpu', 'auto'
     precision : '32-true' or '64-true', or for half precision where it does no harm 'bf16-mixed' or '16-mixed'
@@ -81,6 +83,7 @@ class TrainingOptions:
     weight_decay: float = 0.0
     gradient_clip: float | None = None
     patience: int | None = None
+    will_refine: bool = False
     standardize: bool = True
     accelerator: str = "cpu"
     precision: str = "32-true"
@@ -167,15 +170,13 @@ class TrainingLoop:
         loss: nn.Module | None,
         options: TrainingOptions,
         seed: int = 0,
-        will_refine: bool = False,
     ) -> None:
         from lightning_fabric import Fabric  # here, for it drags in torch's compiler, a second
 
         precision: Any = options.precision  # checked before
         with quiet_fabric():
             self.fabric = Fabric(accelerator=options.accelerator, devices=1, precision=precision)
-        self.model, self.split, self.options = model, split, options
-        self.seed, self.will_refine = seed, will_refine
+        self.model, self.split, self.options, self.seed = model, split, options, seed
         self.train, self.test = split.training, split.held_out
         self.loss = loss or NestedLoRALoss(model.n_modes)
         self.records: list[dict[str, Any]] = []
@@ -185,7 +186,7 @@ class TrainingLoop:
         # no batch smaller than n_modes or 2, also where few pairs are cut into parts of equal size
         most = len(self.train) // max(self.model.n_modes, 2)
         self.steps_per_pass = max(1, min(round(len(self.train) / batch_size), most))
-        is_quick = self.will_refine and len(self.train) >= PLENTY_OF_PAIRS
+        is_quick = self.options.will_refine and len(self.train) >= PLENTY_OF_PAIRS
         hidden = hidden_matrices(self.model.encoders) if is_quick else []
         self.n_epochs = n_epochs or round(self._default_steps(bool(hidden)) / EPOCH_STEPS)
         self.steps_per_epoch = self.steps_per_pass if n_epochs else EPOCH_STEPS

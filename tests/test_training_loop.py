@@ -280,7 +280,7 @@ def test_a_run_that_breaks_leaves_the_best_state_so_far():
 
 def steps_of(pairs, model, will_refine):
     """Number of steps that the default training is set up for."""
-    loop = TrainingLoop(model, split_pairs(pairs, 0), None, TrainingOptions(), will_refine=will_refine)
+    loop = TrainingLoop(model, split_pairs(pairs, 0), None, TrainingOptions(will_refine=will_refine))
     loop._configure(None, 256)
     return loop.n_epochs * loop.steps_per_epoch
 
