@@ -22,7 +22,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# all six, more than an hour; one of them: .venv/bin/python benchmarks/training.py --quick
+# all seven, more than an hour; one of them: .venv/bin/python benchmarks/training.py --quick
 benchmarks: $(VENV)/.installed
 	$(BIN)/python benchmarks/training.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/scarce.py
@@ -30,6 +30,7 @@ benchmarks: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/trust.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/matrix_svd.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/moments.py
 
 clean:
 	rm -rf $(VENV) runs

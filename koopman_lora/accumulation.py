@@ -16,6 +16,7 @@ from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
 from koopman_lora.data.groups import block_numbers
 from koopman_lora.data.pairs import BATCH, LaggedPairs
+from koopman_lora.feature_products import Part, double, feature_products
 from koopman_lora.kinds import number_array, pair_of, shown
 from koopman_lora.moments import CROSS, DEFINITIONS, OBSERVABLES, SAME_MAP, FeatureMap, Moments
 
@@ -80,12 +81,11 @@ def estimate_moments(
     """
     for name, value in (("n_blocks", n_blocks), ("batch_size", batch_size)):
         check_positive(name, whole(name, value))
+    total = _Accumulator(f, g, observables, names, n_blocks)
     if isinstance(pairs, LaggedPairs):
         if observables is flat_state and observable_names is None:
             observable_names = pairs.coordinate_names
-        total = _Accumulator(f, g, observables, names)
         return total.over_blocks(pairs, block_numbers(pairs, n_blocks), batch_size, observable_names)
-    total = _Accumulator(f, g, observables, names)
     if _is_pair_of_tensors(pairs):
         x, x_next = (torch.as_tensor(side) for side in pairs)
         _check_equal_length(x, x_next)
@@ -121,7 +121,7 @@ def moments_by_block(
     array([3., 1.])
     """
     labels = pairs.coordinate_names if observables is flat_state else None
-    return _Accumulator(f, g, observables, names).over_blocks(pairs, block, BATCH, labels)
+    return _Accumulator(f, g, observables, names, len(np.unique(block))).over_blocks(pairs, block, BATCH, labels)
 
 
 def _is_pair_of_tensors(pairs: Any) -> bool:
@@ -152,7 +152,9 @@ def _rows_of_blocks(block: np.ndarray) -> Iterator[slice | np.ndarray]:
 class _Accumulator:
     """Collects block sums; holds no features longer than one batch."""
 
-    def __init__(self, f: FeatureMap, g: FeatureMap, h: FeatureMap | None, names: Sequence[str] | None) -> None:
+    def __init__(
+        self, f: FeatureMap, g: FeatureMap, h: FeatureMap | None, names: Sequence[str] | None, n_blocks: int
+    ) -> None:
         self.maps = {"f": f, "g": g} | ({"h": h} if h is not None else {})
         wanted = CROSS + SAME_MAP if names is None else tuple(names)
         self.names = wanted + (OBSERVABLES if h is not None else ())
@@ -160,7 +162,7 @@ class _Accumulator:
         if unknown or not wanted:
             raise ValueError(f"names must be among {', '.join(DEFINITIONS)}; got {list(wanted)}.")
         self.needed = sorted({part for name in self.names for part in DEFINITIONS[name]})
-        self.sums: dict[str, list[np.ndarray]] = {name: [] for name in self.names}
+        self.sums = {name: _Stack(min(n_blocks, 64)) for name in self.names}
         self.shifts: dict[str, np.ndarray] = {}
         self.orientation: list[np.ndarray] = []
         self.counts: list[int] = []
@@ -179,7 +181,7 @@ class _Accumulator:
 
     @torch.no_grad()
     def add_block(self, batches: Batches) -> None:
-        sums: dict[str, Any] = dict.fromkeys(self.names, 0.0)
+        sums: dict[str, np.ndarray] = {}
         orientation: Any = 0.0
         count = 0
         for x, x_next in batches:
@@ -187,12 +189,14 @@ class _Accumulator:
             if len(x) == 0:
                 continue
             features = {part: _as_features(self.maps[part[0]], (x, x_next)[part[1]], part[0]) for part in self.needed}
+            self._fix_shifts(features)
             if ("f", 0) in features:
                 orientation = orientation + self._is_far_out(x) @ features["f", 0]
-            features = {part: self._about_shift(part[0], values) for part, values in features.items()}
-            for name in self.names:
-                left, right = DEFINITIONS[name]
-                sums[name] = sums[name] + np.conj(features[left].T) @ features[right]
+            with np.errstate(over="ignore", invalid="ignore"):  # told in words, by `_check_finite` and `result`
+                added = feature_products(features, self.shifts, self.names)
+            if not all(np.isfinite(value).all() for value in added.values()):
+                _check_finite(features)
+            sums = {name: sums[name] + value for name, value in added.items()} if sums else added
             count += len(x)
         if count:
             for name, value in sums.items():
@@ -200,12 +204,14 @@ class _Accumulator:
             self.orientation.append(orientation)
             self.counts.append(count)
 
-    def _about_shift(self, side: str, values: np.ndarray) -> np.ndarray:
-        """The features (1, f - shift), the shift being the mean of the first batch; a constant becomes exactly 0."""
-        if side not in self.shifts:
-            is_constant = (values == values[0]).all(axis=0)
-            self.shifts[side] = np.where(is_constant, values[0], values.mean(axis=0))
-        return np.concatenate([np.ones((len(values), 1)), values - self.shifts[side]], axis=1)
+    def _fix_shifts(self, features: dict[Part, np.ndarray]) -> None:
+        """Shifts near the means, those of the first batch; of a constant its value, so that it becomes exactly 0."""
+        for part, values in features.items():
+            if part[0] not in self.shifts:
+                _check_finite({part: values})
+                is_constant = (values == values[0]).all(axis=0)
+                values = values.astype(double(values))
+                self.shifts[part[0]] = np.where(is_constant, values[0], values.mean(axis=0))
 
     def fix_direction(self, x: Tensor) -> None:
         """Choose the direction and the threshold of `_is_far_out` from states (n, *state)."""
@@ -234,26 +240,65 @@ class _Accumulator:
         """Merge neighbouring blocks once there are twice as many as wanted, so that a long stream stays small."""
         if len(self.counts) < 2 * n_blocks:
             return
-        for name, values in self.sums.items():
-            self.sums[name] = _pairwise_sums(values)
+        for stack in self.sums.values():
+            stack.merge_neighbours()
         self.orientation, self.counts = _pairwise_sums(self.orientation), _pairwise_sums(self.counts)
 
     def result(self, clock: Clock, observable_names: Sequence[str] | None) -> Moments:
         if not self.counts:
             raise ValueError("pairs are empty; give at least one pair (x, x_next).")
-        if not all(np.isfinite(block).all() for values in self.sums.values() for block in values):
+        sums = {name: stack.arrays for name, stack in self.sums.items()}
+        if not all(np.isfinite(block).all() for blocks in sums.values() for block in blocks):
             raise ValueError("f, g or observables give features whose products overflow; choose a unit of larger size.")
         labels = None
-        if "H_f" in self.sums:
-            labels = _checked_names(observable_names, self.sums["H_f"][0].shape[1] - 1)
+        if "H_f" in sums:
+            labels = _checked_names(observable_names, sums["H_f"].shape[2] - 1)
         return Moments(
-            {name: np.stack(values) for name, values in self.sums.items()},
+            sums,
             np.asarray(self.counts, dtype=float),
             clock,
             np.stack(self.orientation) if np.ndim(self.orientation[0]) else None,
             labels,
             self.shifts,
         )
+
+
+class _Stack:
+    """Arrays of one shape in one allocation, doubled when it is full: a list stacked in the end would hold all twice.
+
+    Examples
+    --------
+    >>> stack = _Stack(capacity=2)
+    >>> for value in (1.0, 2.0, 4.0):
+    ...     stack.append(np.full((1, 1), value))
+    >>> stack.merge_neighbours()
+    >>> stack.arrays.ravel()
+    array([3., 4.])
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.room, self.n, self.capacity = np.empty((0, 0, 0)), 0, capacity
+
+    @property
+    def arrays(self) -> np.ndarray:
+        return self.room[: self.n]
+
+    def append(self, value: np.ndarray) -> None:
+        dtype = np.result_type(self.room, value)
+        if self.n == len(self.room) or dtype != self.room.dtype:
+            room = np.empty((max(2 * self.n, self.capacity), *value.shape), dtype)
+            room[: self.n] = self.arrays if self.n else room[:0]
+            self.room = room
+        self.room[self.n] = value
+        self.n += 1
+
+    def merge_neighbours(self) -> None:
+        half = self.n // 2
+        for i in range(half):  # in place: what is read stands no further front than what is written
+            self.room[i] = self.room[2 * i] + self.room[2 * i + 1]
+        if self.n % 2:
+            self.room[half] = self.room[self.n - 1]
+        self.n -= half
 
 
 def _flat(x: Tensor) -> np.ndarray:
@@ -273,10 +318,16 @@ def _as_features(feature_map: FeatureMap, states: Tensor, name: str) -> np.ndarr
     values = np.asarray(values)
     if values.ndim != 2 or len(values) != len(states):
         raise ValueError(f"{name} must map {len(states)} states to ({len(states)}, n_features); got {values.shape}.")
-    if not np.isfinite(values).all():
-        advice = "check the model or the feature map, and the unit of the data"
-        raise ValueError(f"{name} gave NaN or inf features; {advice}.")
-    return values.astype(np.complex128 if np.iscomplexobj(values) else np.float64)
+    return values
+
+
+def _check_finite(features: dict[Part, np.ndarray]) -> None:
+    """Raise if a feature is not finite; read only where a sum is not, which costs no pass over the features."""
+    for (side, _), values in features.items():
+        if not np.isfinite(values).all():
+            name = {"h": "observables"}.get(side, side)
+            advice = "check the model or the feature map, and the unit of the data"
+            raise ValueError(f"{name} gave NaN or inf features; {advice}.")
 
 
 def _checked_names(names: Sequence[str] | None, n_observables: int) -> tuple[str, ...] | None:
