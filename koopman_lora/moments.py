@@ -6,7 +6,7 @@ Everything downstream is a function of moments. They carry their clock, add, and
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,6 @@ CROSS = ("M_f", "M_g", "T_fg")
 SAME_MAP = ("T_ff", "M_f1", "T_gg", "M_g0", "C_gf", "C_fg")
 EDMD = ("M_f", "T_ff", "M_f1")
 OBSERVABLES = ("H_f", "H_g")
-
 
 # From a batch of states (batch, *state), a tensor, to features (batch, n_features), a tensor or an array.
 FeatureMap = Callable[[Any], Any]
@@ -137,11 +136,12 @@ class Moments:
         mean = mean if left is None else conjugate_transpose(left) @ mean
         return mean if right is None else mean @ right
 
-    def pooled(self) -> Moments:
-        """All blocks, and all resamples where there are some, as one block."""
+    def pooled(self, names: Sequence[str] | None = None) -> Moments:
+        """All blocks, and all resamples where there are some, as one block; of the moments `names`, by default all."""
+        held = {name: sums for name, sums in self.block_sums.items() if names is None or name in names}
         return dataclasses.replace(
             self,
-            block_sums={n: sums.reshape(-1, *sums.shape[-2:]).sum(axis=0)[None] for n, sums in self.block_sums.items()},
+            block_sums={n: sums.reshape(-1, *sums.shape[-2:]).sum(axis=0)[None] for n, sums in held.items()},
             block_counts=self.block_counts.sum()[None],
             orientation_sums=None,
         )
