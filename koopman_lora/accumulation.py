@@ -194,7 +194,8 @@ class _Accumulator:
                 orientation = orientation + self._is_far_out(x) @ features["f", 0]
             with np.errstate(over="ignore", invalid="ignore"):  # told in words, by `_check_finite` and `result`
                 added = feature_products(features, self.shifts, self.names)
-            if not all(np.isfinite(value).all() for value in added.values()):
+                is_finite = np.isfinite(sum(value.sum() for value in added.values()))
+            if not is_finite:
                 _check_finite(features)
             sums = {name: sums[name] + value for name, value in added.items()} if sums else added
             count += len(x)

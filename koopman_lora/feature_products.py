@@ -31,72 +31,68 @@ def feature_products(
     kinds: dict[tuple[bool, type], dict[Part, np.ndarray]] = {}
     for part, values in features.items():
         kinds.setdefault((part[0] == "h", double(values, shifts[part[0]])), {})[part] = values
-    groups = [_SideBySide(of_kind, shifts, names) for of_kind in kinds.values()]
-    home = {part: group for group in groups for part in group.columns}
+    groups = [_SideBySide(of_kind, shifts, names, dtype) for (_, dtype), of_kind in kinds.items()]
+    home = {part: group for group in groups for part in group.features}
     n = len(next(iter(features.values())))
-    apart: dict[str, Any] = {name: 0.0 for name in names if not any(name in group.together for group in groups)}
+    together = {name for group in groups for name in group.together}
+    apart: dict[str, Any] = {name: None for name in names if name not in together}
     for start in range(0, n, _ROWS):
         for group in groups:
             group.take(slice(start, min(start + _ROWS, n)))
-        for name in apart:
-            a, b = (home[part].values(part) for part in DEFINITIONS[name])
-            apart[name] = apart[name] + np.conj(a.T) @ b
-    result = {}
-    for name in names:
-        left, right = DEFINITIONS[name]
-        value = apart[name] if name in apart else home[left].product(left, right)
-        result[name] = np.empty((1 + value.shape[0], 1 + value.shape[1]), value.dtype)
-        result[name][0, 0], result[name][1:, 1:] = n, value
-        result[name][0, 1:], result[name][1:, 0] = home[right].total(right), np.conj(home[left].total(left))
-    return result
+        for name, total in apart.items():
+            left, right = DEFINITIONS[name]
+            value = np.conj(home[left].values(left).T) @ home[right].values(right)
+            apart[name] = value if total is None else total + value
+    return {name: apart[name] if name in apart else home[DEFINITIONS[name][0]].product(name) for name in names}
 
 
 class _SideBySide:
-    """Features side by side as (1, a - shift, b - shift, ...), a few rows at a time, and their products.
+    """Features side by side as (1, a - shift, 1, b - shift, ...), a few rows at a time, and their products.
 
     Many small products cost more than one large one: all those between f and g at x and x' are a single symmetric one,
-    `square`, of which BLAS forms a triangle. Where few of them are wanted, that is more work, and `square` stays None.
+    `square`, of which BLAS forms a triangle. Where few of them are wanted, that is more work, and none is formed.
     """
 
-    def __init__(self, features: dict[Part, np.ndarray], shifts: dict[str, np.ndarray], names: Sequence[str]) -> None:
+    def __init__(
+        self, features: dict[Part, np.ndarray], shifts: dict[str, np.ndarray], names: Sequence[str], dtype: type
+    ) -> None:
         self.features = features
-        widths = {part: values.shape[1] for part, values in features.items()}
-        ends = list(itertools.accumulate(widths.values(), initial=1))
+        widths = {part: 1 + values.shape[1] for part, values in features.items()}
+        ends = list(itertools.accumulate(widths.values(), initial=0))
         self.columns = {part: slice(*both) for part, both in zip(widths, itertools.pairwise(ends), strict=True)}
-        self.shift = np.concatenate([np.zeros(1), *(shifts[side] for side, _ in features)])
-        dtype = double(self.shift, *features.values())
+        self.shift = np.zeros(ends[-1], dtype)
+        for part, columns in self.columns.items():
+            self.shift[columns][1:] = shifts[part[0]]
         self.rows = np.ones((min(_ROWS, len(next(iter(features.values())))), ends[-1]), dtype)
-        within = {name: both for name in names if features.keys() >= set(both := DEFINITIONS[name])}
-        one_by_one = sum(2 * widths[left] * widths[right] for left, right in within.values())
-        worth_it = (ends[-1] - 1) ** 2 <= one_by_one
-        self.together = set(within) if worth_it else set()
+        one_by_one, self.together = 0, []
+        for name in names:
+            left, right = DEFINITIONS[name]
+            if left in features and right in features:
+                one_by_one += 2 * widths[left] * widths[right]
+                self.together.append(name)
+        if ends[-1] ** 2 > one_by_one:
+            self.together = []
         self.square = np.zeros((ends[-1], ends[-1]), dtype, order="F") if self.together else None
-        self.totals = np.zeros(ends[-1], dtype)
 
     def take(self, rows: slice) -> None:
         """Hold these rows of the features, and add their products."""
         self.rows = self.rows[: rows.stop - rows.start]
         for part, columns in self.columns.items():
-            self.rows[:, columns] = self.features[part][rows]
+            self.rows[:, columns.start + 1 : columns.stop] = self.features[part][rows]
         self.rows -= self.shift
-        if self.square is None:
-            self.totals += np.ones(len(self.rows)) @ self.rows
-        else:
-            add = blas.zherk if np.iscomplexobj(self.rows) else blas.dsyrk
+        if self.square is not None:
+            add = blas.zherk if self.rows.dtype == complex else blas.dsyrk
             self.square = add(1.0, self.rows.T, beta=1.0, c=self.square, overwrite_c=1)
 
     def values(self, part: Part) -> np.ndarray:
-        """Features of a part less their shift, (rows, k)."""
+        """(1, a - shift) of a part, (rows, 1 + k)."""
         return self.rows[:, self.columns[part]]
 
-    def total(self, part: Part) -> np.ndarray:
-        """Sum of all rows of a part."""
-        return (self.totals if self.square is None else np.conj(self.square[0]))[self.columns[part]]
-
-    def product(self, left: Part, right: Part) -> np.ndarray:
-        """Sum over all rows of `left^H right`, from the triangle that BLAS fills."""
+    def product(self, name: str) -> np.ndarray:
+        """Sum over all rows, from the triangle that BLAS fills."""
         assert self.square is not None
-        lower, i, j = self.square.T, self.columns[left], self.columns[right]  # upper in Fortran's order
+        i, j = (self.columns[part] for part in DEFINITIONS[name])
+        lower = self.square.T  # upper in Fortran's order
         if i.start > j.start:
             return lower[i, j]
         if i.start < j.start:
