@@ -17,6 +17,7 @@ from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
 from koopman_lora.data.groups import block_numbers
 from koopman_lora.data.pairs import BATCH, LaggedPairs
+from koopman_lora.feature_products import Part, Stack, double, feature_products
 from koopman_lora.kinds import number_array, shown
 from koopman_lora.moments import CROSS, DEFINITIONS, OBSERVABLES, SAME_MAP, FeatureMap, Moments
 
@@ -85,10 +86,10 @@ def estimate_moments(
     if isinstance(pairs, LaggedPairs):
         if observables is flat_state and observable_names is None:
             observable_names = pairs.coordinate_names
-        total = _Accumulator(f, g, observables, names, pairs.is_reversible)
+        total = _Accumulator(f, g, observables, names, n_blocks, pairs.is_reversible)
         return total.over_blocks(pairs, block_numbers(pairs, n_blocks), batch_size, observable_names)
     dataset = getattr(pairs, "dataset", None)
-    total = _Accumulator(f, g, observables, names, getattr(dataset, "is_reversible", False) is True)
+    total = _Accumulator(f, g, observables, names, n_blocks, getattr(dataset, "is_reversible", False) is True)
     if _is_pair_of_tensors(pairs):
         x, x_next = (torch.as_tensor(side) for side in pairs)
         _check_equal_length(x, x_next)
@@ -124,7 +125,7 @@ def moments_by_block(
     array([3., 1.])
     """
     labels = pairs.coordinate_names if observables is flat_state else None
-    total = _Accumulator(f, g, observables, names, pairs.is_reversible)
+    total = _Accumulator(f, g, observables, names, len(np.unique(block)), pairs.is_reversible)
     return total.over_blocks(pairs, block, BATCH, labels)
 
 
@@ -159,7 +160,13 @@ class _Accumulator:
     """Collects block sums, of pairs counted in both directions where `both_ways`; holds features of one batch."""
 
     def __init__(
-        self, f: FeatureMap, g: FeatureMap, h: FeatureMap | None, names: Sequence[str] | None, both_ways: bool = False
+        self,
+        f: FeatureMap,
+        g: FeatureMap,
+        h: FeatureMap | None,
+        names: Sequence[str] | None,
+        n_blocks: int,
+        both_ways: bool = False,
     ) -> None:
         self.maps, self.both_ways = {"f": f, "g": g} | ({"h": h} if h is not None else {}), both_ways
         wanted = CROSS + SAME_MAP + (("A_ff",) if both_ways else ()) if names is None else tuple(names)
@@ -168,7 +175,9 @@ class _Accumulator:
         if unknown or not wanted:
             raise ValueError(f"names must be among {', '.join(DEFINITIONS)}; got {list(wanted)}.")
         self.needed = sorted({part for name in self.names for part in DEFINITIONS[name]})
-        self.sums: dict[str, list[np.ndarray]] = {name: [] for name in self.names}
+        if both_ways:
+            self.needed = sorted({(name, time) for name, _ in self.needed for time in (0, 1)})
+        self.sums = {name: Stack(min(n_blocks, 64)) for name in self.names}
         self.shifts: dict[str, np.ndarray] = {}
         self.orientation: list[np.ndarray] = []
         self.counts: list[int] = []
@@ -187,19 +196,23 @@ class _Accumulator:
 
     @torch.no_grad()
     def add_block(self, batches: Batches) -> None:
-        sums: dict[str, Any] = dict.fromkeys(self.names, 0.0)
+        sums: dict[str, np.ndarray] = {}
         orientation: Any = 0.0
         count = 0
         for x, x_next in batches:
             _check_equal_length(x, x_next)
             if len(x) == 0:
                 continue
-            features = self._features(x, x_next)
+            features = {part: _as_features(self.maps[part[0]], (x, x_next)[part[1]], part[0]) for part in self.needed}
+            self._fix_shifts(features)
             if ("f", 0) in features:
-                orientation = orientation + self._is_far_out(x) @ features["f", 0][: len(x)]
-            features = {part: self._about_shift(part[0], values) for part, values in features.items()}
-            for name in self.names:
-                sums[name] = sums[name] + self._product(name, features, len(x))
+                orientation = orientation + self._is_far_out(x) @ features["f", 0]
+            with np.errstate(over="ignore", invalid="ignore"):  # told in words, by `_check_finite` and `result`
+                added = self._products(features)
+                is_finite = np.isfinite(sum(value.sum() for value in added.values()))
+            if not is_finite:
+                _check_finite(features)
+            sums = {name: sums[name] + value for name, value in added.items()} if sums else added
             count += len(x)
         if count:
             for name, value in sums.items():
@@ -207,32 +220,26 @@ class _Accumulator:
             self.orientation.append(orientation)
             self.counts.append(count)
 
-    def _features(self, x: Tensor, x_next: Tensor) -> dict[tuple[str, int], np.ndarray]:
-        """Features (n, k) of each map at each time that is needed; (2 n, k) of pairs and their reversal."""
+    def _products(self, features: dict[Part, np.ndarray]) -> dict[str, np.ndarray]:
+        """Sums over the pairs of a batch; pairs counted both ways count half each time."""
+        forward = feature_products(features, self.shifts, self.names)
         if not self.both_ways:
-            return {part: _as_features(self.maps[part[0]], (x, x_next)[part[1]], part[0]) for part in self.needed}
-        states, n = torch.cat([torch.as_tensor(side) for side in (x, x_next)]), len(x)
-        features: dict[tuple[str, int], np.ndarray] = {}
-        for name in sorted({name for name, _ in self.needed}):
-            values = _as_features(self.maps[name], states, name)
-            features |= {(name, 0): values, (name, 1): np.concatenate([values[n:], values[:n]])}
-        return features
+            if "A_ff" in forward:
+                forward["A_ff"] = (forward["A_ff"] - conjugate_transpose(forward["A_ff"])) / 2
+            return forward
+        reversed_features = {(name, 1 - time): values for (name, time), values in features.items()}
+        backward = feature_products(reversed_features, self.shifts, self.names)
+        signs = {name: -1.0 if name == "A_ff" else 1.0 for name in self.names}
+        return {name: (value + signs[name] * backward[name]) / 2 for name, value in forward.items()}
 
-    def _product(self, name: str, features: dict[tuple[str, int], np.ndarray], n_pairs: int) -> np.ndarray:
-        """Sum over the pairs of a batch of one moment's products; pairs counted both ways count half each time."""
-        left, right = (features[part] for part in DEFINITIONS[name])
-        if name == "A_ff":
-            one_way = np.conj(left[:n_pairs].T) @ right[:n_pairs]
-            return (one_way - conjugate_transpose(one_way)) / 2
-        total = np.conj(left.T) @ right
-        return total / 2 if self.both_ways else total
-
-    def _about_shift(self, side: str, values: np.ndarray) -> np.ndarray:
-        """The features (1, f - shift), the shift being the mean of the first batch; a constant becomes exactly 0."""
-        if side not in self.shifts:
-            is_constant = (values == values[0]).all(axis=0)
-            self.shifts[side] = np.where(is_constant, values[0], values.mean(axis=0))
-        return np.concatenate([np.ones((len(values), 1)), values - self.shifts[side]], axis=1)
+    def _fix_shifts(self, features: dict[Part, np.ndarray]) -> None:
+        """Shifts near the means, those of the first batch; of a constant its value, so that it becomes exactly 0."""
+        for part, values in features.items():
+            if part[0] not in self.shifts:
+                _check_finite({part: values})
+                is_constant = (values == values[0]).all(axis=0)
+                values = values.astype(double(values))
+                self.shifts[part[0]] = np.where(is_constant, values[0], values.mean(axis=0))
 
     def fix_direction(self, x: Tensor) -> None:
         """Choose the direction and the threshold of `_is_far_out` from states (n, *state)."""
@@ -261,20 +268,21 @@ class _Accumulator:
         """Merge neighbouring blocks once there are twice as many as wanted, so that a long stream stays small."""
         if len(self.counts) < 2 * n_blocks:
             return
-        for name, values in self.sums.items():
-            self.sums[name] = _pairwise_sums(values)
+        for stack in self.sums.values():
+            stack.merge_neighbours()
         self.orientation, self.counts = _pairwise_sums(self.orientation), _pairwise_sums(self.counts)
 
     def result(self, clock: Clock, observable_names: Sequence[str] | None) -> Moments:
         if not self.counts:
             raise ValueError("pairs are empty; give at least one pair (x, x_next).")
-        if not all(np.isfinite(block).all() for values in self.sums.values() for block in values):
+        sums = {name: stack.arrays for name, stack in self.sums.items()}
+        if not all(np.isfinite(block).all() for blocks in sums.values() for block in blocks):
             raise ValueError("f, g or observables give features whose products overflow; choose a unit of larger size.")
         labels = None
-        if "H_f" in self.sums:
-            labels = _checked_names(observable_names, self.sums["H_f"][0].shape[1] - 1)
+        if "H_f" in sums:
+            labels = _checked_names(observable_names, sums["H_f"].shape[2] - 1)
         return Moments(
-            {name: np.stack(values) for name, values in self.sums.items()},
+            sums,
             np.asarray(self.counts, dtype=float),
             clock,
             np.stack(self.orientation) if np.ndim(self.orientation[0]) else None,
@@ -301,10 +309,16 @@ def _as_features(feature_map: FeatureMap, states: Tensor, name: str) -> np.ndarr
     values = np.asarray(values)
     if values.ndim != 2 or len(values) != len(states):
         raise ValueError(f"{name} must map {len(states)} states to ({len(states)}, n_features); got {values.shape}.")
-    if not np.isfinite(values).all():
-        advice = "check the model or the feature map, and the unit of the data"
-        raise ValueError(f"{name} gave NaN or inf features; {advice}.")
-    return values.astype(np.complex128 if np.iscomplexobj(values) else np.float64)
+    return values
+
+
+def _check_finite(features: dict[Part, np.ndarray]) -> None:
+    """Raise if a feature is not finite; read only where a sum is not, which costs no pass over the features."""
+    for (side, _), values in features.items():
+        if not np.isfinite(values).all():
+            name = {"h": "observables"}.get(side, side)
+            advice = "check the model or the feature map, and the unit of the data"
+            raise ValueError(f"{name} gave NaN or inf features; {advice}.")
 
 
 def _checked_names(names: Sequence[str] | None, n_observables: int) -> tuple[str, ...] | None:

@@ -16,7 +16,6 @@ from koopman_lora.bootstrap import Bootstrap, t_interval
 from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
 from koopman_lora.moments import Moments, OneEstimate
-from koopman_lora.propagation import propagator
 from koopman_lora.spectrum import k_matrix, scaled_by
 from koopman_lora.triples import canonical_triples, independent_basis, triples_of_functions
 
@@ -85,7 +84,7 @@ def bootstrap_intervals(moments: OneEstimate, svals: Any = None, bootstrap: Boot
     variables = interval("canonical_singular_values", [MODE], modulus_interval(canonical[0], signed[1:], factor, floor))
     variables |= interval("singular_values", [MODE], np.maximum(t_interval(K_values[0], K_values[1:], factor), 0.0))
     if "C_gf" in stack:
-        K = propagator(functions).K
+        K = functions.between("C_gf", triples.right * canonical[..., None, :], triples.left)
         eig, drawn = sorted_eig(K[0]), np.linalg.eigvals(K[1:])
         reach = Reach(factor, floor, eig.condition)
         variables |= eigenvalue_intervals(eig.values, drawn, reach, moments.clock)

@@ -6,7 +6,7 @@ Everything downstream is a function of moments. They carry their clock, add, and
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -101,11 +101,9 @@ class Moments:
         extra = int(self.shifts is not None)
         sizes = {n: "x".join(str(size - extra) for size in sums.shape[-2:]) for n, sums in self.block_sums.items()}
         listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        of = (
-            f"{self.n_pairs} pairs in {self.n_blocks} blocks"
-            if self.block_counts.ndim == 1
-            else f"{len(self.block_counts)} resamples"
-        )
+        of = f"{self.n_pairs} pairs in {self.n_blocks} blocks"
+        if self.block_counts.ndim > 1:
+            of = f"{len(self.block_counts)} resamples"
         return f"Moments({listed}; {of}; {self.clock})"
 
     def _mean(self, name: str) -> np.ndarray:
@@ -127,11 +125,12 @@ class Moments:
         mean = mean if left is None else conjugate_transpose(left) @ mean
         return mean if right is None else mean @ right
 
-    def pooled(self) -> Moments:
-        """All blocks, and all resamples where there are some, as one block."""
+    def pooled(self, names: Sequence[str] | None = None) -> Moments:
+        """All blocks, and all resamples where there are some, as one block; of the moments `names`, by default all."""
+        held = {name: sums for name, sums in self.block_sums.items() if names is None or name in names}
         return dataclasses.replace(
             self,
-            block_sums={n: sums.reshape(-1, *sums.shape[-2:]).sum(axis=0)[None] for n, sums in self.block_sums.items()},
+            block_sums={n: sums.reshape(-1, *sums.shape[-2:]).sum(axis=0)[None] for n, sums in held.items()},
             block_counts=self.block_counts.sum()[None],
             orientation_sums=None,
         )

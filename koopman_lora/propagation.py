@@ -9,7 +9,13 @@ import numpy as np
 
 from koopman_lora._linalg import RANK_TOLERANCE, WhitenedSVD
 from koopman_lora.moments import Moments
-from koopman_lora.triples import independent_basis, moment_whitener, symmetric_pairs, triples_of_functions
+from koopman_lora.triples import (
+    in_one_block,
+    independent_basis,
+    moment_whitener,
+    symmetric_pairs,
+    triples_of_functions,
+)
 
 METHODS = ("operator", "edmd")
 
@@ -64,6 +70,7 @@ def propagator(
     array([[0.75]])
     """
     check_method(method, METHODS)
+    moments = in_one_block(moments)
     if method == "operator":
         return _rank_propagator(moments, n_modes, threshold)
     if n_modes is not None:

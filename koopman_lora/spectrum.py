@@ -38,7 +38,7 @@ from koopman_lora.kinds import Share
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import Moments, OneEstimate
 from koopman_lora.propagation import propagator, rank_matrix
-from koopman_lora.triples import canonical_triples, independent_basis, moment_whitener
+from koopman_lora.triples import canonical_triples, in_one_block, independent_basis, moment_whitener
 
 
 @checked
@@ -86,6 +86,7 @@ def koopman_spectrum(moments: OneEstimate, svals: Any = None, *, threshold: Shar
     >>> s.eigenvalues.values.real.round(6), s.canonical_singular_values.values.round(6)
     (array([1. , 0.5]), array([1., 1.]))
     """
+    moments = in_one_block(moments)
     svals = None if svals is None else as_svals(svals, moments.M_f.shape[-1])
     space = independent_basis(moments, threshold)
     functions = space.moments(moments)
@@ -104,8 +105,8 @@ def koopman_spectrum(moments: OneEstimate, svals: Any = None, *, threshold: Shar
     attrs = provenance(
         **moments.clock.attrs(),
         n_pairs=moments.n_pairs,
-        rank_f=int(moment_whitener(moments, "M_f", threshold).rank),
-        rank_g=int(moment_whitener(moments, "M_g", threshold).rank),
+        rank_f=space.rank("f") or int(moment_whitener(moments, "M_f", threshold).rank),
+        rank_g=space.rank("g") or int(moment_whitener(moments, "M_g", threshold).rank),
         effective_rank_f=effective_rank(moments.M_f),
         effective_rank_g=effective_rank(moments.M_g),
         whitening_threshold=threshold,

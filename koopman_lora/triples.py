@@ -29,6 +29,19 @@ _SYMMETRIC = ("T_ff", "C_gf")
 _SAME_SPAN = 0.9
 
 
+def in_one_block(moments: Moments) -> Moments:
+    """All blocks as one, resamples kept apart: less work, and enough where no single block is asked about."""
+    if moments.n_blocks == 1:
+        return moments
+    orientation = moments.orientation_sums
+    return dataclasses.replace(
+        moments,
+        block_sums={name: sums.sum(axis=-3, keepdims=True) for name, sums in moments.block_sums.items()},
+        block_counts=moments.block_counts.sum(axis=-1, keepdims=True),
+        orientation_sums=None if orientation is None else orientation.sum(axis=-2, keepdims=True),
+    )
+
+
 class MomentWhitener(NamedTuple):
     """Functions `f @ matrix` (..., k, k) of unit L2 norm, uncorrelated; zero columns for what has no direction.
 
@@ -51,7 +64,7 @@ def moment_whitener(moments: Moments, name: str, threshold: float = RANK_TOLERAN
     name : 'M_f' or 'M_g'
     threshold : relative, see `inverse_root`
     """
-    constant = _constant(moments, name)
+    constant = _constant(moments.pooled((name,)), name)
     if constant is None:
         return MomentWhitener(*inverse_root(moments.between(name), threshold), False)
     means = moments.means(name)
@@ -77,6 +90,10 @@ class Basis(NamedTuple):
     moving: dict[str, np.ndarray]
     means: dict[str, np.ndarray]
 
+    def rank(self, side: str) -> int | None:
+        """Number of functions of a side that are not zero; None without a side where 1 is not in the span."""
+        return 1 + int(np.any(self.moving[side], axis=0).sum()) if side in self.constant else None
+
     def of_features(self, side: str, coefficients: np.ndarray) -> np.ndarray:
         """Coefficients (..., k, n) on the features of a side, from those on these functions."""
         if side not in self.constant:
@@ -91,7 +108,8 @@ class Basis(NamedTuple):
         if not changed:
             return moments
         to_functions = {side: self.of_features(side, np.eye(len(self.means[side]))) for side in changed}
-        if moments.shifts is None or not all(_is_one(self.constant[side], moments, side) for side in changed):
+        pooled = moments.pooled([name for side in changed for name in _SECOND_MOMENTS[side]])
+        if moments.shifts is None or not all(_is_one(self.constant[side], pooled, side) for side in changed):
             return moments.combined(to_functions)
         maps, shifts = {}, dict(moments.shifts)
         for side in changed:
@@ -111,10 +129,10 @@ def independent_basis(moments: Moments, threshold: float = RANK_TOLERANCE) -> Ba
     moments : resampled or not
     threshold : relative, of variances, below which a direction is dropped
     """
-    pooled = moments.pooled()
+    pooled = moments.pooled([name for names in _SECOND_MOMENTS.values() for name in names])
     basis = Basis({}, {}, {})
     for side, (name, _) in _SECOND_MOMENTS.items():
-        constant = _constant(moments, name) if name in moments else None
+        constant = _constant(pooled, name) if name in moments else None
         if constant is not None and _is_one(constant, pooled, side):
             means = pooled.means(name)
             W = inverse_root(without_constants(pooled.covariance(name), means), threshold).matrix
@@ -123,9 +141,8 @@ def independent_basis(moments: Moments, threshold: float = RANK_TOLERANCE) -> Ba
     return basis
 
 
-def _is_one(coefficients: np.ndarray, moments: Moments, side: str) -> bool:
+def _is_one(coefficients: np.ndarray, pooled: Moments, side: str) -> bool:
     """Whether the constant of some states is 1 also at the other time, or in other data, where other states occur."""
-    pooled = moments.pooled()
     for name in _SECOND_MOMENTS[side]:
         if name in pooled:
             C = pooled.covariance(name)
@@ -136,11 +153,10 @@ def _is_one(coefficients: np.ndarray, moments: Moments, side: str) -> bool:
     return True
 
 
-def _constant(moments: Moments, name: str) -> np.ndarray | None:
+def _constant(pooled: Moments, name: str) -> np.ndarray | None:
     """Coefficients (k,) of the function 1 in the span of the features of all data, None if it is not there."""
-    if moments.shifts is None:
+    if pooled.shifts is None:
         return None
-    pooled = moments.pooled()
     return constant_in_span(pooled.covariance(name), pooled.means(name))
 
 
@@ -166,6 +182,7 @@ def canonical_triples(moments: Moments, threshold: float = RANK_TOLERANCE, rank:
     >>> canonical_triples(estimate_moments(features, features, (x, x))).values
     array([1., 1.])
     """
+    moments = in_one_block(moments)
     basis = independent_basis(moments, threshold)
     names = CROSS + _SYMMETRIC if moments.is_reversible else CROSS
     needed = dataclasses.replace(moments, block_sums={n: moments.block_sums[n] for n in names if n in moments})

@@ -112,6 +112,11 @@ def default(tmp_path_factory):
     return fit_and_save(CASES["default"](), tmp_path_factory.mktemp("default"))
 
 
+@pytest.fixture(scope="module")
+def of_other_data(tmp_path_factory):
+    return fit_and_save(Case(OTHER, {"n_epochs": 1}), tmp_path_factory.mktemp("other"))
+
+
 def states_of(saved):
     return saved.estimator.pairs_.x[:9]
 
@@ -389,9 +394,8 @@ def test_a_damaged_file_is_named(folder, name):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_of_another_fit_is_named(folder, tmp_path, name):
-    other = fit_and_save(Case(OTHER, {"n_epochs": 1}), tmp_path / "other").folder
-    shutil.copy(other / name, folder / name)
+def test_a_file_of_another_fit_is_named(folder, of_other_data, name):
+    shutil.copy(of_other_data.folder / name, folder / name)
     with pytest.raises(ValueError, match=rf"{name}' is missing, damaged, or of another fit"):
         kl.open_analysis(folder)
 

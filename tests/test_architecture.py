@@ -1,6 +1,7 @@
 """The order of the house: a file imports only from files above it, and importing it changes nothing outside."""
 
 import ast
+import functools
 import pathlib
 import re
 import statistics
@@ -42,18 +43,25 @@ def module_name(path):
     return ".".join(relative.parts)
 
 
+@functools.cache
+def tree_of(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
 def imports(path):
     """Every module that a file imports, absolute, at any depth of the code: (name, imported names, line)."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    found = []
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield alias.name, [], node.lineno
+            found += [(alias.name, [], node.lineno) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
                 parent = path.relative_to(PACKAGE.parent).parts[: -node.level]
                 base = ".".join([*parent, *([node.module] if node.module else [])])
-            yield base, [alias.name for alias in node.names], node.lineno
+            found.append((base, [alias.name for alias in node.names], node.lineno))
+    return found
 
 
 def own_imports(path):
@@ -78,10 +86,15 @@ def test_imports_go_downward_only(path):
         assert rank(module) <= rank(me), f"{path.name}:{line} imports {module}, which stands below it"
 
 
+@functools.cache
+def all_edges():
+    return {module_name(p): {m for m, _ in own_imports(p)} for p in FILES if p.stem != "__init__"}
+
+
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_files_do_not_import_each_other_in_a_circle(path):
     """Within a folder too, no chain of imports leads back."""
-    edges = {module_name(p): {m for m, _ in own_imports(p)} for p in FILES if p.stem != "__init__"}
+    edges = all_edges()
     seen, todo = set(), list(edges.get(module_name(path), ()))
     while todo:
         module = todo.pop()
@@ -132,7 +145,7 @@ def test_the_matrix_wing_knows_neither_trajectories_nor_fabric():
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_no_file_can_execute_data(path):
     """No pickle, no torch.load, no eval or exec: a file from elsewhere is never code."""
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     modules = {base.split(".")[0] for base, _, _ in imports(path)}
     assert modules & {"pickle", "dill", "joblib", "marshal", "shelve", "cloudpickle"} == set()
     for node in ast.walk(tree):
@@ -195,12 +208,14 @@ def test_importing_loads_no_heavy_optional_package():
         "sklearn.linear_model", "sklearn.ensemble", "sklearn.cluster", "torchvision", "tensorboard",
         "pytest", "hypothesis",
     ]  # fmt: skip
-    everything = "import sys, koopman_lora as kl; [getattr(kl, name) for name in dir(kl)]"
-    code = f"{everything}; print([m for m in {heavy} if m in sys.modules])"
-    loaded = ast.literal_eval(run(code))
-    bare = "import sys, torch, xarray, lightning_fabric"
-    without = ast.literal_eval(run(f"{bare}; print([m for m in {heavy} if m in sys.modules])"))
-    assert [m for m in loaded if m not in without] == []
+    code = f"""
+import sys, torch, xarray, lightning_fabric
+bare = set(sys.modules)
+import koopman_lora as kl
+[getattr(kl, name) for name in dir(kl)]
+print([m for m in {heavy} if m in sys.modules and m not in bare])
+"""
+    assert run(code) == "[]"
 
 
 # ---- small rooms, short forms, one front door ------------------------------------------------------------------------
@@ -235,7 +250,7 @@ def public_functions(path):
                 names = [p.arg for p in (*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg) if p is not None]
                 yield f"{name}.{child.name}", len([n for n in names if not (in_class and n in ("self", "cls"))])
 
-    yield from walk(ast.parse(path.read_text(encoding="utf-8")), module_name(path), False)
+    yield from walk(tree_of(path), module_name(path), False)
 
 
 def test_public_functions_take_few_parameters():

@@ -18,9 +18,17 @@ from koopman_lora.cli import main
 FIT = ["--n-modes", "3", "--n-epochs", "1", "--hidden-dims", "8"]
 
 
-@pytest.fixture
-def data(tmp_path):
-    return str(kl.save_dataset(kl.systems.NoisyRotation().simulate(n_steps=900, seed=0), tmp_path / "x.nc"))
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    states = kl.systems.NoisyRotation().simulate(n_steps=900, seed=0)
+    return str(kl.save_dataset(states, tmp_path_factory.mktemp("data") / "x.nc"))
+
+
+@pytest.fixture(scope="module")
+def fits(data):
+    """Two fits of the same data, an older one and a newer one."""
+    trajectories = kl.open_trajectories(data)
+    return [kl.KoopmanLoRA(n_modes=n, hidden_dims=(8,), n_epochs=1).fit(trajectories) for n in (3, 2)]
 
 
 def full_for(name, monkeypatch):
@@ -74,11 +82,9 @@ def test_what_can_be_written_is_kept_and_the_table_printed(tmp_path, data, monke
 
 
 @pytest.mark.parametrize("name", analysis_files.FILES)
-def test_an_older_analysis_stays_whole_when_a_newer_cannot_be_saved(tmp_path, data, monkeypatch, name):
-    trajectories = kl.open_trajectories(data)
-    older = kl.KoopmanLoRA(n_modes=3, hidden_dims=(8,), n_epochs=1).fit(trajectories)
+def test_an_older_analysis_stays_whole_when_a_newer_cannot_be_saved(tmp_path, fits, monkeypatch, name):
+    older, newer = fits
     folder = older.save(tmp_path / "out")
-    newer = kl.KoopmanLoRA(n_modes=2, hidden_dims=(8,), n_epochs=1).fit(trajectories)
     full_for(name, monkeypatch)
     with pytest.raises(OSError, match=f"the analysis is not complete: {name} cannot be written"):
         newer.save(folder)
