@@ -20,6 +20,11 @@ settings.load_profile("fixed")
 mpl.use("Agg")
 
 
+def pytest_collection_modifyitems(items):
+    """Slow tests first, so that none is begun by one process when the others are done."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(autouse=True)
 def _close_figures():
     yield

@@ -91,15 +91,29 @@ class Saved(NamedTuple):
     data: object
     folder: str
     encoders: tuple
+    known: dict  # what was opened and asked before: tests look at it and change nothing
 
     def open(self, data=None):
         return kl.open_analysis(self.folder, data, *(make() for make in self.encoders))
+
+    def opened(self, data=None):
+        """`open`, of the same data once."""
+        return self._once(("opened", id(data)), lambda: self.open(data))
+
+    def answer(self, name):
+        """What the estimator answers to one of QUESTIONS."""
+        return self._once(name, lambda: answer(QUESTIONS[name], self.estimator, states_of(self)))
+
+    def _once(self, key, make):
+        if key not in self.known:
+            self.known[key] = make()
+        return self.known[key]
 
 
 def fit_and_save(case, folder):
     options = {"n_modes": 3, "hidden_dims": (16,), "n_epochs": 3, "seed": 2} | case.options
     estimator = kl.KoopmanLoRA(**options).fit(case.data)
-    return Saved(estimator, case.data, estimator.save(folder), case.encoders)
+    return Saved(estimator, case.data, estimator.save(folder), case.encoders, {})
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -175,7 +189,7 @@ def spectra_and_defaults(a):
 
 
 def test_all_that_needs_no_frames_is_answered_as_before_saving(saved):
-    opened, states = saved.open(), states_of(saved)
+    opened, states = saved.opened(), states_of(saved)
     for name, expected in spectra_and_defaults(saved.estimator).items():
         assert_same(spectra_and_defaults(opened)[name], expected)
     is_wide = states[0].numel() > 1024
@@ -184,7 +198,7 @@ def test_all_that_needs_no_frames_is_answered_as_before_saving(saved):
         if is_wide and name in NEED_OBSERVABLES:
             assert found.startswith("DataNeededError: the frames of the fit are needed to project observables on"), name
             continue
-        expected = answer(question, saved.estimator, states)
+        expected = saved.answer(name)
         if isinstance(expected, str):
             assert found == expected, name
         else:
@@ -192,9 +206,9 @@ def test_all_that_needs_no_frames_is_answered_as_before_saving(saved):
 
 
 def test_with_the_data_everything_is_answered_as_before_saving(saved):
-    opened, states = saved.open(saved.data), states_of(saved)
+    opened, states = saved.opened(saved.data), states_of(saved)
     for name, question in QUESTIONS.items():
-        expected, found = answer(question, saved.estimator, states), answer(question, opened, states)
+        expected, found = saved.answer(name), answer(question, opened, states)
         if isinstance(expected, str):
             assert found == expected, name
         else:
@@ -206,14 +220,13 @@ def test_with_the_data_everything_is_answered_as_before_saving(saved):
 
 def test_only_what_cannot_be_known_is_refused(saved):
     """The questions of the two tests above are answered, not refused, wherever there is an answer."""
-    states = states_of(saved)
     fitted = saved.estimator.analysis_.fitted
-    refused = {n for n, ask in QUESTIONS.items() if isinstance(answer(ask, saved.estimator, states), str)}
+    refused = {name for name in QUESTIONS if isinstance(saved.answer(name), str)}
     assert refused == (set() if fitted.validation is not None else NEED_HELD_OUT)
 
 
 def test_an_opened_analysis_tells_of_its_fit(saved):
-    opened, fitted = saved.open().fitted, saved.estimator.analysis_.fitted
+    opened, fitted = saved.opened().fitted, saved.estimator.analysis_.fitted
     assert opened.model.clock == fitted.model.clock == opened.moments.everywhere.clock
     for name in ("findings", "recipe", "fingerprint", "seed"):
         assert getattr(opened, name) == getattr(fitted, name), name
@@ -225,7 +238,7 @@ def test_an_opened_analysis_tells_of_its_fit(saved):
 
 
 def test_what_the_refinement_did_is_remembered(saved):
-    opened, result = saved.open().fitted.refinement, saved.estimator.refinement_
+    opened, result = saved.opened().fitted.refinement, saved.estimator.refinement_
     if result is None:
         assert opened is None
         return
@@ -239,7 +252,7 @@ def test_what_the_refinement_did_is_remembered(saved):
 
 
 def test_saving_an_opened_analysis_changes_nothing(saved, tmp_path):
-    again = kl.open_analysis(saved.open().save(tmp_path / "again"), None, *(make() for make in saved.encoders))
+    again = kl.open_analysis(saved.opened().save(tmp_path / "again"), None, *(make() for make in saved.encoders))
     assert_same(again.spectrum, saved.estimator.spectrum_)
     assert_same(answer(again.residuals), answer(saved.estimator.residuals))
     assert again.fitted.recipe == saved.estimator.analysis_.fitted.recipe
@@ -252,7 +265,7 @@ def test_the_spectrum_lies_in_the_folder_for_other_programs(saved):
 def test_complex_functions_keep_their_imaginary_part(tmp_path):
     saved = fit_and_save(CASES["complex encoders"](), tmp_path)
     pairs = saved.estimator.pairs_
-    for asked in (saved.estimator, saved.open()):
+    for asked in (saved.estimator, saved.opened()):
         phi, psi = asked.singular_functions(pairs.x), asked.singular_functions(pairs.x_next, "right")
         assert np.iscomplexobj(phi)
         assert np.allclose(np.conj(phi.T) @ phi / len(pairs), np.eye(3), atol=1e-5)
@@ -262,7 +275,7 @@ def test_complex_functions_keep_their_imaginary_part(tmp_path):
 
 @pytest.mark.parametrize("method", ["K_matrix", "canonical"])
 def test_slow_coordinates_need_no_frames(default, method):
-    found = answer(default.open().coarse_coordinates, LABELLED.values[0, :9], method)
+    found = answer(default.opened().coarse_coordinates, LABELLED.values[0, :9], method)
     expected = answer(default.estimator.coarse_coordinates, LABELLED.values[0, :9], method)
     assert_same(found, expected) if not isinstance(expected, str) else pytest.fail(expected)
 
@@ -300,23 +313,23 @@ PURPOSES = {
 @pytest.mark.parametrize("name", NEED_FRAMES)
 def test_what_needs_frames_asks_for_them(default, name):
     with pytest.raises(DataNeededError, match=rf"{PURPOSES[name]}; open the analysis with them: open_analysis\(folder"):
-        NEED_FRAMES[name](default.open(), states_of(default))
+        NEED_FRAMES[name](default.opened(), states_of(default))
 
 
 @pytest.mark.parametrize("name", NEED_FRAMES)
 def test_with_the_data_they_are_answered_as_before_saving(default, name):
     states = states_of(default)
-    assert_same(NEED_FRAMES[name](default.open(LABELLED), states), NEED_FRAMES[name](default.estimator, states))
+    assert_same(NEED_FRAMES[name](default.opened(LABELLED), states), NEED_FRAMES[name](default.estimator, states))
 
 
 def test_states_of_many_entries_are_forecast_with_the_data_only(tmp_path):
     saved = fit_and_save(CASES["wide images"](), tmp_path)
-    assert "H_f" not in saved.open().moments
+    assert "H_f" not in saved.opened().moments
     with pytest.raises(DataNeededError, match="to project observables on"):
-        saved.open().forecast(WIDE[:2], 1)
+        saved.opened().forecast(WIDE[:2], 1)
     expected = saved.estimator.forecast(WIDE[:2], 1, bootstrap=FEW)
     assert expected.sizes["observable"] == 1600
-    assert_same(saved.open(WIDE).forecast(WIDE[:2], 1, bootstrap=FEW), expected)
+    assert_same(saved.opened(WIDE).forecast(WIDE[:2], 1, bootstrap=FEW), expected)
 
 
 # ---- other data ------------------------------------------------------------------------------------------------------
@@ -341,19 +354,19 @@ def test_the_same_data_in_another_form_are_the_same(default):
 
 
 def test_other_data_may_be_asked_about_without_a_fit(default):
-    there, expected = default.open().applied_to(OTHER), default.estimator.applied_to(OTHER)
+    there, expected = default.opened().applied_to(OTHER), default.estimator.applied_to(OTHER)
     assert_same(there.spectrum, expected.spectrum)
     assert_same(there.spectrum, default.estimator.compute_spectrum(OTHER))
     assert there.moments.n_pairs == 299
     assert_same(there.residuals(), expected.residuals())
     assert_same(there.coarse_grain(2, bootstrap=FEW), expected.coarse_grain(2, bootstrap=FEW))
     assert there.was_fitted_to(OTHER)
-    assert not default.open().was_fitted_to(OTHER)
-    assert default.open().was_fitted_to(LABELLED)
+    assert not default.opened().was_fitted_to(OTHER)
+    assert default.opened().was_fitted_to(LABELLED)
 
 
 def test_nothing_was_fitted_to_other_data_so_all_of_them_count_as_held_out(default):
-    there, estimator = default.open().applied_to(OTHER), default.estimator
+    there, estimator = default.opened().applied_to(OTHER), default.estimator
     expected = kl.vamp_scores(estimator.moments_, estimator.estimate_moments(OTHER))
     assert there.scores() == pytest.approx(expected, rel=1e-6)  # functions in the network's precision
     assert there.scores() == pytest.approx(estimator.applied_to(OTHER).scores(), rel=1e-12)
@@ -470,7 +483,7 @@ def test_no_file_holds_code_or_frames(default):
 
 
 def test_an_analysis_is_shown_in_a_line_or_two(default):
-    for analysis, words in ((default.open(), "without its data"), (default.open(LABELLED), "with its data")):
+    for analysis, words in ((default.opened(), "without its data"), (default.opened(LABELLED), "with its data")):
         assert words in repr(analysis)
         assert "1398 pairs" in repr(analysis)
         assert len(repr(analysis)) <= 2 * 120
