@@ -324,3 +324,13 @@ def test_training_ends_by_itself_long_before_the_last_epoch_where_nothing_is_gai
     result = fit(make_model(), PAIRS, loss=Spoiling(30), n_epochs=60)
     assert result.stop_reason == "early stopping"
     assert result.history.sizes["epoch"] <= 30
+
+
+def test_held_out_scores_see_part_of_very_many_pairs_evenly(monkeypatch):
+    monkeypatch.setattr("koopman_lora.training_loop.MOST_SCORED", 100)
+    loop = TrainingLoop(make_model(), split_pairs(PAIRS, 0.1), None, TrainingOptions(standardize=False))
+    loop._configure(1, 256)
+    x = loop.test.x
+    stride = -(-len(x) // 100)
+    assert torch.equal(loop.test_states[0], x[::stride].float())
+    assert len(loop.test_states[0]) <= 100
