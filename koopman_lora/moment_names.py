@@ -44,3 +44,9 @@ def n_features(side: str, sums: Mapping[str, Any], shifts: Any = None) -> int | 
             if its_side == side:
                 return int(size) - (shifts is not None)
     return None
+
+
+def check_blocks(n_blocks: int) -> None:
+    """Raise a ValueError for moments of no block of data."""
+    if n_blocks == 0:
+        raise ValueError("moments must have at least one block; these have none.")

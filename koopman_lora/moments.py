@@ -16,7 +16,7 @@ from koopman_lora.checks import as_annotated, checked
 from koopman_lora.clock import Clock
 from koopman_lora.kinds import Moderate, Positions, check_matrices, check_positions, check_stacks, check_word
 from koopman_lora.moment_names import CROSS as CROSS
-from koopman_lora.moment_names import DEFINITIONS, EDMD, OBSERVABLES, n_features
+from koopman_lora.moment_names import DEFINITIONS, EDMD, OBSERVABLES, check_blocks, n_features
 from koopman_lora.moment_names import SAME_MAP as SAME_MAP
 
 # From a batch of states (batch, *state), a tensor, to features (batch, n_features), a tensor or an array.
@@ -335,13 +335,13 @@ class Moments:
             check_word("name", name, DEFINITIONS)
             if name not in self:
                 getattr(self, name)  # raises, and says how to estimate it
-        if self.n_blocks == 0:
-            raise ValueError("moments must have at least one block; these have none.")
+        check_blocks(self.n_blocks)
 
 
 def _one_estimate(name: str, value: Any) -> Moments:
     if as_annotated(name, value, Moments).block_counts.ndim > 1:
         raise ValueError(f"{name} must be moments of one estimate; these are resampled.")
+    check_blocks(value.n_blocks)
     return value
 
 

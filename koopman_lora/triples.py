@@ -19,6 +19,7 @@ from koopman_lora._linalg import (
     without_constants,
 )
 from koopman_lora.equilibrium import signs, symmetric_eig
+from koopman_lora.moment_names import check_blocks
 from koopman_lora.moments import CROSS, Moments
 
 # Second moments of the features of a side, at their own time and at the other.
@@ -33,6 +34,7 @@ def in_one_block(moments: Moments) -> Moments:
     """All blocks as one, resamples kept apart: less work, and enough where no single block is asked about."""
     if moments.n_blocks == 1:
         return moments
+    check_blocks(moments.n_blocks)
     orientation = moments.orientation_sums
     return dataclasses.replace(
         moments,

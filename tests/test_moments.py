@@ -11,8 +11,11 @@ from small_pairs import PAIRS, assert_same, complex_f, f, g, h
 from koopman_lora.accumulation import estimate_moments, moments_by_block
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.clock import Clock
+from koopman_lora.data.pairs import lagged_pairs
+from koopman_lora.intervals import bootstrap_intervals
 from koopman_lora.moments import CROSS, DEFINITIONS, EDMD, MissingMomentError, Moments
 from koopman_lora.prediction import forecast
+from koopman_lora.scores import vamp_scores
 
 WHOLE = estimate_moments(complex_f, g, PAIRS, observables=h, observable_names=["a", "b"], n_blocks=6)
 rng_kinds = st.sampled_from(["real", "complex"])
@@ -303,3 +306,11 @@ def test_moments_of_no_block_have_no_mean():
     for question in (lambda m: m.M_f, lambda m: m.symmetrised(), lambda m: m.means("M_f")):
         with pytest.raises(ValueError, match="moments must have at least one block; these have none"):
             question(nothing)
+
+
+def test_moments_of_no_block_are_refused_in_words():
+    pairs = lagged_pairs(np.random.default_rng(0).normal(size=(200, 2)))
+    empty = estimate_moments(lambda x: x, lambda x: x, pairs).selected(np.arange(0))
+    for ask in (lambda m: m.M_f, bootstrap_intervals, lambda m: vamp_scores(m, m)):
+        with pytest.raises(ValueError, match="moments must have at least one block; these have none"):
+            ask(empty)

@@ -13,7 +13,7 @@ from koopman_lora._labels import LAG, STATE, STATE_NEXT, TIME, interval, labelle
 from koopman_lora._linalg import conjugate_transpose
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.checks import checked
-from koopman_lora.kinds import LARGEST, Reals
+from koopman_lora.kinds import LARGEST, Reals, moderate_array
 from koopman_lora.moments import Moments
 from koopman_lora.propagation import propagator
 from koopman_lora.triples import canonical_triples
@@ -93,7 +93,7 @@ def _state_coefficients(base: Moments, memberships: np.ndarray | None, n_states:
         raise ValueError(
             f"memberships must have shape ({k}, n_states), one row per feature; got {np.shape(memberships)}."
         )
-    return np.asarray(memberships)
+    return moderate_array("memberships", memberships)
 
 
 def _stack(moments: Moments, bootstrap: Bootstrap | None) -> Moments:
