@@ -378,3 +378,16 @@ def test_pairs_instead_of_their_split_are_refused_and_nothing_is_changed():
 def test_nothing_held_out_leaves_nothing_to_validate_on(ask):
     with pytest.raises(ValueError, match=r"split holds out no pairs.*use split_pairs\(pairs, 0\.1\)"):
         ask(make_model("plain", 0), split_pairs(PAIRS, 0))
+
+
+def test_many_pairs_are_not_damped_much():
+    """Thresholds that are tried by default: all of them for few pairs, small ones for 15,000 training pairs and more."""
+    wide = LinearGaussian(A=[[0.8, 0.3], [-0.1, 0.5]], B=[[1.0, 0.0], [0.2, 0.6]])
+    for n_steps, largest in ((2_000, 1.0), (20_000, 1e-5)):
+        pairs = lagged_pairs(wide.simulate(n_steps=n_steps, seed=0))
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = KoopmanLoRAModel(2, 3, hidden_dims=(8,), learn_svals=True, has_centering=True)
+        result = refine(model, fit(model, pairs, n_epochs=1).split)
+        assert result.thresholds[:2].tolist() == [np.inf, largest]
+        assert result.thresholds[-1] == 1e-14
