@@ -381,7 +381,7 @@ def test_nothing_held_out_leaves_nothing_to_validate_on(ask):
 
 
 def test_many_pairs_are_not_damped_much():
-    """Thresholds that are tried by default: all of them for few pairs, small ones for 15,000 training pairs and more."""
+    """Tried by default: all thresholds for few pairs, small ones for 15,000 training pairs and more."""
     wide = LinearGaussian(A=[[0.8, 0.3], [-0.1, 0.5]], B=[[1.0, 0.0], [0.2, 0.6]])
     for n_steps, largest in ((2_000, 1.0), (20_000, 1e-5)):
         pairs = lagged_pairs(wide.simulate(n_steps=n_steps, seed=0))
