@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from koopman_lora.encoder_pairs import PairedMLP
 
 # Coefficients of x (a + b x^2 + c x^4), which drives singular values of (0, 1] towards 1, and how often it is applied.
-# Twice is enough to learn from, and better than five times on all systems of `benchmarks/`, where large singular
-# values of the momentum then keep some of their lead.
+# Twice is enough to learn from, and no worse than five times with the published momentum of .95 on the map and the
+# wells in the plane (`benchmarks/README.md`): large singular values of the momentum then keep some of their lead.
 QUINTIC, N_ITERATIONS = (3.4445, -4.7750, 2.0315), 2
 # Size of an entry's step over the learning rate, as large as Adam's is in practice, and the learning rate itself over
-# that of Adam. Measured with 250 steps on all systems: 3 is as good on some and over-fits small data, 1 is too slow.
+# that of Adam. Measured with 250 steps: 1.4 is too slow on the map, 3 is as good there and over-fits small data.
 ENTRY_SIZE, HIDDEN_LEARNING_RATE = 0.2, 2.0
 # Few steps want a short memory, more so while the learning rate is high, as the schedule has it.
 HIDDEN_MOMENTUM = 0.9

@@ -124,8 +124,8 @@ def rewrite_heads(
     model: KoopmanLoRAModel, split: Split, thresholds: tuple[float, ...] | None = None
 ) -> tuple[RefinementResult, NormalisedFeatures]:
     """`refine` without its last pass over the pairs: the new features' normalisation is left to `freeze`."""
+    held_out = _check_arguments(split, THRESHOLDS if thresholds is None else thresholds)
     thresholds = _default_thresholds(split) if thresholds is None else thresholds
-    held_out = _check_arguments(split, thresholds)
     check_one_encoder(model, split)
     take_facts(model, split)
     model.eval()
@@ -169,7 +169,7 @@ def _starts(model: KoopmanLoRAModel, heads: tuple[np.ndarray, np.ndarray]) -> di
 
 
 def _default_thresholds(split: Split) -> tuple[float, ...]:
-    is_many = isinstance(split, Split) and len(split.training) >= PLENTY_OF_PAIRS
+    is_many = np.count_nonzero(split.is_training) >= PLENTY_OF_PAIRS
     return tuple(t for t in THRESHOLDS if not is_many or t <= LARGEST_OF_MANY)
 
 
