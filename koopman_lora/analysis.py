@@ -214,8 +214,19 @@ class KoopmanAnalysis:
             raise ValueError("no pairs were held out to validate on; fit with held_out=0.1.")
         return self.fitted.validation
 
-    def intervals(self, bootstrap: Bootstrap | None = None) -> xr.Dataset:
-        """Block-bootstrap intervals of singular values, eigenvalues and timescales, see `bootstrap_intervals`."""
+    def intervals(self, bootstrap: Bootstrap | None = None, refit: int = 0) -> xr.Dataset:
+        """Block-bootstrap intervals of singular values, eigenvalues and timescales, see `bootstrap_intervals`.
+
+        Raises
+        ------
+        ValueError
+            For `refit` other than 0: that needs the settings of the estimator.
+        """
+        if refit:
+            raise ValueError(
+                f"refit={refit} needs the settings and the data of the fit, which the estimator holds; ask "
+                "KoopmanLoRA(...).fit(trajectories).intervals(refit=20), an analysis has refit=0 only."
+            )
         return bootstrap_intervals(self.moments, self.model.svals_array(), self._bootstrap(bootstrap))
 
     def diagnose(self, bootstrap: Bootstrap | None = None) -> xr.Dataset:

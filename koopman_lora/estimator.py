@@ -29,6 +29,7 @@ from koopman_lora.losses import NestedLoRALoss
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import Moments
 from koopman_lora.refinement import RefinementResult
+from koopman_lora.refits import Refits, refit
 from koopman_lora.suitable_models import suitable_model
 from koopman_lora.surroundings import gradients, seeded
 from koopman_lora.training import check_refinable, train
@@ -198,16 +199,8 @@ class KoopmanLoRA(BaseEstimator):
                 model.set_periodic(periodic, self.period)
         if self.refine:
             check_refinable(model, split)
-        training = train(
-            model,
-            split,
-            loss=loss,
-            n_epochs=self.n_epochs,
-            batch_size=self.batch_size,
-            options=options,
-            seed=seed,
-            progress=self.progress,
-        )
+        how = {name: getattr(self, name) for name in ("n_epochs", "batch_size", "progress")}
+        training = train(model, split, loss=loss, options=options, seed=seed, **how)
         return finish(model, training, self.refine, self.batch_size, seed, self._settings()), training
 
     def _warn(self, findings: tuple[Finding, ...]) -> None:
@@ -223,15 +216,8 @@ class KoopmanLoRA(BaseEstimator):
         return {name: value for name, value in settings.items() if isinstance(value, plain)}
 
     def _make_options(self) -> TrainingOptions:
-        return TrainingOptions(
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            gradient_clip=self.gradient_clip,
-            patience=self.patience,
-            will_refine=self.refine,
-            accelerator=self.accelerator,
-            precision=self.precision,
-        )
+        names = ("learning_rate", "weight_decay", "gradient_clip", "patience", "accelerator", "precision")
+        return TrainingOptions(will_refine=self.refine, **{name: getattr(self, name) for name in names})
 
     def _make_loss(self) -> nn.Module:
         if self.refine and not number("held_out", self.held_out) > 0:
@@ -315,6 +301,20 @@ class KoopmanLoRA(BaseEstimator):
         """Write the analysis into a folder, see `KoopmanAnalysis.save`; `kl.open_analysis` reads it."""
         return self.fitted().save(folder)
 
+    def refits(self, n_refits: int = 20, n_jobs: int = 1) -> Refits:
+        """The same fit to halves of the data, for intervals and bands of the whole procedure, see `refits.refit`."""
+        return refit(self, n_refits, n_jobs)
+
+    def intervals(self, bootstrap: Bootstrap | None = None, refit: int = 0, n_jobs: int = 1) -> xr.Dataset:
+        """Intervals that are conditional on the learned features; for the whole procedure with `refit`, say 20.
+
+        See `bootstrap_intervals`, and with so many refits, in `n_jobs` processes, `Refits.intervals`, to which
+        `bootstrap` gives the level alone.
+        """
+        if not refit:
+            return self.fitted().intervals(bootstrap)
+        return self.refits(refit, n_jobs).intervals((bootstrap or Bootstrap()).level)
+
     def scan_lags(
         self, X: Any, lags: Sequence[int], refit: bool = False, bootstrap: Bootstrap | None = None
     ) -> xr.Dataset:
@@ -330,7 +330,6 @@ class KoopmanLoRA(BaseEstimator):
     compute_spectrum = _handed_on(KoopmanAnalysis.compute_spectrum)
     applied_to = _handed_on(KoopmanAnalysis.applied_to)
     validation = _handed_on(KoopmanAnalysis.validation)
-    intervals = _handed_on(KoopmanAnalysis.intervals)
     diagnose = _handed_on(KoopmanAnalysis.diagnose)
     scores = _handed_on(KoopmanAnalysis.scores)
     select_n_modes = _handed_on(KoopmanAnalysis.select_n_modes)

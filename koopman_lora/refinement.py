@@ -161,6 +161,10 @@ def _moments(maps: tuple[FeatureMap, FeatureMap], split: Split, held_out: Lagged
     return moments, moments.selected(cells == 0), moments_by_block(*maps, held_out, block, names=CROSS)
 
 
+def _solve(moments: Moments, own: tuple[np.ndarray, ...], thresholds: np.ndarray, n_modes: int) -> list[WhitenedSVD]:
+    return ritz_triples(_cross(moments), own, thresholds, n_modes, moments.is_reversible)
+
+
 def _starts(model: KoopmanLoRAModel, heads: tuple[np.ndarray, np.ndarray]) -> dict[str, tuple[np.ndarray, ...]]:
     """Coefficients of what may count in full on the functions of `ritz_maps` behind the constant, for f and g."""
     trained = tuple(head[1:, int(model.has_centering) :] for head in heads)
@@ -187,10 +191,22 @@ def _check_arguments(split: Split, thresholds: tuple[float, ...]) -> LaggedPairs
     return split.held_out
 
 
-def _solve(moments: Moments, own: tuple[np.ndarray, ...], thresholds: np.ndarray, n_modes: int) -> list[WhitenedSVD]:
-    """Singular triples in the span of (1, h) for every threshold, `h @ own` being what counts in full."""
-    matrices = _cross(moments)
-    if moments.is_reversible:
+def ritz_triples(
+    matrices: tuple[np.ndarray, np.ndarray, np.ndarray],
+    own: tuple[np.ndarray, ...],
+    thresholds: np.ndarray,
+    n_modes: int,
+    is_reversible: bool = False,
+) -> list[WhitenedSVD]:
+    """Singular triples in the span of (1, h) for every threshold, `h @ own` being what counts in full.
+
+    Parameters
+    ----------
+    matrices : M_f, T_fg, M_g of (1, h); of one map where the process is reversible
+    own : for f and for g, (n_functions - 1, n_own)
+    thresholds, n_modes : see `damped_triples`
+    """
+    if is_reversible:
         span = split_span(matrices[0], own[0])
         return [damped_pairs(*matrices[:2], span, threshold, n_modes) for threshold in thresholds]
     spans = split_span(matrices[0], own[0]), split_span(matrices[2], own[1])

@@ -306,7 +306,7 @@ def test_every_question_of_the_analysis_is_handed_on():
     questions = {name for name, value in vars(KoopmanAnalysis).items() if inspect.isfunction(value)}
     about_data = {"was_fitted_to", "pairs_of"}  # what an analysis needs that was opened without its data
     asked = {name for name in questions if not name.startswith("_")} - about_data
-    assert asked == {*HANDED_ON, "save", "scan_lags"}
+    assert asked == {*HANDED_ON, "save", "scan_lags", "intervals"}
 
 
 @pytest.mark.parametrize("name", HANDED_ON)
@@ -319,7 +319,7 @@ def test_questions_read_as_those_of_the_analysis(name):
 
 
 def test_an_argument_of_a_question_has_its_name(fitted):
-    assert list(inspect.signature(fitted.intervals).parameters) == ["bootstrap"]
+    assert list(inspect.signature(fitted.intervals).parameters) == ["bootstrap", "refit", "n_jobs"]
     with pytest.raises(TypeError, match="n_resamples"):
         fitted.intervals(n_resamples=5)
 
@@ -327,7 +327,7 @@ def test_an_argument_of_a_question_has_its_name(fitted):
 NOT_FITTED = r"this KoopmanLoRA is not fitted yet; call .fit\(trajectories\) first"
 
 
-@pytest.mark.parametrize("name", [*HANDED_ON, "fitted"])
+@pytest.mark.parametrize("name", [*HANDED_ON, "fitted", "intervals"])
 def test_every_question_asks_for_a_fit_first(name):
     n_arguments = sum(
         parameter.default is parameter.empty

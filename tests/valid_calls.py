@@ -177,6 +177,7 @@ def arguments_by_name(folder):
             "svals": torch.ones(3)},
         "KoopmanLoRAModel.set_svals": {"values": torch.tensor([1.0, 0.5, 0.2])},
         "KoopmanLoRAModel.with_constant": {"features": features[:, :2]},
+        "KoopmanLoRA.refits": {"n_refits": 8},
         "LaggedPairs": {"x": pairs.x, "x_next": pairs.x_next, "trajectory": pairs.trajectory, "frame": pairs.frame,
                         "clock": pairs.clock},
         "LaggedPairs.both_ways": {},
