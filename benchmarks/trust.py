@@ -1,7 +1,8 @@
 """How far a spectrum can be trusted, measured: refinement, bias of sigma, coverage of intervals, number of modes.
 
 Run: OMP_NUM_THREADS=1 python benchmarks/trust.py [--quick] [--only time sigma coverage chains noise ...]
-All of it takes more than an hour on one core, --quick some 20 minutes. Every number stands beside the asked one.
+All of it but `refit` takes more than an hour on one core, --quick some 20 minutes; 100 repetitions of `refit` take some
+ten hours, --quick a quarter of one. Every number stands beside the asked one.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from _chains import chains, unseen
+from _refit import refit_coverage
 
 import koopman_lora as kl
 from koopman_lora.accumulation import estimate_moments
@@ -308,11 +310,13 @@ def main() -> None:
         "noise": lambda: noise(5 if quick else 50),
         "refinement": lambda: refinement(2 if quick else 5),
         "held_out": lambda: held_out(1 if quick else 10, 10_000),
-        "trained": lambda: trained(5 if quick else 100),
+        "trained": lambda: trained(repetitions or (5 if quick else 100)),
+        "refit": lambda: refit_coverage(repetitions or (2 if quick else 100), _rank_eigenvalues),
     }
     parser.add_argument("--only", nargs="+", choices=parts, default=list(parts), help="parts to run")
+    parser.add_argument("--repetitions", type=int, help="of the parts trained and refit")
     arguments = parser.parse_args()
-    quick = arguments.quick
+    quick, repetitions = arguments.quick, arguments.repetitions
     torch.set_num_threads(1)
     for name in arguments.only:
         start = time.perf_counter()

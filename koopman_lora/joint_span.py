@@ -76,11 +76,12 @@ def _side_by_side(maps: Sequence[FeatureMap]) -> FeatureMap:
     return functions
 
 
-def joint_moments(fits: Fits, pairs: LaggedPairs) -> Moments | None:
-    """Moments, in one block, of the best singular functions in the span of all fits; None where none are known better.
+def joint_moments(fits: Fits, pairs: LaggedPairs) -> tuple[Moments, Moments] | None:
+    """Moments of the best singular functions in the span of half of the fits, and of all; None if not known better.
 
-    What the other fits have beyond the first is damped as in `refine`; the threshold, and whether to take any of it, is
-    chosen by the correlations of left and right functions at pairs of a block that share no frame with other blocks.
+    How far the two are apart says how far the span of all may still be from what more fits would find. What the other
+    fits have beyond the first is damped as in `refine`; the threshold, and whether to take any of it, is chosen by the
+    correlations of left and right functions at pairs of a block that share no frame with other blocks.
     """
     if pairs.clock.lag is None:  # nor is known which pairs share a frame
         return None
@@ -94,9 +95,21 @@ def joint_moments(fits: Fits, pairs: LaggedPairs) -> Moments | None:
     threshold = _best_threshold(fits, moments, cells // 2, cells % 2 == 1)
     if threshold is None:
         return None
-    own = np.eye(moments.M_f.shape[-1] - 1, fits.n_modes - 1)
-    solution = ritz_triples(_matrices(moments), (own, own), np.array([threshold]), fits.n_modes, pairs.is_reversible)[0]
-    return moments.merged(np.zeros(len(cells))).transformed(solution.left, solution.right)
+    moments, number = moments.merged(np.zeros(len(cells))), np.arange(len(fits.models))
+    half, everyone = (
+        _solved_in_part(fits, moments, number <= last, threshold) for last in (number[-1] // 2, number[-1])
+    )
+    return half, everyone
+
+
+def _solved_in_part(fits: Fits, moments: Moments, which: np.ndarray, threshold: float) -> Moments:
+    """Moments of the singular functions in the span of some fits, the first of which counts in full."""
+    columns = fits.columns(which)
+    own = np.eye(len(columns) - 1, fits.n_modes - 1)
+    matrices, is_reversible = _matrices(moments, columns), moments.is_reversible
+    triples = ritz_triples(matrices, (own, own), np.array([threshold]), fits.n_modes, is_reversible)[0]
+    place = np.eye(moments.M_f.shape[-1])[:, columns]
+    return moments.transformed(place @ triples.left, place @ triples.right)
 
 
 def _best_threshold(fits: Fits, moments: Moments, block: np.ndarray, inside: np.ndarray) -> float | None:

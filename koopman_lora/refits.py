@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from scipy.special import stdtrit
 from sklearn.base import BaseEstimator
 
 from koopman_lora._labels import MODE, OBSERVABLE, SAMPLE, STEP, interval, labelled, provenance
@@ -59,7 +60,8 @@ class Refits:
         return f"Refits({len(self)} fits to halves of {self.estimate.moments.n_pairs} pairs; {self.estimate.clock})"
 
     def _factor(self, level: float) -> float:
-        return Bootstrap(level=level).t_factor(len(self))
+        """Standard deviations that an interval reaches: two halves that make up the whole are one independent draw."""
+        return float(stdtrit(len(self) // 2, (1 + Bootstrap(level=level).level) / 2))
 
     def _values(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """A variable of the spectrum: of all of the data (n_modes,) and of the halves (n_refits, n_modes)."""
@@ -67,23 +69,22 @@ class Refits:
         return self.estimate.spectrum[name].values, drawn
 
     @functools.cached_property
-    def joint_spectrum(self) -> xr.Dataset:
-        """Spectrum in the span of all fits together, where held-out blocks say that it is better; else the estimate's.
+    def joint_spectra(self) -> list[xr.Dataset]:
+        """Spectra in the span of half of the fits together, and of all; none where held-out blocks know none better.
 
-        What it has beyond the estimate is what one network did not find.
+        What they have beyond the estimate is what one network did not find.
         """
         everyone = np.ones((1, self.halves.shape[1]), dtype=bool)
         models = [analysis.model for analysis in (self.estimate, *self.analyses)]
-        fits = Fits(models, np.concatenate([everyone, self.halves]), self.block)
-        moments = joint_moments(fits, self.pairs)
-        return self.estimate.spectrum if moments is None else koopman_spectrum(moments)
+        moments = joint_moments(Fits(models, np.concatenate([everyone, self.halves]), self.block), self.pairs)
+        return [koopman_spectrum(m) for m in moments or ()]
 
     def intervals(self, level: float = 0.95) -> xr.Dataset:
         """Intervals of singular values, eigenvalues, timescales and frequencies for the whole procedure.
 
         They reach from the estimate as many standard deviations of the refits as Student's t asks for; the bias of the
-        refits, which over-fit more, widens them on one side, and they hold what all fits together find beyond the
-        estimate, see `joint_spectrum`.
+        refits, which over-fit more, widens them on one side, and they hold what all fits find together, see
+        `joint_spectra`, and what twice as many may find: as far again from half of them.
 
         Parameters
         ----------
@@ -105,12 +106,11 @@ class Refits:
         """
         factor, floor = self._factor(level), unseen_floor(self.estimate.moments, level)
         sigma, drawn = self._values("canonical_singular_values")
-        joint = _filled(self.joint_spectrum["canonical_singular_values"].values, sigma)
-        bounds = [
-            modulus_interval(about, values, factor, floor)
-            for about, values in ((sigma, drawn), (joint, _moved(drawn, joint, np.arccos, np.cos)))
-        ]
-        variables = interval("canonical_singular_values", [MODE], _hull(*bounds))
+        found = [_filled(joint["canonical_singular_values"].values, sigma) for joint in self.joint_spectra]
+        further = _and_further([np.arccos(np.clip(values, 0, 1)) for values in found])
+        bounds = [modulus_interval(sigma, drawn, factor, floor)]
+        bounds += [modulus_interval(np.cos(a), _spread_about(a, drawn), factor, floor) for a in further]
+        variables = interval("canonical_singular_values", [MODE], _hull(bounds))
         K_values = t_interval(*self._values("singular_values"), factor)
         variables |= interval("singular_values", [MODE], np.maximum(K_values, 0.0))
         if "eigenvalues" in self.estimate.spectrum:
@@ -121,16 +121,18 @@ class Refits:
 
     def _eigenvalue_variables(self, factor: float, floor: float) -> dict[str, Any]:
         estimate, drawn = self._values("eigenvalues")
-        matched = match_eigenvalues(estimate, drawn)
-        joint = _filled(self.joint_spectrum["eigenvalues"].values, estimate)
-        joint = match_eigenvalues(estimate, joint[None])[0]
+        matched, clock = match_eigenvalues(estimate, drawn), self.estimate.clock
+        found = [_filled(joint["eigenvalues"].values, estimate) for joint in self.joint_spectra]
+        further = _and_further([match_eigenvalues(estimate, values[None])[0] for values in found])
         reach = Reach(factor, floor, self.estimate.spectrum["eigenvalue_condition"].values)
-        clock = self.estimate.clock
-        own, beyond = (
-            eigenvalue_intervals(about, values, reach, clock)
-            for about, values in ((estimate, matched), (joint, _moved(matched, joint)))
-        )
-        return {name: (dims, _hull(bounds, beyond[name][1]), *rest) for name, (dims, bounds, *rest) in own.items()}
+        own = eigenvalue_intervals(estimate, matched, reach, clock)
+        others = [
+            eigenvalue_intervals(about, matched - matched.mean(axis=0) + about, reach, clock) for about in further
+        ]
+        return {
+            name: (dims, _hull([bounds, *(other[name][1] for other in others)]), *rest)
+            for name, (dims, bounds, *rest) in own.items()
+        }
 
     def function_band(self, x: Any, side: str = "left", level: float = 0.95) -> xr.Dataset:
         """Singular functions at any states, with a pointwise band.
@@ -272,15 +274,27 @@ def _filled(values: np.ndarray, estimate: np.ndarray) -> np.ndarray:
     return np.concatenate([values, estimate[len(values) :]])
 
 
-def _moved(drawn: np.ndarray, to: np.ndarray, forward: Any = np.positive, backward: Any = np.positive) -> np.ndarray:
-    """Drawn values (n_refits, n_modes) moved, on another scale, to have the mean `to`: as they spread about another."""
-    drawn, to = (forward(np.clip(v, -1, 1)) if forward is not np.positive else v for v in (drawn, to))
-    return backward(drawn - drawn.mean(axis=0) + to)
+def _and_further(found: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """What all fits found together, and as far beyond it as it is from what half of them found; nothing of nothing.
+
+    Examples
+    --------
+    >>> _and_further([np.array([0.5]), np.array([0.6])])
+    [array([0.6]), array([0.7])]
+    """
+    return [everyone for half, everyone in [found] for everyone in (everyone, 2 * everyone - half)] if found else []
 
 
-def _hull(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Bounds (2, ...) of both intervals together."""
-    return np.stack([np.minimum(a[0], b[0]), np.maximum(a[1], b[1])])
+def _spread_about(angle: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Drawn correlations (n_refits, n_modes) moved, on the scale of the angle, to spread about others (n_modes,)."""
+    drawn_angle = np.arccos(np.clip(drawn, -1, 1))
+    return np.cos(drawn_angle - drawn_angle.mean(axis=0) + angle)
+
+
+def _hull(several: Sequence[np.ndarray]) -> np.ndarray:
+    """Bounds (2, ...) of intervals together."""
+    lower, upper = np.swapaxes(several, 0, 1)
+    return np.stack([lower.min(axis=0), upper.max(axis=0)])
 
 
 def _band(estimate: np.ndarray, drawn: np.ndarray, factor: float) -> np.ndarray:

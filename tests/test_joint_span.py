@@ -53,7 +53,7 @@ def test_what_one_fit_lacks_is_found_in_the_span_of_all(seed):
     shares = np.random.default_rng(seed).normal(scale=0.5, size=9)
     models = [mixture(1.0), *map(mixture, shares)]
     exact = ROTATION.spectrum(lag=1, n_modes=3).singular_values
-    found = koopman_spectrum(joint_moments(fits_of(models, pairs, seed), pairs)).canonical_singular_values.values
+    found = koopman_spectrum(joint_moments(fits_of(models, pairs, seed), pairs)[1]).canonical_singular_values.values
     alone = koopman_spectrum(estimate_moments(models[0].f, models[0].g, pairs)).canonical_singular_values.values
     assert np.allclose(found, exact, atol=0.02)
     assert (alone < exact - 0.02)[1:].all()
@@ -89,7 +89,8 @@ def test_columns_are_those_of_some_fits_behind_the_constant():
 
 def test_moments_are_those_that_a_spectrum_needs():
     pairs = lagged_pairs(ROTATION.simulate(n_trajectories=1, n_steps=1000, seed=0))
-    moments = joint_moments(fits_of([mixture(a) for a in np.linspace(1, 0, 9)], pairs), pairs)
+    half, moments = joint_moments(fits_of([mixture(a) for a in np.linspace(1, 0, 9)], pairs), pairs)
+    assert set(half.names) == set(MOMENTS)
     assert set(moments.names) == set(MOMENTS)
     assert np.allclose(moments.M_f, np.eye(3), atol=1e-8)
     assert np.allclose(moments.M_g, np.eye(3), atol=1e-8)

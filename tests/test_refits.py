@@ -1,3 +1,4 @@
+import dataclasses
 import warnings
 
 import numpy as np
@@ -99,11 +100,21 @@ def test_a_higher_level_gives_wider_intervals(fitted, refits):
     assert np.ptp(high[:, 1]) > np.ptp(low[:, 1])
 
 
-def test_intervals_hold_what_the_fits_find_together(refits):
-    lower, upper = refits.intervals().canonical_singular_values_interval.values
-    joint = refits.joint_spectrum.canonical_singular_values.values
-    assert (lower <= joint + 1e-9).all()
-    assert (joint <= upper + 1e-9).all()
+def test_intervals_hold_what_the_fits_find_together_and_as_far_beyond(refits):
+    spectrum = refits.estimate.spectrum
+    sigma, eigenvalues = np.array([1, 0.6, 0.5]), spectrum.eigenvalues.values
+    half = spectrum.assign(canonical_singular_values=("mode", sigma))
+    everyone = half.assign(canonical_singular_values=("mode", np.cos(np.arccos(sigma) - [0, 0.2, 0.2])))
+    everyone = everyone.assign(eigenvalues=("mode", eigenvalues - [0, 0.1, 0.1]))
+    other = dataclasses.replace(refits)
+    vars(other)["joint_spectra"] = [half, everyone]
+    before, after = refits.intervals(), other.intervals()
+    lower, upper = after.canonical_singular_values_interval.values
+    beyond = np.cos(np.arccos(sigma) - [0, 0.4, 0.4])
+    assert (lower <= np.minimum(beyond, spectrum.canonical_singular_values.values) + 1e-9).all()
+    assert (upper >= np.maximum(beyond, spectrum.canonical_singular_values.values) - 1e-9).all()
+    moved = (after - before).eigenvalues_interval.sel(part="real", bound="lower").values
+    assert np.allclose(moved, [0, -0.2, -0.2], atol=0.05)  # but for the bias of the refits, which needs no room twice
 
 
 def test_the_estimator_hands_on_number_and_level(fitted, unrefined):
