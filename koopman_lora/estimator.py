@@ -29,7 +29,7 @@ from koopman_lora.losses import NestedLoRALoss
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import Moments
 from koopman_lora.refinement import RefinementResult
-from koopman_lora.refits import Refits, refit
+from koopman_lora.refits import Refits, intervals_of, refit_halves
 from koopman_lora.suitable_models import suitable_model
 from koopman_lora.surroundings import gradients, seeded
 from koopman_lora.training import check_refinable, train
@@ -302,8 +302,8 @@ class KoopmanLoRA(BaseEstimator):
         return self.fitted().save(folder)
 
     def refits(self, n_refits: int = 20, n_jobs: int = 1) -> Refits:
-        """The same fit to halves of the data, for intervals and bands of the whole procedure, see `refits.refit`."""
-        return refit(self, n_refits, n_jobs)
+        """The same fit to halves of the data, for intervals and bands of the whole procedure, see `refit_halves`."""
+        return refit_halves(self, n_refits, n_jobs)
 
     def intervals(self, bootstrap: Bootstrap | None = None, refit: int = 0, n_jobs: int = 1) -> xr.Dataset:
         """Intervals that are conditional on the learned features; for the whole procedure with `refit`, say 20.
@@ -311,9 +311,7 @@ class KoopmanLoRA(BaseEstimator):
         See `bootstrap_intervals`, and with so many refits, in `n_jobs` processes, `Refits.intervals`, to which
         `bootstrap` gives the level alone.
         """
-        if not refit:
-            return self.fitted().intervals(bootstrap)
-        return self.refits(refit, n_jobs).intervals((bootstrap or Bootstrap()).level)
+        return intervals_of(self, bootstrap, refit, n_jobs)
 
     def scan_lags(
         self, X: Any, lags: Sequence[int], refit: bool = False, bootstrap: Bootstrap | None = None

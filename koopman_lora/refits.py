@@ -154,9 +154,9 @@ class Refits:
         --------
         >>> from koopman_lora.estimator import KoopmanLoRA
         >>> data = NoisyRotation().simulate(n_trajectories=2, n_steps=500)
-        >>> band = KoopmanLoRA(3, hidden_dims=(8,), n_epochs=2).fit(data).refits(8).function_band(data[0, :5])
-        >>> band.functions_interval.shape, band.attrs["clusters"]
-        ((2, 5, 3), '[[1], [2, 3]]')
+        >>> estimator = KoopmanLoRA(3, hidden_dims=(8,), n_epochs=2, refine=False, held_out=0.0).fit(data)
+        >>> estimator.refits(8).function_band(data[0, :5]).functions_interval.shape
+        (2, 5, 3)
         """
         factor, clusters = self._factor(level), self._clusters(level)
         states = self.pairs.x_next if side == "right" else self.pairs.x
@@ -219,7 +219,8 @@ class Refits:
         return labelled(variables, attrs | self.estimate.clock.attrs())
 
 
-def refit(estimator: BaseEstimator, n_refits: int = 20, n_jobs: int = 1) -> Refits:
+@checked
+def refit_halves(estimator: BaseEstimator, n_refits: int = 20, n_jobs: int = 1) -> Refits:
     """Fit `estimator`, a fitted KoopmanLoRA, again to halves of its pairs.
 
     The first weights, the split and the batches of each fit have a seed of their own; what comes out does not depend on
@@ -235,16 +236,38 @@ def refit(estimator: BaseEstimator, n_refits: int = 20, n_jobs: int = 1) -> Refi
     ValueError
         For fewer than 8 refits, no process, or too few pairs for halves.
     """
-    if not FEWEST_REFITS <= n_refits <= MOST_REFITS:
-        raise ValueError(
-            f"n_refits must be between {FEWEST_REFITS}, to tell their spread, and {MOST_REFITS}; got {n_refits}."
-        )
-    if n_jobs < 1 and n_jobs != -1:
-        raise ValueError(f"n_jobs must be a number of processes, or -1 for one per core; got {n_jobs}.")
+    _check_numbers("n_refits", n_refits, n_jobs)
     fitted, pairs = estimator.fitted(), estimator.pairs_
     block = block_numbers(pairs, SPLIT_BLOCKS)
     halves = draw_halves(int(block.max()) + 1, n_refits, estimator.seed)
     return Refits(fitted, fit_halves(estimator, pairs, halves[:, block], n_jobs), pairs, block, halves)
+
+
+@checked
+def intervals_of(
+    estimator: BaseEstimator, bootstrap: Bootstrap | None = None, refit: int = 0, n_jobs: int = 1
+) -> xr.Dataset:
+    """Intervals of a fitted KoopmanLoRA: for its features, or for the whole procedure.
+
+    Parameters
+    ----------
+    bootstrap : number of resamples, level and seed; with refits, of the level alone
+    refit : 0 for `bootstrap_intervals`, or so many refits, 8 at least, for `Refits.intervals`
+    n_jobs : processes for the refits, see `refit_halves`
+    """
+    if refit == 0:
+        return estimator.fitted().intervals(bootstrap)
+    _check_numbers("refit", refit, n_jobs)
+    return refit_halves(estimator, refit, n_jobs).intervals((bootstrap or Bootstrap()).level)
+
+
+def _check_numbers(name: str, n_refits: int, n_jobs: int) -> None:
+    if not FEWEST_REFITS <= n_refits <= MOST_REFITS:
+        raise ValueError(
+            f"{name} must be between {FEWEST_REFITS}, to tell the spread, and {MOST_REFITS}; got {n_refits}."
+        )
+    if n_jobs < 1 and n_jobs != -1:
+        raise ValueError(f"n_jobs must be a number of processes, or -1 for one per core; got {n_jobs}.")
 
 
 def turn_within(overlap: np.ndarray, clusters: Sequence[np.ndarray]) -> np.ndarray:

@@ -191,8 +191,10 @@ def test_the_band_of_forecasts_is_about_the_forecast(fitted, refits):
 
 
 def test_too_few_refits_or_processes_are_refused(fitted):
-    with pytest.raises(ValueError, match="n_refits must be between 8, to tell their spread, and 10000; got 3"):
+    with pytest.raises(ValueError, match="refit must be between 8, to tell the spread, and 10000; got 3"):
         fitted.intervals(refit=3)
+    with pytest.raises(ValueError, match="n_refits must be between 8"):
+        fitted.refits(7)
     with pytest.raises(ValueError, match="n_jobs must be a number of processes, or -1 for one per core; got 0"):
         fitted.refits(8, n_jobs=0)
     with pytest.raises(ValueError, match="pairs are too few to fit halves of them"):
