@@ -26,7 +26,12 @@ from koopman_lora.prediction import forecast
 from koopman_lora.spectrum import koopman_spectrum
 
 # What `benchmarks/trust.py --only refit` measures of 95 % intervals; it travels with them.
-_COVERAGE = "for the whole procedure: search for features, network and split included; TODO"
+_COVERAGE = (
+    "for the whole procedure, search for features, network and split included: 95 % intervals from 20 refits covered "
+    "the exact singular value in 88 to 100 % and the modulus of the eigenvalue in 83 to 100 % (7 cases, among them a "
+    "network of 4 units and a strongly non-normal system, 8 repetitions, means over modes), where conditional ones "
+    "covered 0 to 92 % and 30 to 96 % (28 repetitions)"
+)
 # Refits below which the spread is too uncertain for Student's t, and more than which nobody waits for.
 FEWEST_REFITS, MOST_REFITS = 8, 10_000
 
@@ -154,8 +159,8 @@ class Refits:
         --------
         >>> from koopman_lora.estimator import KoopmanLoRA
         >>> data = NoisyRotation().simulate(n_trajectories=2, n_steps=500)
-        >>> estimator = KoopmanLoRA(3, hidden_dims=(8,), n_epochs=2, refine=False, held_out=0.0).fit(data)
-        >>> estimator.refits(8).function_band(data[0, :5]).functions_interval.shape
+        >>> estimator = KoopmanLoRA(3, hidden_dims=(8,), n_epochs=1, learn_svals=False, refine=False, held_out=0.0)
+        >>> estimator.fit(data).refits(8).function_band(data[0, :5]).functions_interval.shape
         (2, 5, 3)
         """
         factor, clusters = self._factor(level), self._clusters(level)
