@@ -40,6 +40,7 @@ Moments and spectrum
     bootstrap_intervals          intervals of a spectrum
 
 How far to trust it
+    Summary                      every mode with interval and verdict, and the sentences that matter
     compare_singular_values      learned against empirical values, with verdict and remedy
     training_findings            what is wrong with trained features
     eigenpair_residuals          residuals of eigenpairs, spurious ones flagged

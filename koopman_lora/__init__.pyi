@@ -61,6 +61,7 @@ from .states.metastable_sets import membership_coefficients as membership_coeffi
 from .states.metastable_sets import membership_map as membership_map
 from .states.metastable_sets import memberships as memberships
 from .states.metastable_sets import number_of_states as number_of_states
+from .summary import Summary as Summary
 from .svd.neural_svd import NeuralSVD as NeuralSVD
 from .tables import comparison_text as comparison_text
 from .tables import spectrum_table as spectrum_table

@@ -19,6 +19,7 @@ _FIT_FLAGS = {
     "learning_rate": "highest rate of Adam",
     "weight_decay": "of Adam",
     "patience": "stop after so many epochs without a better held-out score",
+    "n_fits": "fits from as many seeds, of which the best is kept",
     "held_out": "fraction of the pairs held out",
     "nesting": "jnt, seq or none",
     "activation": "of the networks",
@@ -113,6 +114,7 @@ def _add_spectrum(commands: Any) -> None:
     add("analysis", help="folder that `koopman-lora fit` wrote")
     add("data", nargs="?", help="trajectories: .nc, .zarr or .npy")
     add("--out", help=".nc or .zarr file to write")
+    add("--summary", action="store_true", help="print every mode with its interval and a verdict, and what is wrong")
     add("--diagnose", action="store_true", help="print learned against empirical values, the verdict, and findings")
     add("--scores", action="store_true", help="print held-out VAMP-1, VAMP-2 and VAMP-E")
     add("--select-n-modes", action="store_true", help="print the number of modes by four rules, and a recommendation")

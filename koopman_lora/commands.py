@@ -20,7 +20,7 @@ from koopman_lora.data.seals import told_of
 from koopman_lora.data.whole_files import check_replaceable
 from koopman_lora.demo import prepare_folder, run_demo
 from koopman_lora.estimator import KoopmanLoRA
-from koopman_lora.findings import OF_THE_FIT, equilibrium_findings, training_findings
+from koopman_lora.findings import equilibrium_findings, training_findings
 from koopman_lora.io import save_dataset
 from koopman_lora.saved_analysis import open_analysis
 from koopman_lora.svd.neural_svd import NeuralSVD
@@ -85,13 +85,11 @@ def _expected_bytes(a: argparse.Namespace, data: Any) -> int:
 
 
 def _print_fit(estimator: KoopmanLoRA) -> None:
-    print(spectrum_table(estimator.spectrum_))
+    print(estimator.summary())
     if estimator.refinement_ is not None:
         print("\n" + refinement_text(estimator.refinement_))
     if estimator.training_.split.held_out is not None:
         print(scores_text(estimator.scores()))
-    for finding in estimator.findings_:
-        print(("" if finding.name in OF_THE_FIT else "before refinement, ") + finding_text(finding))
 
 
 def _spectrum(a: argparse.Namespace) -> None:
@@ -101,7 +99,7 @@ def _spectrum(a: argparse.Namespace) -> None:
         raise ValueError("--scan-lags needs the trajectories: koopman-lora spectrum FOLDER DATA --scan-lags ...")
     analysis, data = _open(a.analysis, a.data)
     bootstrap = Bootstrap(a.n_resamples, a.level, analysis.fitted.seed if a.seed is None else a.seed)
-    print(spectrum_table(analysis.spectrum))
+    print(analysis.summary(bootstrap) if a.summary else spectrum_table(analysis.spectrum))
     _print_trust(a, analysis, bootstrap)
     if a.scan_lags:
         print("\n" + scan_text(analysis.scan_lags(data, a.scan_lags, bootstrap)))

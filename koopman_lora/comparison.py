@@ -74,11 +74,17 @@ def compare_singular_values(
     docs/mathematics.md, section 6.
     """
     svals = None if svals is None else as_svals(svals, moments.M_f.shape[-1])
+    return comparison_with(bootstrap_intervals(moments, svals, bootstrap), moments, svals, held_out)
+
+
+def comparison_with(
+    intervals: xr.Dataset, moments: Moments, svals: np.ndarray | None, held_out: Moments | Validation | None
+) -> xr.Dataset:
+    """`compare_singular_values` with the intervals that `bootstrap_intervals` gave of the same moments."""
     spectrum = koopman_spectrum(moments, svals)
     canonical, K_values = (spectrum[n].values for n in ("canonical_singular_values", "singular_values"))
     learned = implied_svals(moments) if svals is None else svals
     operator_values = learned_operator_values(moments, svals)
-    intervals = bootstrap_intervals(moments, svals, bootstrap)
     bounds = intervals["canonical_singular_values_interval"].values
     held, held_error = _held_out_values(moments, held_out)
     ordered = np.sort(learned)[::-1]
@@ -116,7 +122,7 @@ def compare_singular_values(
         has_held_out=held_out is not None,
         loss_gap=loss_gap(moments, svals),
         **_conditioning(moments),
-        level=bootstrap.level,
+        level=intervals.attrs["level"],
         **moments.clock.attrs(),
     )
     return labelled(variables, attrs, {CAUSE: list(sizes)})

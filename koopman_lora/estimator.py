@@ -15,13 +15,14 @@ from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from koopman_lora.analysis import KoopmanAnalysis
-from koopman_lora.arguments import as_plain, copied, number, whole
+from koopman_lora.arguments import as_plain, check_positive, copied, number, whole
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.clock import Clock
 from koopman_lora.data.angles import RADIANS, chosen_angles
 from koopman_lora.data.pairs import LaggedPairs, lagged_pairs
 from koopman_lora.data.splits import Split, split_pairs
 from koopman_lora.findings import OF_THE_FIT, Finding
+from koopman_lora.fits import best_of
 from koopman_lora.fitted import Fitted, finish
 from koopman_lora.kinds import flag
 from koopman_lora.lag_scan import scan_lags
@@ -86,6 +87,9 @@ class KoopmanLoRA(BaseEstimator):
         Finish with Rayleigh-Ritz on the state and the last hidden layers (`kl.refine`).
     n_epochs, batch_size : see `kl.fit`
     learning_rate, weight_decay, gradient_clip, patience, accelerator, precision : see `TrainingOptions`
+    n_fits : int
+        Fits from as many seeds, on the same split; the one whose functions capture most of the held-out pairs is kept,
+        and `summary()` says on what they agree.
     dt, time_unit : physical time between two frames and its unit; read from a DataArray where it has them
     seed : of the initial weights, the split and the batches; global random states are left as they were
     progress : show a progress bar
@@ -129,6 +133,7 @@ class KoopmanLoRA(BaseEstimator):
         weight_decay: float = 0.0,
         gradient_clip: float | None = None,
         patience: int | None = None,
+        n_fits: int = 1,
         dt: float | None = None,
         time_unit: str | None = None,
         accelerator: str = "cpu",
@@ -158,6 +163,7 @@ class KoopmanLoRA(BaseEstimator):
         self.weight_decay = weight_decay
         self.gradient_clip = gradient_clip
         self.patience = patience
+        self.n_fits = n_fits
         self.dt = dt
         self.time_unit = time_unit
         self.accelerator = accelerator
@@ -190,10 +196,17 @@ class KoopmanLoRA(BaseEstimator):
         pairs = lagged_pairs(X, self.lag, self.dt, self.time_unit)
         pairs = pairs.both_ways() if self.reversible else pairs
         loss, options, seed = self._make_loss(), self._make_options(), whole("seed", self.seed)
+        n_fits = whole("n_fits", self.n_fits)
+        check_positive("n_fits", n_fits)
         split = split_pairs(pairs, self.held_out, seed=seed)
         periodic = chosen_angles(pairs, self.periodic, self.period)
+        return best_of(lambda own: self._fit_once(split, periodic, loss, options, own), range(seed, seed + n_fits))
+
+    def _fit_once(
+        self, split: Split, periodic: tuple[int, ...], loss: nn.Module, options: TrainingOptions, seed: int
+    ) -> tuple[Fitted, TrainingResult]:
         with seeded(seed):
-            model = self._make_model(pairs.state_shape)
+            model = self._make_model(split.pairs.state_shape)
             if periodic:
                 model.set_periodic(periodic, self.period)
         if self.refine:
@@ -223,15 +236,8 @@ class KoopmanLoRA(BaseEstimator):
         return {name: value for name, value in settings.items() if isinstance(value, plain)}
 
     def _make_options(self) -> TrainingOptions:
-        return TrainingOptions(
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            gradient_clip=self.gradient_clip,
-            patience=self.patience,
-            will_refine=self.refine,
-            accelerator=self.accelerator,
-            precision=self.precision,
-        )
+        names = ("learning_rate", "weight_decay", "gradient_clip", "patience", "accelerator", "precision")
+        return TrainingOptions(will_refine=self.refine, **{name: getattr(self, name) for name in names})
 
     def _make_loss(self) -> nn.Module:
         if self.refine and not number("held_out", self.held_out) > 0:
@@ -332,6 +338,7 @@ class KoopmanLoRA(BaseEstimator):
     validation = _handed_on(KoopmanAnalysis.validation)
     intervals = _handed_on(KoopmanAnalysis.intervals)
     diagnose = _handed_on(KoopmanAnalysis.diagnose)
+    summary = _handed_on(KoopmanAnalysis.summary)
     scores = _handed_on(KoopmanAnalysis.scores)
     select_n_modes = _handed_on(KoopmanAnalysis.select_n_modes)
     residuals = _handed_on(KoopmanAnalysis.residuals)

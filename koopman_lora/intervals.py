@@ -15,7 +15,7 @@ from koopman_lora.arguments import as_svals
 from koopman_lora.bootstrap import Bootstrap, t_interval
 from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
-from koopman_lora.moments import Moments, OneEstimate
+from koopman_lora.moments import CROSS, Moments, OneEstimate
 from koopman_lora.spectrum import k_matrix, scaled_by
 from koopman_lora.triples import canonical_triples, independent_basis, triples_of_functions
 
@@ -72,7 +72,7 @@ def bootstrap_intervals(moments: OneEstimate, svals: Any = None, bootstrap: Boot
     >>> bool(low < 0.7071 < high)
     True
     """
-    moments = in_long_blocks(moments)
+    moments = in_long_blocks(moments.only((*CROSS, "C_gf")))
     factor = bootstrap.t_factor(moments.n_blocks)
     floor = unseen_floor(moments, bootstrap.level)
     stack = bootstrap.resampled(moments)

@@ -89,7 +89,7 @@ def scan_lags(
         moments = at_lag.feature_moments(pairs)
         spectra.append(koopman_spectrum(moments))
         bounds.append(bootstrap_intervals(moments, bootstrap=bootstrap)["timescales_interval"].values)
-        rates.append(_slowest_rates(moments, bootstrap))
+        rates.append(slowest_rates(moments, bootstrap))
     names = ("canonical_singular_values", "timescales")
     sigma, times = (np.stack([spectrum[name].values for spectrum in spectra]) for name in names)
     limits = np.stack(bounds, axis=1)  # (bound, lag, mode)
@@ -113,9 +113,9 @@ def scan_lags(
     return labelled(variables, attrs, {LAG: lags, "lag_time": (LAG, np.array(lags) * clock.dt, unit)})
 
 
-def _slowest_rates(moments: Moments, bootstrap: Bootstrap) -> np.ndarray:
-    """`-ln|lambda_2|` per frame, of the data and of every resample, (1 + n_resamples,)."""
-    modulus = np.sort(np.abs(np.linalg.eigvals(propagator(bootstrap.resampled(moments)).K)), axis=1)
+def slowest_rates(moments: Moments, bootstrap: Bootstrap, method: str = "operator") -> np.ndarray:
+    """`-ln|lambda_2|` per frame, of the data and of every resample, (1 + n_resamples,); `method` of `propagator`."""
+    modulus = np.sort(np.abs(np.linalg.eigvals(propagator(bootstrap.resampled(moments), method).K)), axis=1)
     slowest = modulus[:, -2] if modulus.shape[1] > 1 else np.zeros(len(modulus))
     return -np.log(np.maximum(slowest, np.finfo(float).tiny)) / moments.clock.known_lag("to compare lags")
 
@@ -126,7 +126,7 @@ def _agreement(bounds: np.ndarray, rates: np.ndarray, factor: float) -> np.ndarr
     Parameters
     ----------
     bounds : of the timescales, (2, n_lags)
-    rates : of `_slowest_rates`, (n_lags, 1 + n_resamples); blocks are contiguous, so that one resample is of the same
+    rates : of `slowest_rates`, (n_lags, 1 + n_resamples); blocks are contiguous, so that one resample is of the same
         stretches of data at every lag, and differences are far more certain than rates
     factor : of `Bootstrap.t_factor`
     """

@@ -11,6 +11,9 @@ from koopman_lora.comparison import elbow
 from koopman_lora.kinds import Count, Seed
 from koopman_lora.scores import Validation, jackknife_error, vamp_e_curve
 
+# Held-out pairs below which nothing can be said about modes.
+FEWEST_PAIRS = 50
+
 
 @checked
 def select_n_modes(
@@ -55,8 +58,8 @@ def select_n_modes(
     for name, value in (("energy", energy), ("level", level)):
         if not 0 < value < 1:
             raise ValueError(f"{name} must lie between 0 and 1; got {value}.")
-    if len(validation.phi) < 50:
-        raise ValueError(f"validation holds {len(validation.phi)} held-out pairs; at least 50 are needed.")
+    if len(validation.phi) < FEWEST_PAIRS:
+        raise ValueError(f"validation holds {len(validation.phi)} held-out pairs; at least {FEWEST_PAIRS} are needed.")
     sigma = validation.sigma
     cumulative, share = np.cumsum(sigma) / sigma.sum(), np.cumsum(sigma**2) / np.sum(sigma**2)
     score, gap, gap_error = _vamp_e_gaps(validation)

@@ -52,16 +52,16 @@ def spectrum_table(spectrum: xr.Dataset, reference: ReferenceSpectrum | None = N
     )
     unknown = ["-"] * spectrum.sizes[MODE]
     columns = {
-        "mode": _cells(spectrum[MODE], "d"),
-        "learned": _cells(spectrum["svals"]) if "svals" in spectrum else unknown,
-        "K_matrix": _cells(spectrum["singular_values"]),
-        "canonical": _cells(spectrum["canonical_singular_values"]),
+        "mode": cells(spectrum[MODE], "d"),
+        "learned": cells(spectrum["svals"]) if "svals" in spectrum else unknown,
+        "K_matrix": cells(spectrum["singular_values"]),
+        "canonical": cells(spectrum["canonical_singular_values"]),
     }
     if reference is not None:
-        columns["reference"] = [*_cells(_reference_values(reference)), *unknown][: len(unknown)]
-    columns["eigenvalue"] = [_complex_text(value) for value in spectrum["eigenvalues"].values]
-    columns[f"timescale ({spectrum.attrs['time_unit']})"] = _cells(spectrum["timescales"], ".4g")
-    return _columns_text(columns)
+        columns["reference"] = [*cells(_reference_values(reference)), *unknown][: len(unknown)]
+    columns["eigenvalue"] = [complex_text(value) for value in spectrum["eigenvalues"].values]
+    columns[f"timescale ({spectrum.attrs['time_unit']})"] = cells(spectrum["timescales"], ".4g")
+    return columns_text(columns)
 
 
 def _reference_values(reference: Any) -> np.ndarray:
@@ -110,18 +110,18 @@ def comparison_text(comparison: xr.Dataset) -> str:
     level = f"{100 * a['level']:g} %"
     lower, upper = comparison["canonical_interval"].values
     columns = {
-        "mode": _cells(comparison[MODE], "d"),
-        **{head: _cells(comparison[name]) for head, name in _COMPARED.items()},
-        f"[{level}": _cells(lower),
-        f"{level}]": _cells(upper),
-        "ratio": _cells(comparison["ratio"]),
-        "cluster": _cells(comparison["cluster"], "d"),
+        "mode": cells(comparison[MODE], "d"),
+        **{head: cells(comparison[name]) for head, name in _COMPARED.items()},
+        f"[{level}": cells(lower),
+        f"{level}]": cells(upper),
+        "ratio": cells(comparison["ratio"]),
+        "cluster": cells(comparison["cluster"], "d"),
     }
     sizes = comparison["size"].to_series().sort_values(ascending=False)
     listed = (f"{n} {s:.4f}" if np.isfinite(s) else f"{n} unknown (no held-out pairs)" for n, s in sizes.items())
     return "\n".join(
         [
-            _columns_text(columns),
+            columns_text(columns),
             f"ratio K_matrix / learned: mean {a['ratio_mean']:.4f}, std {a['ratio_std']:.4f}",
             f"learned decreasing: {_yes(a['is_decreasing'])}; in (0, 1]: {_yes(a['is_in_unit_interval'])}; "
             f"elbow after mode {a['elbow']}; cond(M_f) {a['cond_M_f']:.3g}, cond(M_g) {a['cond_M_g']:.3g}",
@@ -183,26 +183,26 @@ def selection_text(selection: xr.Dataset) -> str:
 def residuals_text(residuals: xr.Dataset) -> str:
     """Table of `eigenpair_residuals`, spurious eigenpairs flagged, and the note on how to read it."""
     columns = {
-        "mode": _cells(residuals[EDMD_MODE], "d"),
-        "eigenvalue (EDMD)": [_complex_text(value) for value in residuals["edmd_eigenvalues"].values],
-        "residual": _cells(residuals["residual"], ".3g"),
-        "condition": _cells(residuals["eigenvalue_condition"], ".3g"),
-        "autocorr. error": _cells(residuals["autocorrelation_error"], ".3g"),
+        "mode": cells(residuals[EDMD_MODE], "d"),
+        "eigenvalue (EDMD)": [complex_text(value) for value in residuals["edmd_eigenvalues"].values],
+        "residual": cells(residuals["residual"], ".3g"),
+        "condition": cells(residuals["eigenvalue_condition"], ".3g"),
+        "autocorr. error": cells(residuals["autocorrelation_error"], ".3g"),
         "": ["SPURIOUS" if flag else "" for flag in residuals["is_spurious"].values],
     }
-    return f"{_columns_text(columns)}\n{residuals.attrs['note']}"
+    return f"{columns_text(columns)}\n{residuals.attrs['note']}"
 
 
 def scan_text(scan: xr.Dataset) -> str:
     """Table of `scan_lags`: the slowest three timescales, with intervals, at each lag; the recommended lag or none."""
     unit = scan.attrs["time_unit"]
-    columns = {"lag": _cells(scan[LAG], "d"), f"({unit})": _cells(scan["lag_time"], "g")}
+    columns = {"lag": cells(scan[LAG], "d"), f"({unit})": cells(scan["lag_time"], "g")}
     for i, mode in enumerate(scan[MODE].values[1:4], start=1):
         times, bounds = scan["timescales"].values[:, i], scan["timescales_interval"].values[:, :, i].T
         columns[f"timescale {mode} ({unit})"] = [
             f"{t:.4g} ({low:.4g}, {high:.4g})" for t, (low, high) in zip(times, bounds, strict=True)
         ]
-    return f"{_columns_text(columns)}\n{_plateau_text(scan)}"
+    return f"{columns_text(columns)}\n{_plateau_text(scan)}"
 
 
 def _plateau_text(scan: xr.Dataset) -> str:
@@ -221,21 +221,23 @@ def intervals_text(intervals: xr.Dataset) -> str:
         "|eigenvalue|": "eigenvalue_modulus",
         f"timescale ({intervals.attrs['time_unit']})": "timescales",
     }
-    columns = {"mode": _cells(intervals[MODE], "d")}
+    columns = {"mode": cells(intervals[MODE], "d")}
     for head, name in names.items():
         if f"{name}_interval" in intervals:
             columns[head] = [f"({low:.4g}, {high:.4g})" for low, high in intervals[f"{name}_interval"].values.T]
-    return f"{100 * intervals.attrs['level']:g} % intervals\n{_columns_text(columns)}"
+    return f"{100 * intervals.attrs['level']:g} % intervals\n{columns_text(columns)}"
 
 
-def _columns_text(columns: dict[str, list[str]]) -> str:
+def columns_text(columns: dict[str, list[str]]) -> str:
     """Head -> cells below it, as a table."""
     return text_table(zip(*([head, *cells] for head, cells in columns.items()), strict=True))
 
 
-def _cells(values: Any, form: str = ".4f") -> list[str]:
+def cells(values: Any, form: str = ".4f") -> list[str]:
+    """Each value as text."""
     return [f"{value:{form}}" for value in np.asarray(values)]
 
 
-def _complex_text(value: complex) -> str:
+def complex_text(value: complex) -> str:
+    """A number with its imaginary part where there is one."""
     return f"{value.real:.4f}" if abs(value.imag) < 5e-5 else f"{value.real:.4f}{value.imag:+.4f}i"

@@ -12,8 +12,8 @@ import xarray as xr
 from torch import nn
 
 import koopman_lora as kl
-from koopman_lora.analysis import DataNeededError
 from koopman_lora.analysis_files import read_fitted
+from koopman_lora.fitted_functions import DataNeededError
 from koopman_lora.systems import NoisyRotation
 
 SYSTEM = NoisyRotation(omega=0.5, noise=0.5)

@@ -100,6 +100,11 @@ def everything_as_text(estimator):
     return "\n\n".join(parts)
 
 
+def test_a_summary_of_a_folder_is_that_of_the_fit(runs, capsys):
+    assert main(["spectrum", runs.folder, "--summary"]) == 0
+    assert capsys.readouterr().out == f"{runs.estimator.summary()}\n"
+
+
 @pytest.mark.parametrize("with_data", [True, False], ids=["with data", "without data"])
 def test_the_command_line_prints_what_python_says_to_the_last_digit(runs, tmp_path, capsys, with_data):
     data, intervals = [runs.data] if with_data else [], str(tmp_path / "i.nc")
@@ -109,9 +114,7 @@ def test_the_command_line_prints_what_python_says_to_the_last_digit(runs, tmp_pa
 
 def test_fit_prints_what_python_says(runs):
     estimator = runs.estimator
-    expected = [spectrum_table(estimator.spectrum_), "", refinement_text(estimator.refinement_)]
-    expected += [scores_text(estimator.scores())]
-    expected += [f"before refinement, {finding_text(finding)}" for finding in estimator.findings_]
+    expected = [str(estimator.summary()), "", refinement_text(estimator.refinement_), scores_text(estimator.scores())]
     assert runs.printed.startswith("\n".join(expected) + "\n\nthe analysis is in ")
 
 
@@ -169,7 +172,7 @@ def test_a_reversible_fit_is_kept_as_such_and_says_what_contradicts_it(runs, tmp
     options = ["--reversible", "--n-epochs", "1", "--n-modes", "3", "--hidden-dims", "16"]
     with pytest.warns(UserWarning, match="do not look reversible"):
         assert main(["fit", runs.data, *options, "--out", folder]) == 0
-    assert "\nnot reversible: the data do not look reversible" in capsys.readouterr().out
+    assert "\n- not reversible: the data do not look reversible" in capsys.readouterr().out
     assert kl.open_analysis(folder).model.is_reversible
     assert main(["spectrum", folder, "--diagnose"]) == 0
     assert "\nnot reversible: " in capsys.readouterr().out

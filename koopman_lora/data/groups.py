@@ -105,3 +105,27 @@ def _frame_numbers(pairs: LaggedPairs) -> tuple[np.ndarray, int]:
     """One number per frame over all trajectories, (n_pairs,), that of x; x' has it plus the lag."""
     lag = pairs.clock.known_lag("for training and held-out pairs to share no frame")
     return pairs.trajectory * (int(pairs.frame.max()) + lag + 1) + pairs.frame, lag
+
+
+def pairs_apart(pairs: LaggedPairs, n_frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (n,), (n,) of all pairs whose states x are `n_frames` apart in one trajectory.
+
+    Raises
+    ------
+    ValueError
+        If the lag of the pairs is unknown.
+
+    Examples
+    --------
+    >>> pairs_apart(lagged_pairs([np.arange(4.0), np.arange(3.0)]), 1)
+    (array([0, 1, 3]), array([1, 2, 4]))
+    """
+    number = _frame_numbers(pairs)[0]
+    stride = int(pairs.frame.max()) + 1
+    order = np.argsort(number, kind="stable")
+    # a frame beyond the last of its trajectory would have a number of the next one
+    early = np.flatnonzero(pairs.frame + n_frames < stride)
+    place = np.searchsorted(number[order], number[early] + n_frames)
+    partner = order[np.minimum(place, len(order) - 1)]
+    is_there = number[partner] == number[early] + n_frames
+    return early[is_there], partner[is_there]
