@@ -79,7 +79,7 @@ def box_length(values: np.ndarray, steps: np.ndarray) -> float | None:
     --------
     >>> x = np.arange(0.0, 2000.0, 0.3) % 10
     >>> round(box_length(np.sort(x), np.sort(np.abs(np.diff(x)))), 1), box_length(np.arange(9.0), np.ones(8))
-    (10.0, None)
+    (9.9, None)
     """
     length = values[-1] - values[0]
     n_short = int(np.searchsorted(steps, _ACROSS * length))

@@ -181,8 +181,8 @@ def _repeated(health: xr.Dataset) -> Finding | None:
         how = f"{float(worst['common_value']):.6g} in {100 * float(worst['common_share']):.0f} %"
     text = (
         f"{_listed(found)} {_verb(found, 'repeats')} {itself}: {_name(worst)} is exactly {how} of the "
-        "frames, and continuous otherwise. A sensor that is stuck or saturated, a number for what is missing, frames written "
-        "twice? Drop these frames, and cut the trajectory there."
+        "frames, and continuous otherwise. A sensor that is stuck or saturated, a number for what is missing, frames "
+        "written twice, a motion at rest? Drop these frames, and cut the trajectory there."
     )
     return Finding("repeated values", text)
 
