@@ -195,7 +195,7 @@ def health_text(health: xr.Dataset) -> str:
         "largest step": _known_cells(rows["largest_step"], ".3g"),
     }
     n_left = int(a["n_entries"]) - rows.sizes[COORDINATE]
-    n_pairs = f"{a['n_pairs']} pair{'s' * (a['n_pairs'] != 1)}"
+    n_pairs = f"{a['n_pairs']} pair" + ("" if a["n_pairs"] == 1 else "s")
     lag = "an unknown lag" if a["lag"] == "unknown" else f"lag {a['lag']} ({a['lag_time']:g} {a['time_unit']})"
     return "\n".join(
         [

@@ -168,7 +168,7 @@ def _of_column(values: np.ndarray, ordered: np.ndarray, steps: np.ndarray, is_ve
     length = box_length(values, ordered) if is_vector and period is None else None
     known = period or length
     return {
-        "largest_step": ordered[-1] / moving[len(moving) // 2] if len(moving) else np.nan,
+        "largest_step": ordered[-1] / moving[(len(moving) - 1) // 2] if len(moving) else np.nan,
         "n_jumps": 0 if known else _n_jumps(ordered),
         "common_share": lengths.max() / len(values),
         "common_value": values[begins[lengths.argmax()]],
