@@ -179,7 +179,8 @@ def health_text(health: xr.Dataset) -> str:
     ...
     nothing to object to
     """
-    findings = health_findings(health)  # refuses what is no health
+    check_result("health", health, "data_health", "mean", "drift_error", attrs=["lag_time", "time_unit"])
+    findings = health_findings(health)
     a = health.attrs
     n = int(a["n_trajectories"])
     lengths = f"{a['mean_trajectory']:.5g} frames" + f" (mean; shortest {a['shortest_trajectory']})" * (n > 1)

@@ -60,7 +60,7 @@ def test_simulate_fit_spectrum_on_files(tmp_path, capsys):
 def test_health_prints_the_table_and_writes_it(tmp_path, capsys):
     data, out = str(tmp_path / "x.npy"), str(tmp_path / "health.nc")
     x = np.random.default_rng(0).normal(size=(500, 2))
-    x[300:, 1] += 50
+    x[300:, 1] += 500
     np.save(data, x)
     assert main(["health", data, "--lag", "3", "--dt", "0.5", "--time-unit", "ps", "--out", out]) == 0
     printed = capsys.readouterr().out

@@ -71,9 +71,9 @@ def data_health(data: Any, lag: int | None = None, dt: float | None = None, time
     entries = np.unique(np.linspace(0, n_entries - 1, min(n_entries, _MOST_ENTRIES)).round().astype(int))
     found = {name: np.concatenate(parts) for name, parts in _columns(pairs, frames, entries).items()}
     row = found.pop("jump_row")
-    frame_unit = pairs.clock.dt if pairs.clock.lag is not None else 1.0
-    found["autocorrelation_time"] *= frame_unit
-    units = _UNITS | {"autocorrelation_time": _time_unit(pairs)}
+    if frames.is_timed:
+        found["autocorrelation_time"] *= pairs.clock.dt
+    units = _UNITS | {"autocorrelation_time": _memory_unit(pairs, frames)}
     variables: dict[str, Any] = {
         name: (COORDINATE, values, {"units": units.get(name, "1")}) for name, values in found.items()
     }
@@ -83,8 +83,8 @@ def data_health(data: Any, lag: int | None = None, dt: float | None = None, time
     return labelled(variables, _attrs(pairs, frames, n_entries), {COORDINATE: _names(pairs, entries)})
 
 
-def _time_unit(pairs: LaggedPairs) -> str:
-    return pairs.clock.time_unit if pairs.clock.lag is not None else "pair"
+def _memory_unit(pairs: LaggedPairs, frames: Frames) -> str:
+    return pairs.clock.time_unit if frames.is_timed else "pair"
 
 
 def _attrs(pairs: LaggedPairs, frames: Frames, n_entries: int) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def _attrs(pairs: LaggedPairs, frames: Frames, n_entries: int) -> dict[str, Any]
         lag_time=pairs.clock.lag_time,
         n_axes=len(pairs.state_shape),
         n_entries=n_entries,
-        memory_unit=_time_unit(pairs),
+        memory_unit=_memory_unit(pairs, frames),
         **pairs.clock.attrs(),
     )
 

@@ -114,7 +114,7 @@ def _drift(health: xr.Dataset) -> Finding | None:
     sizes = health["drift"].values[chosen.values]
     means = [f"{name} ({size:+.2g} deviations)" for name, size in zip(found, sizes, strict=True)]
     text = (
-        f"from the first to the last third of trajectories the mean changes of {_listed(means, found)}; chance gives "
+        f"the mean of {_listed(means, found)} changes from the first third of trajectories to the last; chance gives "
         f"that in {100 * _FALSE_ALARMS:g} % of stationary data. A fit takes one law for all frames: leave out what "
         "came before equilibrium, remove the trend, or fit the parts apart. If nothing has changed, then "
         "something slower than the data are long was seen once."
@@ -142,10 +142,11 @@ def _lag(health: xr.Dataset) -> Finding | None:
     a = health.attrs
     if a["lag"] == "unknown" or a["lag"] <= _LAG * a["mean_trajectory"]:
         return None
+    n, shortest = a["n_trajectories"], a["shortest_trajectory"]
     text = (
         f"lag={a['lag']} takes {100 * a['lag'] / a['mean_trajectory']:.0f} % of a trajectory of "
-        f"{a['mean_trajectory']:.4g} frames (mean of {a['n_trajectories']}; the shortest has "
-        f"{a['shortest_trajectory']}): few pairs are left, {a['n_pairs']}. A shorter lag, or longer trajectories."
+        f"{a['mean_trajectory']:.4g} frames{'' if n == 1 else f' (mean of {n}; the shortest has {shortest})'}: few "
+        f"pairs are left, {a['n_pairs']}. A shorter lag, or longer trajectories."
     )
     return Finding("short trajectories", text)
 
