@@ -13,6 +13,8 @@ from .clock import Clock as Clock
 from .comparison import compare_singular_values as compare_singular_values
 from .cross_validation import cross_validate as cross_validate
 from .data.files import open_trajectories as open_trajectories
+from .data.health import data_health as data_health
+from .data.health_findings import health_findings as health_findings
 from .data.pairs import LaggedPairs as LaggedPairs
 from .data.pairs import lagged_pairs as lagged_pairs
 from .data.splits import Split as Split
@@ -64,6 +66,7 @@ from .states.metastable_sets import number_of_states as number_of_states
 from .summary import Summary as Summary
 from .svd.neural_svd import NeuralSVD as NeuralSVD
 from .tables import comparison_text as comparison_text
+from .tables import health_text as health_text
 from .tables import spectrum_table as spectrum_table
 from .training import fit as fit
 from .training_loop import TrainingOptions as TrainingOptions

@@ -131,7 +131,7 @@ class KoopmanAnalysis(FittedFunctions):
         if self.fitted.split is None:
             return self.fitted.survey
         pairs = self.fitted.split.pairs
-        return survey(self.singular_functions(pairs.x), pairs)
+        return survey(self.singular_functions(pairs.x), pairs, bool(self.model.standardize.periodic))
 
     def summary(self, bootstrap: Bootstrap | None = None) -> Summary:
         """Every mode with its interval and a verdict, and the few sentences that matter, the most serious first.
@@ -180,7 +180,7 @@ class KoopmanAnalysis(FittedFunctions):
         """Moments with the projections of observables; those of the states are kept, others need the frames."""
         if observables is flat_state and "H_f" in self.moments:
             return self.moments
-        return self.feature_moments(self._split("to project observables on").pairs, observables)
+        return self.feature_moments(self.known_split("to project observables on").pairs, observables)
 
     def koopman_modes(self, observables: FeatureMap = flat_state, method: str = "operator") -> xr.Dataset:
         """Eigen-analysis with the Koopman modes of the states or of any observables; see `kl.koopman_modes`."""
@@ -237,7 +237,7 @@ class KoopmanAnalysis(FittedFunctions):
         DataNeededError
             In an analysis that was opened without data.
         """
-        functions = self.singular_functions(self._split("to find metastable sets in").pairs.x)
+        functions = self.singular_functions(self.known_split("to find metastable sets in").pairs.x)
         coefficients = membership_coefficients(functions, n_states)
         return membership_map(self.model.f, self.spectrum["phi_coefficients"], coefficients)
 
@@ -252,5 +252,5 @@ class KoopmanAnalysis(FittedFunctions):
             In an analysis that was opened without data.
         """
         chi = self.membership_map(n_states)
-        moments = estimate_moments(chi, chi, self._split("to count transitions in").pairs, names=EDMD)
+        moments = estimate_moments(chi, chi, self.known_split("to count transitions in").pairs, names=EDMD)
         return macroscopic_model(moments, bootstrap=self._bootstrap(bootstrap))

@@ -18,7 +18,7 @@ from torch import nn
 from koopman_lora.data.seals import checksum, told_of
 from koopman_lora.data.splits import SplitRecipe
 from koopman_lora.data.whole_files import check_replaceable, move_whole, write_whole
-from koopman_lora.findings import Finding
+from koopman_lora.finding import Finding
 from koopman_lora.fitted import KEPT_ENTRIES, MOMENT_BLOCKS, Fitted
 from koopman_lora.io import load_dataset, load_model, plain, save_dataset, save_model
 from koopman_lora.model import KoopmanLoRAModel

@@ -61,6 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_demo(commands)
     _add_simulate(commands)
+    _add_health(commands)
     _add_fit(commands)
     _add_spectrum(commands)
     _add_svd(commands)
@@ -81,6 +82,16 @@ def _add_simulate(commands: Any) -> None:
     simulate.add_argument("--n-steps", type=int, default=1000, help="frames per trajectory")
     simulate.add_argument("--seed", type=int, default=0)
     simulate.add_argument("--out", required=True, help=".nc or .zarr file to write")
+
+
+def _add_health(commands: Any) -> None:
+    health = commands.add_parser("health", help="what to know of trajectories before a fit: a table, and what matters")
+    health.add_argument("data", help="trajectories: .nc, .zarr or .npy")
+    parameters = parameters_of("data/health.py", "data_health")
+    for name in ("lag", "dt", "time_unit"):
+        kind, default = parameters[name]
+        health.add_argument(_flag(name), type=kind, default=default, help=_FIT_FLAGS[name])
+    health.add_argument("--out", help=".nc or .zarr file to write the table to")
 
 
 def _add_fit(commands: Any) -> None:

@@ -16,6 +16,7 @@ from koopman_lora.analysis import KoopmanAnalysis
 from koopman_lora.analysis_files import analysis_bytes
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.data.files import open_trajectories, read_array
+from koopman_lora.data.health import data_health
 from koopman_lora.data.seals import told_of
 from koopman_lora.data.whole_files import check_replaceable
 from koopman_lora.demo import prepare_folder, run_demo
@@ -27,6 +28,7 @@ from koopman_lora.svd.neural_svd import NeuralSVD
 from koopman_lora.tables import (
     comparison_text,
     finding_text,
+    health_text,
     intervals_text,
     refinement_text,
     residuals_text,
@@ -58,6 +60,14 @@ def _simulate(a: argparse.Namespace) -> None:
     system = make(**parameters)
     trajectories = system.simulate(n_trajectories=a.n_trajectories, n_steps=a.n_steps, seed=a.seed)
     print(f"wrote {save_dataset(trajectories, a.out)}: {dict(trajectories.sizes)}")
+
+
+def _health(a: argparse.Namespace) -> None:
+    _check_ending(a.out)
+    health = data_health(open_trajectories(a.data), a.lag, a.dt, a.time_unit)
+    print(health_text(health))
+    if a.out:
+        print(f"\nwrote {save_dataset(health, a.out)}")
 
 
 def _fit(a: argparse.Namespace) -> None:
@@ -172,4 +182,4 @@ def _load_matrix(path: pathlib.Path) -> Any:
     raise ValueError(f"matrix must end in .npy (dense) or .npz (scipy.sparse); got {str(path)!r}.")
 
 
-RUN = {"demo": _demo, "simulate": _simulate, "fit": _fit, "spectrum": _spectrum, "svd": _svd}
+RUN = {"demo": _demo, "simulate": _simulate, "health": _health, "fit": _fit, "spectrum": _spectrum, "svd": _svd}

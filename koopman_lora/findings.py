@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from koopman_lora._linalg import effective_rank, to_correlation
 from koopman_lora.arguments import as_svals
 from koopman_lora.checks import checked
+from koopman_lora.finding import Finding
 from koopman_lora.intervals import in_long_blocks
 from koopman_lora.moments import Moments, OneEstimate
 from koopman_lora.scores import Validation, held_out_values, jackknife_error
 from koopman_lora.triples import canonical_triples, independent_basis
-
-
-class Finding(NamedTuple):
-    """Something about a training run that a user should know, and what to do."""
-
-    name: str
-    message: str
-
 
 NO_BETTER = "no better than the constant"
 OVER_FIT = "over-fit"

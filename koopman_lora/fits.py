@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 
 from koopman_lora._labels import FIT, MODE, MODE_COLUMN, labelled, provenance
-from koopman_lora.findings import Finding
+from koopman_lora.finding import Finding
 from koopman_lora.fitted import Fitted
 from koopman_lora.losses import NonFiniteLossError
 from koopman_lora.spectrum import evaluate_functions, model_spectrum
@@ -132,6 +132,8 @@ def fit_findings(fits: xr.Dataset | None, modes: xr.Dataset) -> list[Finding]:
     if fits.attrs["failed"]:
         text = f"not every fit came to an end ({fits.attrs['failed']}); lower the learning_rate, or look at the data."
         found.append(Finding(FITS_FAILED, text))
+    if "agreement" not in modes:
+        return found
     apart = (modes["agreement"].values < AGREED) & (modes["verdict"].values != "not resolved")
     if apart.any():
         listed = ", ".join(f"{i + 1} ({modes['agreement'].values[i]:.2f})" for i in np.flatnonzero(apart))

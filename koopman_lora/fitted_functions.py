@@ -125,7 +125,8 @@ class FittedFunctions:
     def _as_in_fit(self, pairs: LaggedPairs) -> LaggedPairs:
         return pairs.both_ways() if self.model.is_reversible else pairs
 
-    def _split(self, purpose: str) -> Split:
+    def known_split(self, purpose: str) -> Split:
+        """The split of the fit, with its frames, or a DataNeededError that says what they are needed for."""
         if self.fitted.split is None:
             raise DataNeededError(
                 f"the frames of the fit are needed {purpose}; open the analysis with them: open_analysis(folder, data)."

@@ -12,7 +12,7 @@ import xarray as xr
 
 from koopman_lora._labels import MODE
 from koopman_lora.clock import Clock
-from koopman_lora.findings import Finding
+from koopman_lora.finding import Finding
 from koopman_lora.tables import cells, columns_text, complex_text, finding_text, selection_text
 
 DIFFERENT = "values differ"  # the finding that the line about three kinds of values gives way to

@@ -11,8 +11,10 @@ import torch
 from koopman_lora.accumulation import estimate_moments
 from koopman_lora.bootstrap import Bootstrap, t_interval
 from koopman_lora.data.groups import pairs_apart
+from koopman_lora.data.health import data_health
+from koopman_lora.data.health_findings import health_findings
 from koopman_lora.data.pairs import LaggedPairs
-from koopman_lora.findings import Finding
+from koopman_lora.finding import Finding
 from koopman_lora.lag_scan import slowest_rates
 from koopman_lora.moments import EDMD
 
@@ -39,10 +41,17 @@ class Survey(NamedTuple):
     findings: tuple[Finding, ...]
 
 
-def survey(functions: np.ndarray, pairs: LaggedPairs) -> Survey:
-    """Survey of left singular functions (n_pairs, n_modes) at the states x of the pairs, the constant first."""
+def survey(functions: np.ndarray, pairs: LaggedPairs, has_angles: bool = False) -> Survey:
+    """Survey of left singular functions (n_pairs, n_modes) at the states x of the pairs.
+
+    Parameters
+    ----------
+    has_angles : coordinates were said to be periodic, so that what jumps over its seam is known
+    """
     seen = transitions_seen(functions, pairs.trajectory)
-    return Survey(tuple(int(n) for n in seen), tuple(lag_findings(functions, pairs)))
+    known = ("constant coordinates", *(("raw angles", "periodic box") if has_angles else ()))
+    health = [finding for finding in health_findings(data_health(pairs)) if finding.name not in known]
+    return Survey(tuple(int(n) for n in seen), (*health, *lag_findings(functions, pairs)))
 
 
 def transitions_seen(functions: np.ndarray, trajectory: np.ndarray) -> np.ndarray:

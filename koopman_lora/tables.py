@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from koopman_lora._labels import EDMD_MODE, LAG, MODE, check_result
+from koopman_lora._labels import COORDINATE, EDMD_MODE, LAG, MODE, check_result
 from koopman_lora.checks import checked
+from koopman_lora.data.health_findings import health_findings
 from koopman_lora.kinds import real_array
 
 if TYPE_CHECKING:
-    from koopman_lora.findings import Finding
+    from koopman_lora.finding import Finding
     from koopman_lora.refinement import RefinementResult
     from koopman_lora.scores import Scores
     from koopman_lora.systems import ReferenceSpectrum
@@ -160,6 +161,55 @@ def scores_text(scores: Scores) -> str:
 def finding_text(finding: Finding) -> str:
     """One line of a finding: its name, and what to know and do."""
     return f"{finding.name}: {finding.message}"
+
+
+# Rows of a table of coordinates; of more than these the sentences speak.
+_MOST_ROWS = 30
+
+
+@checked
+def health_text(health: xr.Dataset) -> str:
+    """Readable text of `data_health`: sizes, the table of coordinates, and what matters of it in sentences.
+
+    Examples
+    --------
+    >>> print(kl.health_text(kl.data_health(np.random.default_rng(0).normal(size=(2000, 2)))))
+    1 trajectory of 2000 frames, 1999 pairs at lag 1 (1 frame)
+    coordinate     mean  deviation  drift +- err.  memory (frame)  samples  largest step
+    ...
+    nothing to object to
+    """
+    check_result("health", health, "data_health", "mean", "drift_error", attrs=["lag_time", "time_unit"])
+    findings = health_findings(health)
+    a = health.attrs
+    n = int(a["n_trajectories"])
+    lengths = f"{a['mean_trajectory']:.5g} frames" + f" (mean; shortest {a['shortest_trajectory']})" * (n > 1)
+    rows = health.isel({COORDINATE: slice(_MOST_ROWS)})
+    drifts = zip(rows["drift"].values, rows["drift_error"].values, strict=True)
+    columns = {
+        "coordinate": [str(name) for name in rows[COORDINATE].values],
+        "mean": cells(rows["mean"], ".4g"),
+        "deviation": cells(rows["deviation"], ".4g"),
+        "drift +- err.": [f"{size:+.2f} +- {error:.2f}" if np.isfinite(error) else "-" for size, error in drifts],
+        f"memory ({a['memory_unit']})": _known_cells(rows["autocorrelation_time"], ".3g"),
+        "samples": _known_cells(rows["effective_samples"], ".0f"),
+        "largest step": _known_cells(rows["largest_step"], ".3g"),
+    }
+    n_left = int(a["n_entries"]) - rows.sizes[COORDINATE]
+    n_pairs = f"{a['n_pairs']} pair" + ("" if a["n_pairs"] == 1 else "s")
+    lag = "an unknown lag" if a["lag"] == "unknown" else f"lag {a['lag']} ({a['lag_time']:g} {a['time_unit']})"
+    return "\n".join(
+        [
+            f"{n} trajector{'y' if n == 1 else 'ies'} of {lengths}, {n_pairs} at {lag}",
+            columns_text(columns),
+            *([f"and {n_left} more"] if n_left else []),
+            *([finding_text(finding) for finding in findings] or ["nothing to object to"]),
+        ]
+    )
+
+
+def _known_cells(values: Any, form: str) -> list[str]:
+    return [f"{value:{form}}" if np.isfinite(value) else "-" for value in np.asarray(values)]
 
 
 def selection_text(selection: xr.Dataset) -> str:

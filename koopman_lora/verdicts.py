@@ -11,7 +11,8 @@ from scipy.optimize import linear_sum_assignment
 
 from koopman_lora._labels import MODE, interval, labelled, provenance
 from koopman_lora.comparison import clusters
-from koopman_lora.findings import IRREVERSIBLE, NO_BETTER, OVER_FIT, TOO_HIGH, Finding, excess
+from koopman_lora.finding import Finding
+from koopman_lora.findings import IRREVERSIBLE, NO_BETTER, OVER_FIT, TOO_HIGH, excess
 from koopman_lora.fits import agreement_with_best, fit_findings
 from koopman_lora.fitted import Fitted
 from koopman_lora.moments import Moments
@@ -60,7 +61,7 @@ def summarise(
     validation, moments = fitted.validation, fitted.moments.everywhere
     selection = _selection(validation, fitted.seed)
     modes = _modes(spectrum, intervals, moments, validation, selection, seen)
-    if fitted.fits is not None:
+    if fitted.fits is not None and len(fitted.fits.fit) > 1:
         modes["agreement"] = (MODE, agreement_with_best(fitted.fits, modes["cluster"].values))
     findings = [finding for finding in fitted.findings if finding.name in RANKED or fitted.refinement is None]
     findings += [] if seen is None else seen.findings

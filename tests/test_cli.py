@@ -16,6 +16,7 @@ from koopman_lora.findings import training_findings
 from koopman_lora.tables import (
     comparison_text,
     finding_text,
+    health_text,
     intervals_text,
     refinement_text,
     residuals_text,
@@ -54,6 +55,21 @@ def test_simulate_fit_spectrum_on_files(tmp_path, capsys):
     exact = kl.systems.NoisyRotation().spectrum(1, 3).singular_values
     assert np.allclose(computed.canonical_singular_values, exact, atol=0.03)
     assert (kl.load_dataset(intervals).canonical_singular_values_interval[:, 1:].diff("bound") > 0).all()
+
+
+def test_health_prints_the_table_and_writes_it(tmp_path, capsys):
+    data, out = str(tmp_path / "x.npy"), str(tmp_path / "health.nc")
+    x = np.random.default_rng(0).normal(size=(500, 2))
+    x[300:, 1] += 500
+    np.save(data, x)
+    assert main(["health", data, "--lag", "3", "--dt", "0.5", "--time-unit", "ps", "--out", out]) == 0
+    printed = capsys.readouterr().out
+    health = kl.data_health(x, 3, 0.5, "ps")
+    assert printed == f"{health_text(health)}\n\nwrote {out}\n"
+    assert "jumps: coordinate 1 jumps 1 time, the furthest at frame 300" in printed
+    xr.testing.assert_allclose(kl.load_dataset(out), health)
+    assert main(["health", data, "--out", str(tmp_path / "health.txt")]) == 2
+    assert "must end in .nc or .zarr" in capsys.readouterr().err
 
 
 # ---- the same as in Python -------------------------------------------------------------------------------------------

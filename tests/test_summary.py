@@ -204,7 +204,7 @@ def test_the_best_of_several_fits_is_kept_and_they_agree():
     fits = several.analysis_.fitted.fits
     first = fitted(data, 5, seed=4)
     assert fits.seed.values.tolist() == [4, 5, 6]
-    best = int(fits.held_out_vamp_2.argmax())
+    best = int(np.argmax(fits.held_out_vamp_2.values))
     assert several.scores().vamp_2 == fits.held_out_vamp_2.values[best]
     assert fits.held_out_vamp_2.values[0] == first.scores().vamp_2
     summary = several.summary()

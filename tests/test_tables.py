@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from koopman_lora._labels import interval, labelled
-from koopman_lora.findings import Finding
+from koopman_lora.finding import Finding
 from koopman_lora.refinement import RefinementResult
 from koopman_lora.scores import Scores
 from koopman_lora.systems import NoisyRotation

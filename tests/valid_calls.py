@@ -156,6 +156,7 @@ def arguments_by_name(folder):
         "diffusion": np.eye(2), "transition_matrix": chain.transition_matrix, "n_steps": 50, "threshold": 1e-13,
         "n_shifts": 50, "other": kl.Clock(2, 0.5, "ps"), "purpose": "to look ahead", "training": pairs, "source": 0,
         "target": 1, "coordinates": [0], "truth": None, "max_steps": 5, "modes": [1, 2], "observable_names": ["a", "b"],
+        "health": kl.data_health(data),
     }  # fmt: skip
     special = {
         "Bootstrap.percentiles": {"samples": rng.normal(size=(20, 3))},
