@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,12 @@ from koopman_lora.checks import checked_methods
 from koopman_lora.clock import Clock
 from koopman_lora.comparison import compare_singular_values
 from koopman_lora.data.arrays import as_states
+from koopman_lora.data.inputs import drawn_pairs
 from koopman_lora.data.pairs import BATCH, LaggedPairs, lagged_pairs
 from koopman_lora.data.splits import Split
 from koopman_lora.eigenanalysis import eigen_analysis, koopman_modes
 from koopman_lora.fitted import MOMENT_BLOCKS, Fitted, FittedMoments
+from koopman_lora.importance import functions_of, input_importance
 from koopman_lora.intervals import bootstrap_intervals
 from koopman_lora.lag_scan import scan_lags
 from koopman_lora.model import KoopmanLoRAModel
@@ -36,6 +38,7 @@ from koopman_lora.spectrum import clocked, evaluate_functions, model_spectrum
 from koopman_lora.states.coarse_coordinates import coarse_coordinates
 from koopman_lora.states.coarse_graining import macroscopic_model
 from koopman_lora.states.metastable_sets import membership_coefficients, membership_map
+from koopman_lora.surrogate import sparse_surrogate
 
 
 class DataNeededError(ValueError):
@@ -45,6 +48,8 @@ class DataNeededError(ValueError):
 @checked_methods
 class KoopmanAnalysis:
     """Answers about a fitted model; the same whether it was fitted now or opened from a folder.
+
+    Without its data it raises a `DataNeededError` where a question needs the frames of the fit.
 
     Parameters
     ----------
@@ -300,6 +305,26 @@ class KoopmanAnalysis:
             bootstrap=self._bootstrap(bootstrap),
         )
 
+    def input_importance(
+        self,
+        groups: Mapping[str, Any] | None = None,
+        bootstrap: Bootstrap | None = None,
+        n_pairs: int = 5000,
+        n_permutations: int = 5,
+    ) -> xr.Dataset:
+        """What sigma of each mode loses when an input is permuted among the pairs; see `kl.input_importance`."""
+        pairs = self._split("to permute inputs of").pairs
+        phi = functions_of(self.model.f, self.spectrum["phi_coefficients"].values)
+        psi = functions_of(self.model.g, self.spectrum["psi_coefficients"].values)
+        return input_importance(phi, psi, pairs, groups, self._bootstrap(bootstrap), n_pairs, n_permutations)
+
+    def sparse_surrogate(self, features: FeatureMap = flat_state, n_folds: int = 5, n_pairs: int = 5000) -> xr.Dataset:
+        """Left singular functions as linear ones of few coordinates, or features of them; see `kl.sparse_surrogate`."""
+        pairs = drawn_pairs(self._split("to fit linear functions to").pairs, n_pairs, np.random.default_rng(0))
+        x = features(pairs.x)
+        names = pairs.coordinate_names if features is flat_state else None
+        return sparse_surrogate(self.singular_functions(pairs.x), x, names, n_folds)
+
     def coarse_coordinates(self, x: Any, method: str = "K_matrix") -> xr.DataArray:
         """Slow coordinates of any states, see `kl.coarse_coordinates`."""
         return coarse_coordinates(self.model, self.spectrum, x, method)
@@ -308,11 +333,6 @@ class KoopmanAnalysis:
         """Fuzzy memberships of states in `n_states` metastable sets, as a feature map (n, *state) -> (n, n_states).
 
         PCCA+ on the leading left singular functions at the fitted pairs.
-
-        Raises
-        ------
-        DataNeededError
-            In an analysis that was opened without data.
         """
         functions = self.singular_functions(self._split("to find metastable sets in").pairs.x)
         coefficients = membership_coefficients(functions, n_states)
@@ -322,11 +342,6 @@ class KoopmanAnalysis:
         """The macroscopic model on `n_states` metastable sets, with intervals; see `kl.macroscopic_model`.
 
         With detailed balance where the fit was `reversible`.
-
-        Raises
-        ------
-        DataNeededError
-            In an analysis that was opened without data.
         """
         chi = self.membership_map(n_states)
         moments = estimate_moments(chi, chi, self._split("to count transitions in").pairs, names=EDMD)
