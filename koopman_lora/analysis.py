@@ -38,7 +38,7 @@ from koopman_lora.spectrum import clocked, evaluate_functions, model_spectrum
 from koopman_lora.states.coarse_coordinates import coarse_coordinates
 from koopman_lora.states.coarse_graining import macroscopic_model
 from koopman_lora.states.metastable_sets import membership_coefficients, membership_map
-from koopman_lora.surrogate import sparse_surrogate
+from koopman_lora.surrogate import real_features, sparse_surrogate
 
 
 class DataNeededError(ValueError):
@@ -321,7 +321,7 @@ class KoopmanAnalysis:
     def sparse_surrogate(self, features: FeatureMap = flat_state, n_folds: int = 5, n_pairs: int = 5000) -> xr.Dataset:
         """Left singular functions as linear ones of few coordinates, or features of them; see `kl.sparse_surrogate`."""
         pairs = drawn_pairs(self._split("to fit linear functions to").pairs, n_pairs, np.random.default_rng(0))
-        x = features(pairs.x)
+        x = real_features("features", features, pairs.x)
         names = pairs.coordinate_names if features is flat_state else None
         return sparse_surrogate(self.singular_functions(pairs.x), x, names, n_folds)
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from koopman_lora._labels import INPUT, MODE, labelled, provenance
 from koopman_lora.checks import checked
-from koopman_lora.kinds import Moderate, Reals, check_matrices, moderate_array
+from koopman_lora.kinds import Moderate, Reals, check_matrices, moderate_array, real_array
+from koopman_lora.moments import FeatureMap
 
 # Penalties relative to the smallest that chooses nothing.
 _PENALTIES = np.geomspace(1.0, 1e-3, 25)
@@ -83,6 +85,20 @@ def sparse_surrogate(values: Moderate, x: Reals, names: Sequence[str] | None = N
         "n_chosen": (MODE, np.count_nonzero(coefficients, axis=0)),
     }
     return labelled(variables, provenance(n_folds=n_folds, n_rows=len(x)), {INPUT: list(names or range(x.shape[1]))})
+
+
+def real_features(name: str, features: FeatureMap, x: Any) -> np.ndarray:
+    """Real features of states, (n, n_features), or an error that names the map.
+
+    Examples
+    --------
+    >>> real_features("features", lambda x: x[:, 0], np.zeros((2, 3)))
+    Traceback (most recent call last):
+    ValueError: values of features must have shape (2, n); got (2,).
+    """
+    values = real_array(f"values of {name}", moderate_array(f"values of {name}", features(x)))
+    check_matrices(f"values of {name}", values, len(x), is_one=True)
+    return values
 
 
 def _folds(n_rows: int, n_folds: int) -> np.ndarray:

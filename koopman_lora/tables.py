@@ -251,7 +251,8 @@ def _importance_of_mode(importance: xr.Dataset, n_inputs: int) -> str:
     }
     if "gradient" in shown:
         columns["gradient"] = _cells(shown["gradient"], ".3f")
-    others = f"; {len(order) - n_inputs} inputs more" if len(order) > n_inputs else ""
+    n_more = len(order) - n_inputs
+    others = f"; {n_more} more input{'s' if n_more > 1 else ''}" if n_more > 0 else ""
     return f"mode {int(importance[MODE])}, sigma {float(importance['sigma']):.4f}{others}\n{_columns_text(columns)}"
 
 

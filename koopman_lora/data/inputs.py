@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from koopman_lora.arguments import check_positive
 from koopman_lora.data.pairs import LaggedPairs
 from koopman_lora.kinds import shown
 
 
 def drawn_pairs(pairs: LaggedPairs, n: int, rng: np.random.Generator) -> LaggedPairs:
     """All pairs, or n of them drawn at random, in their order: evenly spaced ones may beat with what is periodic."""
+    check_positive("n_pairs", n)
     if len(pairs) <= n:
         return pairs
     return pairs.select(np.sort(rng.choice(len(pairs), n, replace=False)))

@@ -39,7 +39,7 @@ def plot_input_importance(
         attrs=["level"],
     )  # fmt: skip
     available = [int(mode) for mode in importance["mode"].values]
-    modes = list(modes or available[1:5] or available)
+    modes = list(dict.fromkeys(modes or available[1:5] or available))
     if not set(modes) <= set(available):
         raise ValueError(f"modes must be among {available}; got {modes}.")
     chosen = importance.sel(mode=modes)
