@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from koopman_lora._labels import INPUT, MODE, interval, labelled, provenance
@@ -99,9 +100,9 @@ def input_importance(
     if as_they_are.shape != there.shape:
         raise ValueError(f"phi and psi must have as many modes; got {as_they_are.shape} and {there.shape}.")
     block = _blocks(some, as_they_are, there, len(pairs))
-    correlations = _Correlations(as_they_are, there, block, bootstrap)
     donors = [rng.permutation(len(x)) for _ in range(n_permutations)]
-    sigma = correlations.of([as_they_are])
+    correlations = _Correlations(as_they_are, there, block, donors, bootstrap)
+    sigma = correlations.as_they_are
     factor = bootstrap.t_factor(correlations.n_blocks)
     found = [_loss(sigma - correlations.of(_permuted(phi, x, columns, donors)), factor) for columns in inputs.values()]
     bounds = np.stack([b for _, b in found], axis=1)  # (bound, input, mode and total)
@@ -188,41 +189,42 @@ def _blocks(some: LaggedPairs, phi: np.ndarray, psi: np.ndarray, n_all: int) -> 
 class _Correlations:
     """Correlations of functions of x with psi(x'), over all pairs and over every resample of their blocks.
 
-    Of functions that do not vary, as the constant mode, the correlation is 1.
+    A permuted pair counts as often as its own block and the block of its donor are drawn: the law of the input is known
+    no better than the pairs are. Of functions that do not vary, as the constant mode, the correlation is 1.
     """
 
-    def __init__(self, phi: np.ndarray, psi: np.ndarray, block: np.ndarray, bootstrap: Bootstrap) -> None:
-        self.order = np.argsort(block, kind="stable")
-        self.starts = np.flatnonzero(np.diff(block[self.order], prepend=-1))
-        self.n_blocks = len(self.starts)
-        draws = bootstrap.weights(self.n_blocks)
-        self.weights = np.concatenate([np.ones((1, self.n_blocks)), draws])
-        self.weights /= (self.weights @ np.diff([*self.starts, len(block)]))[:, None]
-        self.psi = psi
-        self.psi_mean, self.psi_power = (self._means(values) for values in (psi, np.square(np.abs(psi))))
+    def __init__(
+        self, phi: np.ndarray, psi: np.ndarray, block: np.ndarray, donors: Sequence[np.ndarray], bootstrap: Bootstrap
+    ) -> None:
+        self.psi, self.n_blocks = psi, len(np.unique(block))
+        self.weights = np.concatenate([np.ones((1, self.n_blocks)), bootstrap.weights(self.n_blocks)])
+        cells = [block * self.n_blocks + block[donor] for donor in donors]
+        self.cells = [csr_array((np.ones(len(c)), (c, np.arange(len(c)))), (self.n_blocks**2, len(c))) for c in cells]
+        self.count = self._weighted(sum(cells.sum(axis=1) for cells in self.cells))
+        # weighted as the permuted pairs are, so that an input that is not read loses exactly nothing
+        self.psi_moments = self._means([(psi, np.square(np.abs(psi)))] * len(donors))
         self.deviation = phi.std(axis=0)
         self.varies = self.deviation > _VARIES * np.sqrt(np.mean(np.square(np.abs(phi)), axis=0))
-
-    def _means(self, values: np.ndarray) -> np.ndarray:
-        """Means of rows (n, n_modes) over every resample, (1 + n_resamples, n_modes)."""
-        return self.weights @ np.add.reduceat(values[self.order], self.starts, axis=0)
+        self.as_they_are = self.of([phi] * len(donors))
 
     def of(self, copies: Iterable[np.ndarray]) -> np.ndarray:
-        """Real correlations (1 + n_resamples, n_modes) of psi with copies of the functions, taken as one sample."""
-        mean: Any = 0.0
-        power: Any = 0.0
-        product: Any = 0.0
-        n = 0
-        for phi in copies:
-            mean = mean + phi
-            power = power + np.square(np.abs(phi))
-            product = product + np.conj(phi) * self.psi
-            n += 1
-        mean, power, product = (self._means(values / n) for values in (mean, power, product))
-        variance = (power - np.square(np.abs(mean))) * (self.psi_power - np.square(np.abs(self.psi_mean)))
+        """Real correlations (1 + n_resamples, n_modes) of psi with copies of the functions, one for each donor."""
+        mean, power, product = self._means((phi, np.square(np.abs(phi)), np.conj(phi) * self.psi) for phi in copies)
+        psi_mean, psi_power = self.psi_moments
+        variance = (power - np.square(np.abs(mean))) * (psi_power - np.square(np.abs(psi_mean)))
         with np.errstate(invalid="ignore", divide="ignore"):
-            values = np.real(product - np.conj(mean) * self.psi_mean) / np.sqrt(np.maximum(variance, 0.0))
+            values = np.real(product - np.conj(mean) * psi_mean) / np.sqrt(np.maximum(variance, 0.0))
         return np.where(self.varies, np.nan_to_num(values, posinf=0.0, neginf=0.0), 1.0)
+
+    def _means(self, copies: Iterable[Sequence[np.ndarray]]) -> list[np.ndarray]:
+        """Means over every resample, (1 + n_resamples, n_modes) each, of several values (n, n_modes) for each donor."""
+        sums = [[cells @ values for values in several] for cells, several in zip(self.cells, copies, strict=True)]
+        return [self._weighted(sum(of_donors)) / self.count for of_donors in zip(*sums, strict=True)]
+
+    def _weighted(self, sums: Any) -> np.ndarray:
+        """Sums over pairs of a block and a donor's block, weighted as often as both are drawn."""
+        by_donor = (self.weights @ sums.reshape(self.n_blocks, -1)).reshape(len(self.weights), self.n_blocks, -1)
+        return np.einsum("rbm,rb->rm", by_donor, self.weights)
 
 
 def _loss(lost: np.ndarray, factor: float) -> tuple[np.ndarray, np.ndarray]:
