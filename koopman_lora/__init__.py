@@ -42,7 +42,6 @@ Moments and spectrum
     bootstrap_intervals          intervals of a spectrum
 
 How far to trust it
-    Summary                      every mode with interval and verdict, and the sentences that matter
     compare_singular_values      learned against empirical values, with verdict and remedy
     training_findings            what is wrong with trained features
     eigenpair_residuals          residuals of eigenpairs, spurious ones flagged
@@ -59,6 +58,8 @@ What the modes are for
     eigen_analysis               eigenvalues with left and right eigenfunctions
     koopman_modes                Koopman modes of observables
     timescales_from_singular_values  for dynamics known to be reversible
+    input_importance             which inputs drive a mode: what sigma loses without them, with intervals
+    sparse_surrogate             modes as linear functions of few coordinates, with their R^2
     evaluate_on_grid             functions of the state on a grid
     forecast                     expected states and observables
     forecast_band                the same with a bootstrap band
@@ -86,6 +87,7 @@ Text, pictures, files
     spectrum_table               a spectrum as text
     comparison_text              learned against empirical values as text
     health_text                  health of data as text
+    importance_text              which inputs drive a mode as text
     plots                        pictures of the results
     save_dataset, load_dataset   results in NetCDF or Zarr
     save_model, load_model       a model in safetensors

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,12 @@ from koopman_lora.analysis_files import write_fitted
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.checks import checked_methods
 from koopman_lora.comparison import comparison_with
+from koopman_lora.data.inputs import drawn_pairs
 from koopman_lora.data.splits import Split
 from koopman_lora.eigenanalysis import eigen_analysis, koopman_modes
 from koopman_lora.fitted import Fitted, FittedMoments
 from koopman_lora.fitted_functions import FittedFunctions
+from koopman_lora.importance import functions_of, input_importance
 from koopman_lora.intervals import bootstrap_intervals
 from koopman_lora.lag_scan import scan_lags
 from koopman_lora.moments import EDMD, FeatureMap, Moments
@@ -33,6 +35,7 @@ from koopman_lora.states.coarse_coordinates import coarse_coordinates
 from koopman_lora.states.coarse_graining import macroscopic_model
 from koopman_lora.states.metastable_sets import membership_coefficients, membership_map
 from koopman_lora.summary import Summary
+from koopman_lora.surrogate import real_features, sparse_surrogate
 from koopman_lora.survey import Survey, survey
 from koopman_lora.verdicts import summarise
 
@@ -40,6 +43,8 @@ from koopman_lora.verdicts import summarise
 @checked_methods
 class KoopmanAnalysis(FittedFunctions):
     """Answers about a fitted model; the same whether it was fitted now or opened from a folder.
+
+    Without its data it raises a `DataNeededError` where a question needs the frames of the fit.
 
     Parameters
     ----------
@@ -223,6 +228,26 @@ class KoopmanAnalysis(FittedFunctions):
             bootstrap=self._bootstrap(bootstrap),
         )
 
+    def input_importance(
+        self,
+        groups: Mapping[str, Any] | None = None,
+        bootstrap: Bootstrap | None = None,
+        n_pairs: int = 5000,
+        n_permutations: int = 5,
+    ) -> xr.Dataset:
+        """What sigma of each mode loses when an input is permuted among the pairs; see `kl.input_importance`."""
+        pairs = self.known_split("to permute inputs of").pairs
+        phi = functions_of(self.model.f, self.spectrum["phi_coefficients"].values)
+        psi = functions_of(self.model.g, self.spectrum["psi_coefficients"].values)
+        return input_importance(phi, psi, pairs, groups, self._bootstrap(bootstrap), n_pairs, n_permutations)
+
+    def sparse_surrogate(self, features: FeatureMap = flat_state, n_folds: int = 5, n_pairs: int = 5000) -> xr.Dataset:
+        """Left singular functions as linear ones of few coordinates, or features of them; see `kl.sparse_surrogate`."""
+        pairs = drawn_pairs(self.known_split("to fit linear functions to").pairs, n_pairs, np.random.default_rng(0))
+        x = real_features("features", features, pairs.x)
+        names = pairs.coordinate_names if features is flat_state else None
+        return sparse_surrogate(self.singular_functions(pairs.x), x, names, n_folds)
+
     def coarse_coordinates(self, x: Any, method: str = "K_matrix") -> xr.DataArray:
         """Slow coordinates of any states, see `kl.coarse_coordinates`."""
         return coarse_coordinates(self.model, self.spectrum, x, method)
@@ -231,11 +256,6 @@ class KoopmanAnalysis(FittedFunctions):
         """Fuzzy memberships of states in `n_states` metastable sets, as a feature map (n, *state) -> (n, n_states).
 
         PCCA+ on the leading left singular functions at the fitted pairs.
-
-        Raises
-        ------
-        DataNeededError
-            In an analysis that was opened without data.
         """
         functions = self.singular_functions(self.known_split("to find metastable sets in").pairs.x)
         coefficients = membership_coefficients(functions, n_states)
@@ -245,11 +265,6 @@ class KoopmanAnalysis(FittedFunctions):
         """The macroscopic model on `n_states` metastable sets, with intervals; see `kl.macroscopic_model`.
 
         With detailed balance where the fit was `reversible`.
-
-        Raises
-        ------
-        DataNeededError
-            In an analysis that was opened without data.
         """
         chi = self.membership_map(n_states)
         moments = estimate_moments(chi, chi, self.known_split("to count transitions in").pairs, names=EDMD)

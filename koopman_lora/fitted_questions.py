@@ -108,6 +108,8 @@ class FittedQuestions:
     eigen_analysis = _handed_on(KoopmanAnalysis.eigen_analysis)
     koopman_modes = _handed_on(KoopmanAnalysis.koopman_modes)
     forecast = _handed_on(KoopmanAnalysis.forecast)
+    input_importance = _handed_on(KoopmanAnalysis.input_importance)
+    sparse_surrogate = _handed_on(KoopmanAnalysis.sparse_surrogate)
     coarse_coordinates = _handed_on(KoopmanAnalysis.coarse_coordinates)
     membership_map = _handed_on(KoopmanAnalysis.membership_map)
     coarse_grain = _handed_on(KoopmanAnalysis.coarse_grain)

@@ -105,13 +105,23 @@ def in_long_blocks(moments: Moments) -> Moments:
     16
     """
     values = canonical_triples(moments).values
-    slowest = np.clip(values[1:2] if values[0] == 1 else values[:1], 1e-300, 1 - 1e-15)
-    longest_memory = np.max(-(moments.clock.lag or 1) / np.log(slowest), initial=0.0)
-    fitting = int(moments.n_pairs / max(_MEMORIES_PER_BLOCK * longest_memory, 1.0))
-    n_blocks = max(fitting, _FEWEST_BLOCKS)
+    slowest = values[1:2] if values[0] == 1 else values[:1]
+    n_blocks = number_of_long_blocks(float(slowest.max(initial=0.0)), moments.n_pairs, moments.clock)
     if n_blocks >= moments.n_blocks:
         return moments
     return moments.merged(np.arange(moments.n_blocks) * n_blocks // moments.n_blocks)
+
+
+def number_of_long_blocks(sigma: float, n_pairs: int, clock: Clock) -> int:
+    """How many blocks of n pairs are twice as long as a mode of this sigma remembers, but 16 at least.
+
+    Examples
+    --------
+    >>> number_of_long_blocks(np.exp(-0.01), 6000, Clock(1)), number_of_long_blocks(1.0, 6000, Clock(1))
+    (30, 16)
+    """
+    memory = -(clock.lag or 1) / np.log(np.clip(sigma, 1e-300, 1 - 1e-15))
+    return max(int(n_pairs / max(_MEMORIES_PER_BLOCK * memory, 1.0)), _FEWEST_BLOCKS)
 
 
 def _K_matrix_values(stack: Moments, svals: np.ndarray | None) -> np.ndarray:

@@ -11,7 +11,7 @@ import xarray as xr
 from koopman_lora._labels import COORDINATE, EDMD_MODE, LAG, MODE, check_result
 from koopman_lora.checks import checked
 from koopman_lora.data.health_findings import health_findings
-from koopman_lora.kinds import real_array
+from koopman_lora.kinds import Count, real_array
 
 if TYPE_CHECKING:
     from koopman_lora.finding import Finding
@@ -276,6 +276,34 @@ def intervals_text(intervals: xr.Dataset) -> str:
         if f"{name}_interval" in intervals:
             columns[head] = [f"({low:.4g}, {high:.4g})" for low, high in intervals[f"{name}_interval"].values.T]
     return f"{100 * intervals.attrs['level']:g} % intervals\n{columns_text(columns)}"
+
+
+@checked
+def importance_text(importance: xr.Dataset, n_inputs: Count = 5) -> str:
+    """Tables of `input_importance`, one for each mode but the constant: the inputs that sigma loses most without."""
+    check_result("importance", importance, "input_importance", "mode", *_IMPORTANCE, attrs=["level"])
+    moving = [mode for mode in importance[MODE].values if importance["sigma_loss"].sel(mode=mode).any()]
+    return "\n\n".join(_importance_of_mode(importance.sel(mode=mode), n_inputs) for mode in moving)
+
+
+_IMPORTANCE = ("input", "sigma", "sigma_loss", "sigma_loss_interval")
+
+
+def _importance_of_mode(importance: xr.Dataset, n_inputs: int) -> str:
+    order = np.argsort(-importance["sigma_loss"].values, kind="stable")
+    shown, level = importance.isel(input=order[:n_inputs]), f"{100 * importance.attrs['level']:g} %"
+    lower, upper = shown["sigma_loss_interval"].values
+    columns = {
+        "input": [str(name) for name in shown["input"].values],
+        "sigma lost": cells(shown["sigma_loss"]),
+        f"[{level}": cells(lower),
+        f"{level}]": cells(upper),
+    }
+    if "gradient" in shown:
+        columns["gradient"] = cells(shown["gradient"], ".3f")
+    n_more = len(order) - n_inputs
+    others = f"; {n_more} more input{'s' if n_more > 1 else ''}" if n_more > 0 else ""
+    return f"mode {int(importance[MODE])}, sigma {float(importance['sigma']):.4f}{others}\n{columns_text(columns)}"
 
 
 def columns_text(columns: dict[str, list[str]]) -> str:

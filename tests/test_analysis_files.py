@@ -299,12 +299,16 @@ def squares(x):
 NEED_FRAMES = {
     "coarse_grain": lambda a, x: a.coarse_grain(2, bootstrap=FEW),
     "membership_map": lambda a, x: np.asarray(a.membership_map(2)(x)),
+    "input_importance": lambda a, x: a.input_importance(bootstrap=FEW),
+    "sparse_surrogate": lambda a, x: a.sparse_surrogate(),
     "forecast of other observables": lambda a, x: a.forecast(x, 3, squares, bootstrap=FEW),
     "koopman_modes of other observables": lambda a, x: a.koopman_modes(squares),
 }
 PURPOSES = {
     "coarse_grain": "to find metastable sets in",
     "membership_map": "to find metastable sets in",
+    "input_importance": "to permute inputs of",
+    "sparse_surrogate": "to fit linear functions to",
     "forecast of other observables": "to project observables on",
     "koopman_modes of other observables": "to project observables on",
 }

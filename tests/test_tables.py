@@ -15,6 +15,7 @@ from koopman_lora.systems import NoisyRotation
 from koopman_lora.tables import (
     comparison_text,
     finding_text,
+    importance_text,
     intervals_text,
     refinement_text,
     residuals_text,
@@ -228,3 +229,21 @@ def test_tables_import_nothing_heavy():
 
     command = [sys.executable, "-c", code, koopman_lora.__path__[0]]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_importance_says_the_leading_inputs_of_every_mode_but_the_constant():
+    loss = np.array([[0, 0.125], [0, 0.5], [0, -0.25]])
+    variables = {
+        "sigma": ("mode", [1.0, 0.75]),
+        "sigma_loss": (("input", "mode"), loss),
+        **interval("sigma_loss", ["input", "mode"], np.stack([loss - 0.0625, loss + 0.0625])),
+        "gradient": (("input", "mode"), 2 * abs(loss)),
+    }
+    importance = labelled(variables, {"level": 0.9}, {"input": ["a", "b", "c"]})
+    title, *rows = importance_text(importance, n_inputs=2).splitlines()
+    assert title == "mode 2, sigma 0.7500; 1 more input"
+    assert [row.split() for row in rows[1:]] == [
+        ["b", "0.5000", "0.4375", "0.5625", "1.000"],
+        ["a", "0.1250", "0.0625", "0.1875", "0.250"],
+    ]
+    assert "gradient" not in importance_text(importance.drop_vars("gradient"))

@@ -9,6 +9,7 @@ from koopman_lora.plots.forecasts import plot_forecast as plot_forecast
 from koopman_lora.plots.forecasts import plot_forecast_error as plot_forecast_error
 from koopman_lora.plots.functions import plot_eigenfunctions as plot_eigenfunctions
 from koopman_lora.plots.functions import plot_singular_functions as plot_singular_functions
+from koopman_lora.plots.importance import plot_input_importance as plot_input_importance
 from koopman_lora.plots.matrices import plot_matrix_core as plot_matrix_core
 from koopman_lora.plots.matrices import plot_matrix_svals as plot_matrix_svals
 from koopman_lora.plots.matrices import plot_matrix_training as plot_matrix_training
