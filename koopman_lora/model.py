@@ -210,10 +210,7 @@ class KoopmanLoRAModel(nn.Module):
 
     @property
     def svals(self) -> Tensor | None:
-        """Learned singular values (n_modes,), the constant mode's 1 first where there is one; None if not learned.
-
-        A target of training, not the spectrum: read `canonical_singular_values` of `compute_koopman_spectrum`.
-        """
+        """Learned singular values (n_modes,), None if not learned: a target, not the spectrum; read canonical values."""
         if self.svals_params is None:
             return None
         values = torch.sigmoid(self.svals_params)
