@@ -13,7 +13,7 @@
 # training they are not, for five reasons. `diagnose()` measures each, names the largest, and says what to do. Here we
 # make each of them on purpose, on systems whose exact spectrum is known, and do what it says.
 #
-# Fits are not refined here (`refine=False`), or there would be little to see. Runs in a few seconds.
+# Fits are not refined here (`refine=False`), or there would be little to see. Runs in some ten seconds.
 # %%
 import warnings
 
@@ -53,7 +53,7 @@ ax = kl.plots.plot_comparison(comparison, rotation.spectrum(lag=1, n_modes=5))
 # ## Five causes, five remedies
 # Each line is a fit that is bad for one reason, then the same with what the verdict names.
 # %%
-noisy = {"n_pairs": 400, "n_noise": 20, "hidden_dims": (64, 64), "n_epochs": 30, "held_out": 0.5}
+noisy = {"n_pairs": 400, "n_noise": 20, "hidden_dims": (64, 64), "n_epochs": 15, "held_out": 0.5}
 solved = {"refine": True, "n_epochs": 5}
 cases = {
     "training gap": ("n_epochs=1", hasty, "n_epochs=20", fit(rotation, 5)),
