@@ -84,7 +84,8 @@ def plot_modes_above_noise(selection: xr.Dataset, ax: Axes | None = None) -> Axe
     noise = selection["noise_threshold"].values
     ax.hlines(noise, modes - 0.4, modes + 0.4, color=RED, lw=2.5, label="reached by noise alone")
     _mark_numbers(ax, selection)
-    ax.set(ylabel="singular value", ylim=(min(-0.05, 1.1 * float(np.nanmin(np.append(lower, held_out)))), 1.05))
+    lowest = np.nan_to_num(np.append(lower, held_out)).min().clip(-1.0, 0.0)
+    ax.set(ylabel="singular value", ylim=(1.1 * lowest - 0.05, 1.05))
     add_legend(ax)
     return ax
 
