@@ -27,13 +27,13 @@ class Summary:
     Attributes
     ----------
     modes : Dataset
-        Per mode `sigma` (canonical) with `sigma_interval`, `sigma_held_out` with `held_out_error`; the `eigenvalue` of
-        the eigenfunction that lies most along this singular function, with `own_share`, how much of it does, its
-        `timescale` with `timescale_interval`; `transitions` that were seen, -1 where that is not known; `cluster`, a
-        number for neighbours whose intervals overlap, which fix a subspace and not functions; `agreement` of several
-        fits about that subspace, where there are any; `verdict`: 'exact' for the constant, 'sure', 'sampling' (more
-        data would tell), 'over-fit' (the canonical value is too high), 'not resolved' (held-out pairs do not tell it
-        from noise), 'not tested' (held-out pairs, if there are any, do not show it).
+        Per mode `sigma` (canonical) with `sigma_interval`, `sigma_held_out` with `held_out_error`; of `eigenvalues` and
+        `timescales` (with `timescales_interval`) that of the eigenfunction which lies most along this singular
+        function, and `own_share`, how much of it does; `transitions` that were seen, -1 where that is not known;
+        `cluster`, a number for neighbours whose intervals overlap, which fix a subspace and not functions; `agreement`
+        of several fits about that subspace, where there are any; `verdict`: 'exact' for the constant, 'sure',
+        'sampling' (more data would tell), 'over-fit' (the canonical value is too high), 'not resolved' (held-out pairs
+        do not tell it from noise), 'not tested' (held-out pairs, if there are any, do not show it).
     findings : what is wrong, the most serious first, each with what to do
     number_of_modes : Dataset of `select_n_modes`; None where too little was held out
     """
@@ -80,7 +80,7 @@ def summary_html(summary: Summary) -> str:
 
 def _summary_columns(summary: Summary) -> dict[str, list[str]]:
     modes = summary.modes
-    a, unit = modes.attrs, modes["timescale"].attrs["units"]
+    a, unit = modes.attrs, modes["timescales"].attrs["units"]
     columns = {
         "mode": cells(modes[MODE], "d"),
         "sigma": cells(modes["sigma"], ".3f"),
@@ -88,10 +88,10 @@ def _summary_columns(summary: Summary) -> dict[str, list[str]]:
         "held out": [_with_error(*pair) for pair in zip(modes["sigma_held_out"], modes["held_out_error"], strict=True)],
         "eigenvalue": [
             complex_text(value) + (" ~" if share < 0.5 else "  ")
-            for value, share in zip(modes["eigenvalue"].values, modes["own_share"].values, strict=True)
+            for value, share in zip(modes["eigenvalues"].values, modes["own_share"].values, strict=True)
         ],
-        f"timescale ({unit})": cells(modes["timescale"], ".4g"),
-        f"{100 * a['level']:g} % ": _ranges(modes["timescale_interval"].values, ".3g"),
+        f"timescale ({unit})": cells(modes["timescales"], ".4g"),
+        f"{100 * a['level']:g} % ": _ranges(modes["timescales_interval"].values, ".3g"),
         "verdict": list(map(str, modes["verdict"].values)),
     }
     return columns

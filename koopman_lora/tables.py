@@ -88,7 +88,12 @@ _VERDICT = [
     "cond_M_g",
     "verdict",
     "remedy",
+    "reading",
+    "is_scaled_twice",
 ]
+_SCALED_TWICE = (
+    "SCALED TWICE: features came scaled by sqrt(svals), and svals with them; give moments of unscaled features."
+)
 
 
 @checked
@@ -128,6 +133,8 @@ def comparison_text(comparison: xr.Dataset) -> str:
             f"elbow after mode {a['elbow']}; cond(M_f) {a['cond_M_f']:.3g}, cond(M_g) {a['cond_M_g']:.3g}",
             "causes of disagreement (rms): " + ", ".join(listed),
             f"largest: {a['verdict']}. Remedy: {a['remedy']}",
+            a["reading"],
+            *([_SCALED_TWICE] if a["is_scaled_twice"] else []),
         ]
     )
 
@@ -213,7 +220,7 @@ def _known_cells(values: Any, form: str) -> list[str]:
 
 
 def selection_text(selection: xr.Dataset) -> str:
-    """One line of `select_n_modes`: the recommended number of modes, or that more may be real, and what rules say."""
+    """Two lines of `select_n_modes`: the answer with its reason, and what each rule says."""
     energy = f"{100 * selection.attrs['energy_fraction']:g} %"
     rules = {
         "n_energy": f"{energy} of sum sigma",
@@ -223,11 +230,7 @@ def selection_text(selection: xr.Dataset) -> str:
         "n_null": "above noise",
     }
     listed = ", ".join(f"{text} {int(selection[name])}" for name, text in rules.items())
-    recommended = f"recommended {int(selection['recommended'])}"
-    if selection.attrs["is_capped"]:
-        recommended = f"at least {int(selection['recommended'])} (all that were fitted are real: fit more)"
-        return f"number of modes: {recommended}; {listed}"
-    return f"number of modes: {recommended} ({listed})"
+    return f"number of modes: {selection.attrs['answer']}\nby rule: {listed}"
 
 
 def residuals_text(residuals: xr.Dataset) -> str:
@@ -244,7 +247,7 @@ def residuals_text(residuals: xr.Dataset) -> str:
 
 
 def scan_text(scan: xr.Dataset) -> str:
-    """Table of `scan_lags`: the slowest three timescales, with intervals, at each lag; the recommended lag or none."""
+    """Table of `scan_lags`: the slowest three timescales, with intervals, at each lag; the answer and its reason."""
     unit = scan.attrs["time_unit"]
     columns = {"lag": cells(scan[LAG], "d"), f"({unit})": cells(scan["lag_time"], "g")}
     for i, mode in enumerate(scan[MODE].values[1:4], start=1):
@@ -252,15 +255,7 @@ def scan_text(scan: xr.Dataset) -> str:
         columns[f"timescale {mode} ({unit})"] = [
             f"{t:.4g} ({low:.4g}, {high:.4g})" for t, (low, high) in zip(times, bounds, strict=True)
         ]
-    return f"{columns_text(columns)}\n{_plateau_text(scan)}"
-
-
-def _plateau_text(scan: xr.Dataset) -> str:
-    if scan.attrs["has_plateau"]:
-        return f"recommended lag: {scan.attrs['recommended_lag']} frames (shortest on the plateau)"
-    return (
-        f"recommended lag: none, no plateau up to lag {scan[LAG].values[-1]}; timescales still change: scan longer lags"
-    )
+    return f"{columns_text(columns)}\nlag: {scan.attrs['answer']}"
 
 
 def intervals_text(intervals: xr.Dataset) -> str:

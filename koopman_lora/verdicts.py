@@ -109,10 +109,10 @@ def _modes(
         **interval("sigma", [MODE], bounds),
         "sigma_held_out": (MODE, held),
         "held_out_error": (MODE, error),
-        "eigenvalue": (MODE, spectrum["eigenvalues"].values[own]),
+        "eigenvalues": (MODE, spectrum["eigenvalues"].values[own]),
         "own_share": (MODE, share),
-        "timescale": (MODE, spectrum["timescales"].values[own], unit),
-        **interval("timescale", [MODE], times, unit["units"]),
+        "timescales": (MODE, spectrum["timescales"].values[own], unit),
+        **interval("timescales", [MODE], times, unit["units"]),
         "transitions": (MODE, transitions),
         "cluster": (MODE, clusters(bounds)),
     }

@@ -31,7 +31,7 @@ from valid_calls import targets
 
 import koopman_lora as kl
 
-SECONDS = 20
+SECONDS = 60
 MEMORY = 12 << 30
 # Below it are no calls: before call 0 come the valid ones, numbered up to -1.
 FIRST = -1000

@@ -38,6 +38,7 @@ DRAWN = {
     "plot_matrix_svals": lambda: decomposed()[1],
     "plot_matrix_training": lambda: decomposed()[1],
     "plot_memberships": lambda: LINE,
+    "plot_modes_above_noise": lambda: estimates()["selection"],
     "plot_network": lambda: chain_results()["model"],
     "plot_number_of_states": lambda: chain_results()["gaps"],
     "plot_ratio": lambda: estimates()["comparison"],

@@ -57,8 +57,8 @@ def test_its_numbers_are_those_of_the_other_doors(chain):
     np.testing.assert_array_equal(modes.sigma_interval, intervals.canonical_singular_values_interval)
     np.testing.assert_array_equal(modes.sigma_held_out, chain.diagnose().canonical_held_out)
     bounds = dict(zip(spectrum.eigenvalues.values.tolist(), intervals.timescales_interval.values.T, strict=True))
-    assert sorted(modes.eigenvalue.values.tolist(), key=abs) == sorted(bounds, key=abs)
-    for value, own in zip(modes.eigenvalue.values.tolist(), modes.timescale_interval.values.T, strict=True):
+    assert sorted(modes.eigenvalues.values.tolist(), key=abs) == sorted(bounds, key=abs)
+    for value, own in zip(modes.eigenvalues.values.tolist(), modes.timescales_interval.values.T, strict=True):
         np.testing.assert_array_equal(own, bounds[value])
 
 
@@ -70,7 +70,7 @@ def test_a_row_pairs_a_sigma_with_the_eigenvalue_of_its_own_function():
     for t in range(20_000):
         x[t + 1] = -0.7 * x[t, 0] + fast[t + 1], 0.4 * x[t, 1] + slow[t + 1]
     modes = fitted(x, 3, refine=True).summary().modes
-    np.testing.assert_allclose(modes.eigenvalue.values.real, [1.0, -0.7, 0.4], atol=0.04)
+    np.testing.assert_allclose(modes.eigenvalues.values.real, [1.0, -0.7, 0.4], atol=0.04)
     np.testing.assert_allclose(modes.sigma.values, [1.0, 0.7, 0.4], atol=0.04)
     assert modes.own_share.values.min() > 0.9
 

@@ -75,7 +75,7 @@ def test_longer_references_are_cut():
 def comparison(**attrs):
     numbers = {"ratio_mean": 1.5, "ratio_std": 0.25, "elbow": 1, "cond_M_f": 12.0, "cond_M_g": 3456.0, "level": 0.9}
     flags = {"is_decreasing": True, "is_in_unit_interval": True}
-    verdict = {"verdict": "anisotropy", "remedy": "refine."}
+    verdict = {"verdict": "anisotropy", "remedy": "refine.", "reading": "read these.", "is_scaled_twice": False}
     data = per_mode(
         numbers | flags | verdict | attrs,
         learned=[1.0, 0.5],
@@ -113,7 +113,11 @@ def test_comparison_says_table_causes_by_size_and_verdict():
         "causes of disagreement (rms): anisotropy 0.3000, training gap 0.1000, "
         "generalisation gap unknown (no held-out pairs)"
     )
-    assert lines[6] == "largest: anisotropy. Remedy: refine."
+    assert lines[6:] == ["largest: anisotropy. Remedy: refine.", "read these."]
+
+
+def test_comparison_shouts_that_features_were_scaled_twice():
+    assert comparison_text(comparison(is_scaled_twice=True)).splitlines()[-1].startswith("SCALED TWICE: ")
 
 
 def test_comparison_shouts_what_should_not_be():
@@ -154,17 +158,13 @@ def test_a_finding_is_named_with_its_message():
     assert finding_text(Finding("low rank", "get more data.")) == "low rank: get more data."
 
 
-def test_selection_says_every_rule():
-    numbers = {"n_energy": 3, "n_captured_share": 2, "n_elbow": 4, "n_vamp_e": 5, "n_null": 6, "recommended": 4}
-    rules = "85 % of sum sigma 3, 85 % of sum sigma^2 2, elbow 4, held-out VAMP-E 5, above noise 6"
-    selection = xr.Dataset(numbers, attrs={"energy_fraction": 0.85, "is_capped": False})
-    assert selection_text(selection) == f"number of modes: recommended 4 ({rules})"
-
-
-def test_selection_says_fit_more_where_all_modes_are_real():
-    numbers = dict.fromkeys(("n_energy", "n_captured_share", "n_elbow", "n_vamp_e", "n_null", "recommended"), 8)
-    text = selection_text(xr.Dataset(numbers, attrs={"energy_fraction": 0.9, "is_capped": True}))
-    assert text.startswith("number of modes: at least 8 (all that were fitted are real: fit more); ")
+def test_selection_says_the_answer_and_every_rule():
+    numbers = {"n_energy": 3, "n_captured_share": 2, "n_elbow": 4, "n_vamp_e": 5, "n_null": 6, "recommended": 6}
+    selection = xr.Dataset(numbers, attrs={"energy_fraction": 0.85, "answer": "6 (mode 7 is noise)"})
+    assert selection_text(selection).splitlines() == [
+        "number of modes: 6 (mode 7 is noise)",
+        "by rule: 85 % of sum sigma 3, 85 % of sum sigma^2 2, elbow 4, held-out VAMP-E 5, above noise 6",
+    ]
 
 
 def test_residuals_flag_what_is_spurious():
@@ -191,16 +191,14 @@ def test_scan_says_timescales_with_intervals_and_unit():
     bounds = interval("timescales", ["lag", "mode"], np.stack([times - 0.5, times + 0.5]), "ns")
     scan = labelled(
         {"timescales": (("lag", "mode"), times), **bounds},
-        attrs={"time_unit": "ns", "has_plateau": True, "recommended_lag": 4},
+        attrs={"time_unit": "ns", "answer": "4 frames (because)"},
         coords={"lag": [1, 4], "lag_time": ("lag", [0.5, 2.0])},
     )
     head, first, second, last = scan_text(scan).splitlines()
     assert head.split() == ["lag", "(ns)"] + [word for i in (2, 3, 4) for word in ("timescale", str(i), "(ns)")]
     assert " ".join(first.split()) == "1 0.5 10 (9.5, 10.5) 5 (4.5, 5.5) 2 (1.5, 2.5)"
     assert " ".join(second.split()).startswith("4 2 12 (11.5, 12.5)")
-    assert last == "recommended lag: 4 frames (shortest on the plateau)"
-    none = scan_text(scan.assign_attrs(has_plateau=False, recommended_lag=np.nan)).splitlines()[-1]
-    assert none == "recommended lag: none, no plateau up to lag 4; timescales still change: scan longer lags"
+    assert last == "lag: 4 frames (because)"
     assert scan_text(scan.isel(mode=slice(2))).splitlines()[0].split() == ["lag", "(ns)", "timescale", "2", "(ns)"]
 
 

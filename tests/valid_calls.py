@@ -229,6 +229,7 @@ def arguments_by_name(folder):
         "timescales_from_singular_values": {"reversible": True},
         "plots.plot_energy": {"selection": kl.select_n_modes(analysis.validation(), n_shifts=50)},
         "plots.plot_input_importance": {"importance": importance},
+        "plots.plot_modes_above_noise": {"selection": kl.select_n_modes(analysis.validation(), n_shifts=50)},
         "plots.plot_number_of_states": {"suggestion": kl.number_of_states(moments, bootstrap=few)},
         "plots.plot_timescales": {"scan": scan},
         "plots.plot_forecast": {"band": band},

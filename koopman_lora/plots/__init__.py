@@ -1,6 +1,7 @@
 """Pictures of the Datasets: a Dataset or arrays in, an axis out; `ax=None` makes one. Nothing is calculated here."""
 
 from koopman_lora.plots.choices import plot_energy as plot_energy
+from koopman_lora.plots.choices import plot_modes_above_noise as plot_modes_above_noise
 from koopman_lora.plots.choices import plot_number_of_states as plot_number_of_states
 from koopman_lora.plots.choices import plot_timescales as plot_timescales
 from koopman_lora.plots.comparisons import plot_comparison as plot_comparison
