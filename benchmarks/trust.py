@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from _chains import chains, unseen
 from _inputs import inputs
+from _overfit import overfit
 
 import koopman_lora as kl
 from koopman_lora.accumulation import estimate_moments
@@ -307,6 +308,7 @@ def main() -> None:
         "coverage": lambda: coverage(20 if quick else 100),
         "chains": lambda: (chains(50 if quick else 200), unseen()),
         "inputs": lambda: inputs(4 if quick else 20),
+        "overfit": lambda: overfit(100, 1 if quick else 5),
         "noise": lambda: noise(5 if quick else 50),
         "refinement": lambda: refinement(2 if quick else 5),
         "held_out": lambda: held_out(1 if quick else 10, 10_000),
