@@ -41,7 +41,8 @@ from koopman_lora.moments import DEFINITIONS, Moments
 from koopman_lora.refinement import RefinementResult
 from koopman_lora.scores import Validation
 
-FORMAT = "koopman_lora.analysis.v4"  # v2: a checksum of the record; v3: other facts of a refinement; v4: is_reversible
+# v2: a checksum of the record; v3: other facts of a refinement; v4: is_reversible; v5: what a refinement was chosen by
+FORMAT = "koopman_lora.analysis.v5"
 RECORD, MODEL, MOMENTS, VALIDATION = "analysis.json", "model.safetensors", "moments.nc", "validation.nc"
 SPECTRUM, HISTORY = "spectrum.nc", "history.nc"
 FILES = (SPECTRUM, HISTORY, MODEL, MOMENTS, VALIDATION)
@@ -234,7 +235,8 @@ def _record(fitted: Fitted) -> dict[str, Any]:
 def _refinement_record(result: RefinementResult | None) -> dict[str, Any] | None:
     if result is None:
         return None
-    stated = {"start": result.start, "threshold": result.threshold, "starts": list(result.starts)}
+    stated = {name: getattr(result, name) for name in ("start", "threshold", "chosen_by")}
+    stated["starts"] = list(result.starts)
     return stated | {name: getattr(result, name).tolist() for name in ("thresholds", "scores")}
 
 
