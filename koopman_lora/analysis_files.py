@@ -27,7 +27,8 @@ from koopman_lora.refinement import RefinementResult
 from koopman_lora.scores import Validation
 from koopman_lora.survey import Survey
 
-# v2: a checksum of the record; v3: other facts of a refinement; v4: is_reversible; v5: several fits, the survey
+# v2: a checksum of the record; v3: other facts of a refinement; v4: is_reversible; v5: several fits, the survey, what a
+# refinement was chosen by
 FORMAT = "koopman_lora.analysis.v5"
 RECORD, MODEL, MOMENTS, VALIDATION = "analysis.json", "model.safetensors", "moments.nc", "validation.nc"
 SPECTRUM, HISTORY, FITS = "spectrum.nc", "history.nc", "fits.nc"
@@ -244,7 +245,8 @@ def _findings_of_record(record: Sequence[Mapping[str, str]]) -> tuple[Finding, .
 def _refinement_record(result: RefinementResult | None) -> dict[str, Any] | None:
     if result is None:
         return None
-    stated = {"start": result.start, "threshold": result.threshold, "starts": list(result.starts)}
+    stated = {name: getattr(result, name) for name in ("start", "threshold", "chosen_by")}
+    stated["starts"] = list(result.starts)
     return stated | {name: getattr(result, name).tolist() for name in ("thresholds", "scores")}
 
 

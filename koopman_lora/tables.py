@@ -144,13 +144,14 @@ def _yes(value: bool) -> str:
 
 
 def refinement_text(result: RefinementResult) -> str:
-    """One line of what the refinement took, with the held-out scores that it was chosen by."""
+    """One line of what the refinement took, with the scores that it was chosen by."""
     what = {"linear": "linear functions of the state", "trained": "the trained features"}
     scores = ", ".join(f"{what[start]} {result.score(start):.4f}" for start in result.starts)
     taken = f"{what[result.start]} and more of the last hidden layer (threshold {result.threshold:.2g})"
     if not result.is_refined:
-        return f"refined: nothing beyond {what[result.start]}; held-out VAMP-2: {scores}"
-    return f"refined: {taken} {result.score(result.start, result.threshold):.4f}; held-out VAMP-2: {scores}"
+        return f"refined: nothing beyond {what[result.start]}; VAMP-2 on {result.chosen_by}: {scores}"
+    chosen = f"{result.score(result.start, result.threshold):.4f}"
+    return f"refined: {taken} {chosen}; VAMP-2 on {result.chosen_by}: {scores}"
 
 
 def scores_text(scores: Scores) -> str:

@@ -132,20 +132,20 @@ def test_comparison_shouts_what_should_not_be():
             "linear",
             1e-3,
             "refined: linear functions of the state and more of the last hidden layer (threshold 0.001) 2.7500; "
-            "held-out VAMP-2: linear functions of the state 1.5000, the trained features 2.5000",
+            "VAMP-2 on held-out pairs: linear functions of the state 1.5000, the trained features 2.5000",
         ),
         (
             "trained",
             np.inf,
             "refined: nothing beyond the trained features; "
-            "held-out VAMP-2: linear functions of the state 1.5000, the trained features 2.5000",
+            "VAMP-2 on held-out pairs: linear functions of the state 1.5000, the trained features 2.5000",
         ),
     ],
 )
 def test_refinement_says_the_scores_it_was_chosen_by(start, threshold, expected):
     scores = np.array([[1.5, 2.75], [2.5, 2.6]])
     result = RefinementResult(
-        start, threshold, ("linear", "trained"), np.array([np.inf, 1e-3]), scores, validation=None
+        start, threshold, ("linear", "trained"), np.array([np.inf, 1e-3]), scores, "held-out pairs", validation=None
     )
     assert refinement_text(result) == expected
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from koopman_lora.arguments import check_positive, whole
@@ -129,3 +131,35 @@ def pairs_apart(pairs: LaggedPairs, n_frames: int) -> tuple[np.ndarray, np.ndarr
     partner = order[np.minimum(place, len(order) - 1)]
     is_there = number[partner] == number[early] + n_frames
     return early[is_there], partner[is_there]
+
+
+def neighbouring_blocks(block: np.ndarray, n_most: int) -> Iterator[list[np.ndarray]]:
+    """Rows of every block, by increasing number, several together while they hold at most `n_most` rows in all.
+
+    To be evaluated in one go: in batches of a few hundred a network takes twice the time.
+
+    Examples
+    --------
+    >>> [[rows.tolist() for rows in together] for together in neighbouring_blocks(np.array([2, 0, 0, 1, 2]), 3)]
+    [[[1, 2], [3]], [[0, 4]]]
+    """
+    order = np.argsort(block, kind="stable")
+    together: list[np.ndarray] = []
+    for rows in np.split(order, np.flatnonzero(np.diff(block[order])) + 1):
+        if together and sum(map(len, together)) + len(rows) > n_most:
+            yield together
+            together = []
+        together.append(rows)
+    yield together
+
+
+def as_slice(rows: np.ndarray) -> slice | np.ndarray:
+    """Increasing rows as a slice where nothing is left out between them, which copies nothing.
+
+    Examples
+    --------
+    >>> as_slice(np.array([3, 4, 5]))
+    slice(3, 6, None)
+    """
+    first, end = int(rows[0]), int(rows[-1]) + 1
+    return slice(first, end) if end - first == len(rows) else rows
