@@ -1,4 +1,4 @@
-"""How far a spectrum can be trusted, measured: refinement, bias of sigma, coverage of intervals, number of modes.
+"""How far a spectrum can be trusted, measured: refinement, bias of sigma, coverage, number of modes, inputs.
 
 Run: OMP_NUM_THREADS=1 python benchmarks/trust.py [--quick] [--only time sigma coverage chains noise ...]
 All of it but `refit`, which is asked for by name, takes more than an hour on one core, --quick some 20 minutes. A
@@ -16,6 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from _chains import chains, unseen
+from _inputs import inputs
+from _overfit import overfit
 from _refit import refit_coverage
 
 import koopman_lora as kl
@@ -307,6 +309,8 @@ def main() -> None:
         "sigma": lambda: sigma(4 if quick else 20),
         "coverage": lambda: coverage(20 if quick else 100),
         "chains": lambda: (chains(50 if quick else 200), unseen()),
+        "inputs": lambda: inputs(4 if quick else 20),
+        "overfit": lambda: overfit(100, 1 if quick else 5),
         "noise": lambda: noise(5 if quick else 50),
         "refinement": lambda: refinement(2 if quick else 5),
         "held_out": lambda: held_out(1 if quick else 10, 10_000),

@@ -12,6 +12,8 @@ Data
     open_trajectories            trajectories from NetCDF, Zarr or NumPy files
     lagged_pairs                 trajectories to pairs (x, x') one lag apart
     LaggedPairs                  the pairs, with their clock; a torch Dataset
+    data_health                  what to know of data before a fit, a row for each coordinate
+    health_findings              what matters of it, in sentences
     Clock                        lag, time between two frames and its unit
     split_pairs                  training and held-out pairs that share no frame
     Split                        such a split, with its recipe
@@ -56,6 +58,8 @@ What the modes are for
     eigen_analysis               eigenvalues with left and right eigenfunctions
     koopman_modes                Koopman modes of observables
     timescales_from_singular_values  for dynamics known to be reversible
+    input_importance             which inputs drive a mode: what sigma loses without them, with intervals
+    sparse_surrogate             modes as linear functions of few coordinates, with their R^2
     evaluate_on_grid             functions of the state on a grid
     forecast                     expected states and observables
     forecast_band                the same with a bootstrap band
@@ -82,6 +86,8 @@ A given matrix
 Text, pictures, files
     spectrum_table               a spectrum as text
     comparison_text              learned against empirical values as text
+    health_text                  health of data as text
+    importance_text              which inputs drive a mode as text
     plots                        pictures of the results
     save_dataset, load_dataset   results in NetCDF or Zarr
     save_model, load_model       a model in safetensors

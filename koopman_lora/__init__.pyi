@@ -13,6 +13,8 @@ from .clock import Clock as Clock
 from .comparison import compare_singular_values as compare_singular_values
 from .cross_validation import cross_validate as cross_validate
 from .data.files import open_trajectories as open_trajectories
+from .data.health import data_health as data_health
+from .data.health_findings import health_findings as health_findings
 from .data.pairs import LaggedPairs as LaggedPairs
 from .data.pairs import lagged_pairs as lagged_pairs
 from .data.splits import Split as Split
@@ -26,6 +28,7 @@ from .encoders import MLP as MLP
 from .encoders import PeriodicEmbedding as PeriodicEmbedding
 from .estimator import KoopmanLoRA as KoopmanLoRA
 from .findings import training_findings as training_findings
+from .importance import input_importance as input_importance
 from .intervals import bootstrap_intervals as bootstrap_intervals
 from .io import load_dataset as load_dataset
 from .io import load_model as load_model
@@ -61,8 +64,11 @@ from .states.metastable_sets import membership_coefficients as membership_coeffi
 from .states.metastable_sets import membership_map as membership_map
 from .states.metastable_sets import memberships as memberships
 from .states.metastable_sets import number_of_states as number_of_states
+from .surrogate import sparse_surrogate as sparse_surrogate
 from .svd.neural_svd import NeuralSVD as NeuralSVD
 from .tables import comparison_text as comparison_text
+from .tables import health_text as health_text
+from .tables import importance_text as importance_text
 from .tables import spectrum_table as spectrum_table
 from .training import fit as fit
 from .training_loop import TrainingOptions as TrainingOptions

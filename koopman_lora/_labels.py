@@ -24,6 +24,8 @@ EPOCH, FIT, OTHER_FIT, FOLD, LAG, DIRECTION = "epoch", "fit", "other_fit", "fold
 STEP, FORECASTER = "step", "forecaster"
 # coarse-graining
 STATE, STATE_NEXT, SOURCE, TARGET, N_STATES = "state", "state_next", "source", "target", "n_states"
+# what functions of the state read: coordinates or groups of them
+INPUT = "input"
 # a given matrix
 ROW, COLUMN, ITERATION = "row", "column", "iteration"
 
@@ -33,6 +35,7 @@ _FROM_ZERO = {
     COORDINATE,
     SAMPLE,
     OBSERVABLE,
+    INPUT,
     STATE,
     STATE_NEXT,
     SOURCE,

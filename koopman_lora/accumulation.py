@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from koopman_lora._linalg import conjugate_transpose
 from koopman_lora.arguments import check_positive, pair_of, whole
 from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
-from koopman_lora.data.groups import block_numbers
+from koopman_lora.data.groups import as_slice, block_numbers, neighbouring_blocks
 from koopman_lora.data.pairs import BATCH, LaggedPairs
 from koopman_lora.feature_products import Part, Stack, double, feature_products
 from koopman_lora.kinds import number_array, shown
@@ -148,12 +148,9 @@ def _check_equal_length(x: Any, x_next: Any) -> None:
         raise ValueError(f"x and x_next must hold equally many states; got {len(x)} and {len(x_next)}.")
 
 
-def _rows_of_blocks(block: np.ndarray) -> Iterator[slice | np.ndarray]:
-    """Rows of every block in turn; a slice where they are contiguous, which copies nothing."""
-    order = np.argsort(block, kind="stable")
-    cuts = np.flatnonzero(np.diff(block[order])) + 1
-    for rows in np.split(order, cuts):
-        yield slice(rows[0], rows[-1] + 1) if rows[-1] - rows[0] == len(rows) - 1 else rows
+def _has_states(x: Any, x_next: Any) -> bool:
+    _check_equal_length(x, x_next)
+    return len(x) > 0
 
 
 class _Accumulator:
@@ -189,21 +186,37 @@ class _Accumulator:
         if len(pairs) == 0:
             raise ValueError("pairs are empty; give at least one pair (x, x_next).")
         self.fix_direction(pairs.x)
-        for rows in _rows_of_blocks(block):
-            sides = (side[rows].split(batch_size) for side in (pairs.x, pairs.x_next))
-            self.add_block(zip(*sides, strict=True))
+        for blocks in neighbouring_blocks(block, batch_size):
+            if len(blocks) == 1:
+                rows = as_slice(blocks[0])
+                sides = (side[rows].split(batch_size) for side in (pairs.x, pairs.x_next))
+                self.add_block(zip(*sides, strict=True))
+            else:
+                self._add_blocks(pairs, blocks)
         return self.result(pairs.clock, observable_names)
 
     @torch.no_grad()
+    def _add_blocks(self, pairs: LaggedPairs, blocks: list[np.ndarray]) -> None:
+        """Several small blocks, whose features are evaluated in one go."""
+        rows = np.concatenate(blocks)
+        x, stops = pairs.x[rows], np.cumsum([len(block) for block in blocks])
+        features = self._features(x, pairs.x_next[rows])
+        for start, stop in itertools.pairwise([0, *stops]):
+            self._add_features([(x[start:stop], {part: values[start:stop] for part, values in features.items()})])
+
+    @torch.no_grad()
     def add_block(self, batches: Batches) -> None:
+        self._add_features((x, self._features(x, x_next)) for x, x_next in batches if _has_states(x, x_next))
+
+    def _features(self, x: Tensor, x_next: Tensor) -> dict[Part, np.ndarray]:
+        return {part: _as_features(self.maps[part[0]], (x, x_next)[part[1]], part[0]) for part in self.needed}
+
+    def _add_features(self, batches: Iterable[tuple[Tensor, dict[Part, np.ndarray]]]) -> None:
+        """One block of states x, in batches, each with its features."""
         sums: dict[str, np.ndarray] = {}
         orientation: Any = 0.0
         count = 0
-        for x, x_next in batches:
-            _check_equal_length(x, x_next)
-            if len(x) == 0:
-                continue
-            features = {part: _as_features(self.maps[part[0]], (x, x_next)[part[1]], part[0]) for part in self.needed}
+        for x, features in batches:
             self._fix_shifts(features)
             if ("f", 0) in features:
                 orientation = orientation + self._is_far_out(x) @ features["f", 0]

@@ -6,45 +6,45 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 
 from koopman_lora.accumulation import estimate_moments, flat_state
 from koopman_lora.analysis_files import write_fitted
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.checks import checked_methods
-from koopman_lora.clock import Clock
-from koopman_lora.comparison import compare_singular_values
-from koopman_lora.data.arrays import as_states
-from koopman_lora.data.pairs import BATCH, LaggedPairs, lagged_pairs
+from koopman_lora.comparison import comparison_with
+from koopman_lora.data.inputs import drawn_pairs
 from koopman_lora.data.splits import Split
 from koopman_lora.eigenanalysis import eigen_analysis, koopman_modes
-from koopman_lora.fitted import MOMENT_BLOCKS, Fitted, FittedMoments
+from koopman_lora.fitted import Fitted, FittedMoments
+from koopman_lora.fitted_functions import FittedFunctions
+from koopman_lora.importance import functions_of, input_importance
 from koopman_lora.intervals import bootstrap_intervals
 from koopman_lora.lag_scan import scan_lags
-from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import EDMD, FeatureMap, Moments
 from koopman_lora.prediction import forecast_band
 from koopman_lora.residuals import eigenpair_residuals
 from koopman_lora.scores import Scores, Validation
 from koopman_lora.selection import select_n_modes
-from koopman_lora.spectrum import clocked, evaluate_functions, model_spectrum
+from koopman_lora.spectrum import clocked
 from koopman_lora.states.coarse_coordinates import coarse_coordinates
 from koopman_lora.states.coarse_graining import macroscopic_model
 from koopman_lora.states.metastable_sets import membership_coefficients, membership_map
-
-
-class DataNeededError(ValueError):
-    """An answer needs the frames of the fit, and the analysis was opened without them."""
+from koopman_lora.summary import Summary
+from koopman_lora.surrogate import real_features, sparse_surrogate
+from koopman_lora.survey import Survey, survey
+from koopman_lora.verdicts import summarise
 
 
 @checked_methods
-class KoopmanAnalysis:
+class KoopmanAnalysis(FittedFunctions):
     """Answers about a fitted model; the same whether it was fitted now or opened from a folder.
+
+    Without its data it raises a `DataNeededError` where a question needs the frames of the fit.
 
     Parameters
     ----------
@@ -64,27 +64,8 @@ class KoopmanAnalysis:
     """
 
     def __init__(self, fitted: Fitted) -> None:
-        self.fitted = fitted
-
-    @property
-    def model(self) -> KoopmanLoRAModel:
-        """The fitted model."""
-        return self.fitted.model
-
-    @property
-    def clock(self) -> Clock:
-        """Lag, time between two frames and its unit."""
-        return self.model.clock
-
-    @property
-    def moments(self) -> Moments:
-        """Moments of the fitted features over all pairs, per block."""
-        return self.fitted.moments.everywhere
-
-    @functools.cached_property
-    def spectrum(self) -> xr.Dataset:
-        """Singular values of all kinds, eigenvalues and timescales, see `koopman_spectrum`."""
-        return model_spectrum(self.model, self.moments)
+        super().__init__(fitted)
+        self._known_intervals: dict[Bootstrap, xr.Dataset] = {}  # several answers need them
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{value:.3f}" for value in self.spectrum["canonical_singular_values"].values[:6])
@@ -100,58 +81,7 @@ class KoopmanAnalysis:
         OSError
             If the folder cannot be written.
         """
-        return write_fitted(self.fitted, self.spectrum, folder)
-
-    # ------------------------------------------------------------------------------------------- features and pairs
-
-    def features(self, x: Any, side: str = "left") -> np.ndarray:
-        """Features f(x) (`side="left"`) or g(x) (`side="right"`) at any states, (n, n_modes)."""
-        if side not in ("left", "right"):
-            raise ValueError(f"side must be 'left' or 'right'; got {side!r}.")
-        states = as_states(x, self.model.state_shape)
-        encode = self.model.f if side == "left" else self.model.g
-        with torch.no_grad():
-            values = torch.cat([encode(batch) for batch in states.split(BATCH)]).cpu().numpy()
-        if not np.isfinite(values).all():
-            raise ValueError(f"x holds states of up to {float(states.abs().max()):.3g}, too large for features.")
-        return values.astype(np.complex128 if np.iscomplexobj(values) else np.float64)
-
-    def singular_functions(self, x: Any, side: str = "left") -> np.ndarray:
-        """Singular functions at any states: phi (`side="left"`) or psi (`side="right"`), unit L2 norm.
-
-        Parameters
-        ----------
-        x : states (n, *state), numpy, torch or labelled
-        side : 'left' or 'right'
-
-        Returns
-        -------
-        array of shape (n, n_modes)
-
-        Raises
-        ------
-        ValueError
-            For another side, or states of another shape.
-        """
-        name = "psi_coefficients" if side == "right" else "phi_coefficients"
-        return evaluate_functions(self.features(x, side), self.spectrum[name])
-
-    def eigenfunctions(self, x: Any) -> np.ndarray:
-        """Eigenfunctions of the rank-n operator at any states, complex (n, n_modes), unit L2 norm."""
-        return evaluate_functions(self.features(x), self.spectrum["right_eigenfunction_coefficients"])
-
-    def feature_moments(self, pairs: LaggedPairs, observables: FeatureMap | None = None) -> Moments:
-        """Moments of the fitted features over pairs at any lag, per block."""
-        pairs = self._as_in_fit(pairs)
-        return estimate_moments(self.model.f, self.model.g, pairs, observables=observables, n_blocks=MOMENT_BLOCKS)
-
-    def estimate_moments(self, X: Any, observables: FeatureMap | None = None) -> Moments:
-        """Moments of the fitted features on other trajectories or pairs at the lag of the fit."""
-        return clocked(self.feature_moments(self.pairs_of(X), observables), self.model)
-
-    def compute_spectrum(self, X: Any) -> xr.Dataset:
-        """Spectrum of the fitted features on other trajectories, `koopman_spectrum` of their moments."""
-        return model_spectrum(self.model, self.estimate_moments(X))
+        return write_fitted(self.fitted, self.spectrum, self.survey, folder)
 
     def applied_to(self, X: Any) -> KoopmanAnalysis:
         """The same model asked about other trajectories, all of them held out: nothing was fitted to them."""
@@ -170,32 +100,6 @@ class KoopmanAnalysis:
                 split=split,
             )
         )
-
-    def was_fitted_to(self, X: Any) -> bool:
-        """Whether these trajectories give the very pairs of the fit, by their fingerprint."""
-        return self.pairs_of(X).fingerprint() == self.fitted.fingerprint
-
-    def pairs_of(self, X: Any) -> LaggedPairs:
-        """Pairs of other trajectories at the lag of the fit, in its units; pairs stay as they are.
-
-        They count both ways where those of the fit did.
-        """
-        clock = self.clock
-        if isinstance(X, LaggedPairs):
-            return self._as_in_fit(X)
-        if clock.lag is None:
-            return self._as_in_fit(lagged_pairs(X, check_constant=False))
-        return self._as_in_fit(lagged_pairs(X, clock.lag, clock.dt, clock.time_unit, check_constant=False))
-
-    def _as_in_fit(self, pairs: LaggedPairs) -> LaggedPairs:
-        return pairs.both_ways() if self.model.is_reversible else pairs
-
-    def _split(self, purpose: str) -> Split:
-        if self.fitted.split is None:
-            raise DataNeededError(
-                f"the frames of the fit are needed {purpose}; open the analysis with them: open_analysis(folder, data)."
-            )
-        return self.fitted.split
 
     def _bootstrap(self, bootstrap: Bootstrap | None) -> Bootstrap:
         return Bootstrap(seed=self.fitted.seed) if bootstrap is None else bootstrap
@@ -227,16 +131,40 @@ class KoopmanAnalysis:
                 f"refit={refit} needs the settings and the data of the fit, which the estimator holds; ask "
                 "KoopmanLoRA(...).fit(trajectories).intervals(refit=20), an analysis has refit=0 only."
             )
-        return bootstrap_intervals(self.moments, self.model.svals_array(), self._bootstrap(bootstrap))
+        return self._intervals(self._bootstrap(bootstrap)).copy()
+
+    def _intervals(self, bootstrap: Bootstrap) -> xr.Dataset:
+        if bootstrap not in self._known_intervals:
+            self._known_intervals[bootstrap] = bootstrap_intervals(self.moments, self.model.svals_array(), bootstrap)
+        return self._known_intervals[bootstrap]
+
+    @functools.cached_property
+    def survey(self) -> Survey | None:
+        """What the frames say of the modes: transitions seen, longer lags, the health of the data.
+
+        None in an analysis of a model that was applied to no frames.
+        """
+        if self.fitted.split is None:
+            return self.fitted.survey
+        pairs = self.fitted.split.pairs
+        return survey(self.singular_functions(pairs.x), pairs, bool(self.model.standardize.periodic))
+
+    def summary(self, bootstrap: Bootstrap | None = None) -> Summary:
+        """Every mode with its interval and a verdict, and the few sentences that matter, the most serious first.
+
+        Print it, or let a notebook show it. The answer is the same in an analysis opened from a folder.
+        """
+        bootstrap = self._bootstrap(bootstrap)
+        return summarise(self.fitted, self.spectrum, self._intervals(bootstrap), self.diagnose(bootstrap), self.survey)
 
     def diagnose(self, bootstrap: Bootstrap | None = None) -> xr.Dataset:
         """Learned against empirical singular values, with causes, verdict and remedy; see `compare_singular_values`.
 
         Print `kl.comparison_text(analysis.diagnose())` to read it.
         """
-        return compare_singular_values(
-            self.moments, self.model.svals_array(), self.fitted.validation, self._bootstrap(bootstrap)
-        )
+        bootstrap = self._bootstrap(bootstrap)
+        svals, validation = self.model.svals_array(), self.fitted.validation
+        return comparison_with(self._intervals(bootstrap), self.moments, svals, validation)
 
     def scores(self) -> Scores:
         """VAMP-1, VAMP-2 and VAMP-E of the held-out pairs, by functions fitted on the training pairs alone."""
@@ -268,7 +196,7 @@ class KoopmanAnalysis:
         """Moments with the projections of observables; those of the states are kept, others need the frames."""
         if observables is flat_state and "H_f" in self.moments:
             return self.moments
-        return self.feature_moments(self._split("to project observables on").pairs, observables)
+        return self.feature_moments(self.known_split("to project observables on").pairs, observables)
 
     def koopman_modes(self, observables: FeatureMap = flat_state, method: str = "operator") -> xr.Dataset:
         """Eigen-analysis with the Koopman modes of the states or of any observables; see `kl.koopman_modes`."""
@@ -311,6 +239,26 @@ class KoopmanAnalysis:
             bootstrap=self._bootstrap(bootstrap),
         )
 
+    def input_importance(
+        self,
+        groups: Mapping[str, Any] | None = None,
+        bootstrap: Bootstrap | None = None,
+        n_pairs: int = 5000,
+        n_permutations: int = 5,
+    ) -> xr.Dataset:
+        """What sigma of each mode loses when an input is permuted among the pairs; see `kl.input_importance`."""
+        pairs = self.known_split("to permute inputs of").pairs
+        phi = functions_of(self.model.f, self.spectrum["phi_coefficients"].values)
+        psi = functions_of(self.model.g, self.spectrum["psi_coefficients"].values)
+        return input_importance(phi, psi, pairs, groups, self._bootstrap(bootstrap), n_pairs, n_permutations)
+
+    def sparse_surrogate(self, features: FeatureMap = flat_state, n_folds: int = 5, n_pairs: int = 5000) -> xr.Dataset:
+        """Left singular functions as linear ones of few coordinates, or features of them; see `kl.sparse_surrogate`."""
+        pairs = drawn_pairs(self.known_split("to fit linear functions to").pairs, n_pairs, np.random.default_rng(0))
+        x = real_features("features", features, pairs.x)
+        names = pairs.coordinate_names if features is flat_state else None
+        return sparse_surrogate(self.singular_functions(pairs.x), x, names, n_folds)
+
     def coarse_coordinates(self, x: Any, method: str = "K_matrix") -> xr.DataArray:
         """Slow coordinates of any states, see `kl.coarse_coordinates`."""
         return coarse_coordinates(self.model, self.spectrum, x, method)
@@ -319,13 +267,8 @@ class KoopmanAnalysis:
         """Fuzzy memberships of states in `n_states` metastable sets, as a feature map (n, *state) -> (n, n_states).
 
         PCCA+ on the leading left singular functions at the fitted pairs.
-
-        Raises
-        ------
-        DataNeededError
-            In an analysis that was opened without data.
         """
-        functions = self.singular_functions(self._split("to find metastable sets in").pairs.x)
+        functions = self.singular_functions(self.known_split("to find metastable sets in").pairs.x)
         coefficients = membership_coefficients(functions, n_states)
         return membership_map(self.model.f, self.spectrum["phi_coefficients"], coefficients)
 
@@ -333,12 +276,7 @@ class KoopmanAnalysis:
         """The macroscopic model on `n_states` metastable sets, with intervals; see `kl.macroscopic_model`.
 
         With detailed balance where the fit was `reversible`.
-
-        Raises
-        ------
-        DataNeededError
-            In an analysis that was opened without data.
         """
         chi = self.membership_map(n_states)
-        moments = estimate_moments(chi, chi, self._split("to count transitions in").pairs, names=EDMD)
+        moments = estimate_moments(chi, chi, self.known_split("to count transitions in").pairs, names=EDMD)
         return macroscopic_model(moments, bootstrap=self._bootstrap(bootstrap))

@@ -15,46 +15,35 @@ import numpy as np
 import xarray as xr
 from torch import nn
 
-from koopman_lora._labels import (
-    BLOCK,
-    FEATURE_F,
-    FEATURE_G,
-    MODE,
-    OBSERVABLE,
-    SAMPLE,
-    SUM_F,
-    SUM_F_COLUMN,
-    SUM_G,
-    SUM_G_COLUMN,
-    SUM_H,
-    labelled,
-)
-from koopman_lora.clock import Clock
 from koopman_lora.data.seals import checksum, told_of
 from koopman_lora.data.splits import SplitRecipe
 from koopman_lora.data.whole_files import check_replaceable, move_whole, write_whole
-from koopman_lora.findings import Finding
-from koopman_lora.fitted import KEPT_ENTRIES, MOMENT_BLOCKS, Fitted, FittedMoments
+from koopman_lora.finding import Finding
+from koopman_lora.fitted import KEPT_ENTRIES, MOMENT_BLOCKS, Fitted
 from koopman_lora.io import load_dataset, load_model, plain, save_dataset, save_model
 from koopman_lora.model import KoopmanLoRAModel
-from koopman_lora.moments import DEFINITIONS, Moments
+from koopman_lora.moment_files import moments_dataset, moments_of_dataset, validation_dataset, validation_of_dataset
 from koopman_lora.refinement import RefinementResult
 from koopman_lora.scores import Validation
+from koopman_lora.survey import Survey
 
-FORMAT = "koopman_lora.analysis.v4"  # v2: a checksum of the record; v3: other facts of a refinement; v4: is_reversible
+# v2: a checksum of the record; v3: other facts of a refinement; v4: is_reversible; v5: several fits, the survey, what a
+# refinement was chosen by
+FORMAT = "koopman_lora.analysis.v5"
 RECORD, MODEL, MOMENTS, VALIDATION = "analysis.json", "model.safetensors", "moments.nc", "validation.nc"
-SPECTRUM, HISTORY = "spectrum.nc", "history.nc"
-FILES = (SPECTRUM, HISTORY, MODEL, MOMENTS, VALIDATION)
+SPECTRUM, HISTORY, FITS = "spectrum.nc", "history.nc", "fits.nc"
+FILES = (SPECTRUM, HISTORY, MODEL, MOMENTS, VALIDATION, FITS)
 INCOMPLETE = "incomplete"  # the folder inside where files lie until all are whole
-_ENTRIES = ("split", "fingerprint", "seed", "refinement", "findings", "settings", "files", "checksum")
+_ENTRIES = ("split", "fingerprint", "seed", "refinement", "findings", "survey", "settings", "files", "checksum")
 _OVERHEAD = 100_000  # of the formats, and of history and record
-_ROW_DIMS = {"f": SUM_F, "g": SUM_G}
-_COLUMN_DIMS = {"f": SUM_F_COLUMN, "g": SUM_G_COLUMN, "h": SUM_H}
-_SHIFT_DIMS = {"f": FEATURE_F, "g": FEATURE_G, "h": OBSERVABLE}
 
 
-def write_fitted(fitted: Fitted, spectrum: xr.Dataset, folder: str | os.PathLike) -> pathlib.Path:
+def write_fitted(fitted: Fitted, spectrum: xr.Dataset, seen: Survey | None, folder: str | os.PathLike) -> pathlib.Path:
     """Write all but the frames into `folder`, where an older analysis stays whole until the new one is.
+
+    Parameters
+    ----------
+    seen : what the frames say of the modes
 
     Raises
     ------
@@ -68,10 +57,13 @@ def write_fitted(fitted: Fitted, spectrum: xr.Dataset, folder: str | os.PathLike
         SPECTRUM: lambda path: save_dataset(spectrum, path),
         HISTORY: lambda path: save_dataset(fitted.history, path),
         MODEL: lambda path: save_model(fitted.model, path),
-        MOMENTS: lambda path: save_dataset(_moments_dataset(fitted.moments), path),
+        MOMENTS: lambda path: save_dataset(moments_dataset(fitted.moments), path),
     }
     if (validation := fitted.validation) is not None:
-        writers[VALIDATION] = lambda path: save_dataset(_validation_dataset(validation), path)
+        writers[VALIDATION] = lambda path: save_dataset(validation_dataset(validation), path)
+    if (fits := fitted.fits) is not None:
+        writers[FITS] = lambda path: save_dataset(fits, path)
+    fitted = dataclasses.replace(fitted, survey=seen)
     _write_all(writers, staging)
     _write_all({RECORD: lambda path: _write_record(fitted, list(writers), path)}, staging, tuple(writers))
     for name in (*writers, RECORD):  # the record, which has the checksums of the others, comes last
@@ -157,13 +149,15 @@ def read_fitted(
 def _fitted_of_record(record: Mapping[str, Any], model: KoopmanLoRAModel, folder: pathlib.Path) -> Fitted:
     validation = None
     if VALIDATION in record["files"]:
-        validation = _validation_of_dataset(load_dataset(folder / VALIDATION))
+        validation = validation_of_dataset(load_dataset(folder / VALIDATION))
     return Fitted(
         model=model,
-        moments=_moments_of_dataset(load_dataset(folder / MOMENTS)),
+        moments=moments_of_dataset(load_dataset(folder / MOMENTS)),
         validation=validation,
         refinement=_refinement_of_record(record["refinement"], validation),
-        findings=tuple(Finding(**finding) for finding in record["findings"]),
+        findings=_findings_of_record(record["findings"]),
+        fits=load_dataset(folder / FITS) if FITS in record["files"] else None,
+        survey=_survey_of_record(record["survey"]),
         history=load_dataset(folder / HISTORY),
         recipe=SplitRecipe(**record["split"]),
         fingerprint=record["fingerprint"],
@@ -227,14 +221,32 @@ def _record(fitted: Fitted) -> dict[str, Any]:
         "seed": int(fitted.seed),
         "refinement": _refinement_record(fitted.refinement),
         "findings": [finding._asdict() for finding in fitted.findings],
+        "survey": _survey_record(fitted.survey),
         "settings": dict(fitted.settings),
     }
+
+
+def _survey_record(seen: Survey | None) -> dict[str, Any] | None:
+    if seen is None:
+        return None
+    return {"transitions": list(seen.transitions), "findings": [finding._asdict() for finding in seen.findings]}
+
+
+def _survey_of_record(record: Mapping[str, Any] | None) -> Survey | None:
+    if record is None:
+        return None
+    return Survey(tuple(record["transitions"]), _findings_of_record(record["findings"]))
+
+
+def _findings_of_record(record: Sequence[Mapping[str, str]]) -> tuple[Finding, ...]:
+    return tuple(Finding(**finding) for finding in record)
 
 
 def _refinement_record(result: RefinementResult | None) -> dict[str, Any] | None:
     if result is None:
         return None
-    stated = {"start": result.start, "threshold": result.threshold, "starts": list(result.starts)}
+    stated = {name: getattr(result, name) for name in ("start", "threshold", "chosen_by")}
+    stated["starts"] = list(result.starts)
     return stated | {name: getattr(result, name).tolist() for name in ("thresholds", "scores")}
 
 
@@ -243,94 +255,3 @@ def _refinement_of_record(record: Mapping[str, Any] | None, validation: Validati
         return None
     arrays = {name: np.array(record[name], dtype=float) for name in ("thresholds", "scores")}
     return RefinementResult(**{**record, **arrays, "starts": tuple(record["starts"])}, validation=validation)
-
-
-# ------------------------------------------------------------------------------------------------------------ moments
-
-
-def _moments_dataset(moments: FittedMoments) -> xr.Dataset:
-    """Block sums of all parts in one Dataset, with the part's name before that of the moment."""
-    variables: dict[str, Any] = {}
-    for part, held in moments._asdict().items():
-        if held is not None:
-            variables |= _moment_variables(held, part)
-    labels = moments.everywhere.observable_names
-    coords = {} if labels is None else {OBSERVABLE: list(labels)}
-    attrs = {
-        **moments.everywhere.clock.attrs(),
-        "has_names": int(labels is not None),
-        **_reversible(moments.everywhere),
-    }
-    return labelled(variables, attrs, coords)
-
-
-def _reversible(moments: Moments) -> dict[str, int]:
-    return {"is_reversible": int(moments.is_reversible)}
-
-
-def _moment_variables(moments: Moments, part: str) -> dict[str, Any]:
-    block = f"{BLOCK}_{part}"
-    variables: dict[str, Any] = {f"{part}.counts": (block, moments.block_counts)}
-    for name, sums in moments.block_sums.items():
-        (left, _), (right, _) = DEFINITIONS[name]
-        # T_ff has f on both sides: the columns of a square matrix have a name of their own
-        columns = _ROW_DIMS[right] if right != left and right != "h" else _COLUMN_DIMS[right]
-        variables[f"{part}.{name}"] = ((block, _ROW_DIMS[left], columns), sums)
-    if moments.orientation_sums is not None:
-        variables[f"{part}.orientation"] = ((block, FEATURE_F), moments.orientation_sums)
-    for side, shift in (moments.shifts or {}).items():
-        variables[f"{part}.shift_{side}"] = (_SHIFT_DIMS[side], shift)
-    return variables
-
-
-def _moments_of_dataset(dataset: xr.Dataset) -> FittedMoments:
-    labels = tuple(map(str, dataset[OBSERVABLE].values)) if dataset.attrs["has_names"] else None
-    parts: dict[str, Any] = {}
-    for part in FittedMoments._fields:
-        held = {
-            str(name).removeprefix(f"{part}."): values.values
-            for name, values in dataset.data_vars.items()
-            if str(name).startswith(f"{part}.")
-        }
-        parts[part] = _moments_of_variables(held, dataset.attrs, labels) if held else None
-    return FittedMoments(**parts)
-
-
-def _moments_of_variables(
-    held: dict[str, np.ndarray], attrs: Mapping[str, Any], labels: tuple[str, ...] | None
-) -> Moments:
-    counts, orientation = held.pop("counts"), held.pop("orientation", None)
-    shifts = {side: held.pop(f"shift_{side}") for side in _SHIFT_DIMS if f"shift_{side}" in held}
-    return Moments(
-        held,
-        counts,
-        Clock.from_attrs(attrs),
-        orientation,
-        labels if "H_f" in held else None,
-        shifts or None,
-        bool(attrs["is_reversible"]),
-    )
-
-
-# --------------------------------------------------------------------------------------------------------- validation
-
-
-def _validation_dataset(validation: Validation) -> xr.Dataset:
-    variables: dict[str, Any] = {
-        "sigma": (MODE, validation.sigma),
-        "phi": ((SAMPLE, MODE), validation.phi),
-        "psi": ((SAMPLE, MODE), validation.psi),
-    }
-    variables |= _moment_variables(validation.moments, "moments")
-    return labelled(variables, {**validation.moments.clock.attrs(), **_reversible(validation.moments)})
-
-
-def _validation_of_dataset(dataset: xr.Dataset) -> Validation:
-    prefix = "moments."
-    held = {
-        str(name).removeprefix(prefix): values.values
-        for name, values in dataset.data_vars.items()
-        if str(name).startswith(prefix)
-    }
-    moments = _moments_of_variables(held, dataset.attrs, None)
-    return Validation(dataset["sigma"].values, moments, dataset["phi"].values, dataset["psi"].values)

@@ -19,6 +19,7 @@ _FIT_FLAGS = {
     "learning_rate": "highest rate of Adam",
     "weight_decay": "of Adam",
     "patience": "stop after so many epochs without a better held-out score",
+    "n_fits": "fits from as many seeds, of which the best is kept",
     "held_out": "fraction of the pairs held out",
     "nesting": "jnt, seq or none",
     "activation": "of the networks",
@@ -60,6 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_demo(commands)
     _add_simulate(commands)
+    _add_health(commands)
     _add_fit(commands)
     _add_spectrum(commands)
     _add_svd(commands)
@@ -80,6 +82,16 @@ def _add_simulate(commands: Any) -> None:
     simulate.add_argument("--n-steps", type=int, default=1000, help="frames per trajectory")
     simulate.add_argument("--seed", type=int, default=0)
     simulate.add_argument("--out", required=True, help=".nc or .zarr file to write")
+
+
+def _add_health(commands: Any) -> None:
+    health = commands.add_parser("health", help="what to know of trajectories before a fit: a table, and what matters")
+    health.add_argument("data", help="trajectories: .nc, .zarr or .npy")
+    parameters = parameters_of("data/health.py", "data_health")
+    for name in ("lag", "dt", "time_unit"):
+        kind, default = parameters[name]
+        health.add_argument(_flag(name), type=kind, default=default, help=_FIT_FLAGS[name])
+    health.add_argument("--out", help=".nc or .zarr file to write the table to")
 
 
 def _add_fit(commands: Any) -> None:
@@ -113,6 +125,7 @@ def _add_spectrum(commands: Any) -> None:
     add("analysis", help="folder that `koopman-lora fit` wrote")
     add("data", nargs="?", help="trajectories: .nc, .zarr or .npy")
     add("--out", help=".nc or .zarr file to write")
+    add("--summary", action="store_true", help="print every mode with its interval and a verdict, and what is wrong")
     add("--diagnose", action="store_true", help="print learned against empirical values, the verdict, and findings")
     add("--scores", action="store_true", help="print held-out VAMP-1, VAMP-2 and VAMP-E")
     add("--select-n-modes", action="store_true", help="print the number of modes by four rules, and a recommendation")

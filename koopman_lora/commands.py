@@ -16,17 +16,19 @@ from koopman_lora.analysis import KoopmanAnalysis
 from koopman_lora.analysis_files import analysis_bytes
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.data.files import open_trajectories, read_array
+from koopman_lora.data.health import data_health
 from koopman_lora.data.seals import told_of
 from koopman_lora.data.whole_files import check_replaceable
 from koopman_lora.demo import prepare_folder, run_demo
 from koopman_lora.estimator import KoopmanLoRA
-from koopman_lora.findings import OF_THE_FIT, equilibrium_findings, training_findings
+from koopman_lora.findings import equilibrium_findings, training_findings
 from koopman_lora.io import save_dataset
 from koopman_lora.saved_analysis import open_analysis
 from koopman_lora.svd.neural_svd import NeuralSVD
 from koopman_lora.tables import (
     comparison_text,
     finding_text,
+    health_text,
     intervals_text,
     refinement_text,
     residuals_text,
@@ -60,6 +62,14 @@ def _simulate(a: argparse.Namespace) -> None:
     print(f"wrote {save_dataset(trajectories, a.out)}: {dict(trajectories.sizes)}")
 
 
+def _health(a: argparse.Namespace) -> None:
+    _check_ending(a.out)
+    health = data_health(open_trajectories(a.data), a.lag, a.dt, a.time_unit)
+    print(health_text(health))
+    if a.out:
+        print(f"\nwrote {save_dataset(health, a.out)}")
+
+
 def _fit(a: argparse.Namespace) -> None:
     folder = prepare_folder(a.out)  # before the data are read, which may take long
     options = {name: value for name, value in vars(a).items() if name not in ("command", "data", "out")}
@@ -85,13 +95,11 @@ def _expected_bytes(a: argparse.Namespace, data: Any) -> int:
 
 
 def _print_fit(estimator: KoopmanLoRA) -> None:
-    print(spectrum_table(estimator.spectrum_))
+    print(estimator.summary())
     if estimator.refinement_ is not None:
         print("\n" + refinement_text(estimator.refinement_))
     if estimator.training_.split.held_out is not None:
         print(scores_text(estimator.scores()))
-    for finding in estimator.findings_:
-        print(("" if finding.name in OF_THE_FIT else "before refinement, ") + finding_text(finding))
 
 
 def _spectrum(a: argparse.Namespace) -> None:
@@ -101,7 +109,7 @@ def _spectrum(a: argparse.Namespace) -> None:
         raise ValueError("--scan-lags needs the trajectories: koopman-lora spectrum FOLDER DATA --scan-lags ...")
     analysis, data = _open(a.analysis, a.data)
     bootstrap = Bootstrap(a.n_resamples, a.level, analysis.fitted.seed if a.seed is None else a.seed)
-    print(spectrum_table(analysis.spectrum))
+    print(analysis.summary(bootstrap) if a.summary else spectrum_table(analysis.spectrum))
     _print_trust(a, analysis, bootstrap)
     if a.scan_lags:
         print("\n" + scan_text(analysis.scan_lags(data, a.scan_lags, bootstrap)))
@@ -174,4 +182,4 @@ def _load_matrix(path: pathlib.Path) -> Any:
     raise ValueError(f"matrix must end in .npy (dense) or .npz (scipy.sparse); got {str(path)!r}.")
 
 
-RUN = {"demo": _demo, "simulate": _simulate, "fit": _fit, "spectrum": _spectrum, "svd": _svd}
+RUN = {"demo": _demo, "simulate": _simulate, "health": _health, "fit": _fit, "spectrum": _spectrum, "svd": _svd}

@@ -17,18 +17,20 @@ from koopman_lora.kinds import LARGEST
 from koopman_lora.loss_terms import lora_terms
 from koopman_lora.moments import Moments, OneEstimate
 from koopman_lora.scores import Validation, check_same_features, correlations, jackknife_error
-from koopman_lora.spectrum import koopman_spectrum
+from koopman_lora.spectrum import koopman_spectrum, looks_scaled
 from koopman_lora.triples import canonical_triples, independent_basis
 
-# Cause of disagreement -> what to do about it, in the order of the guide.
+# Cause of disagreement -> what to do about it, in the order of the guide; each measured in `benchmarks/verdicts.py`.
 REMEDIES = {
-    "training gap": "train for more epochs (n_epochs); if the loss has stopped falling, widen hidden_dims or refine.",
-    "non-orthogonality": "add regularisation (reg_weight=0.1), use nesting='jnt', or refine.",
-    "anisotropy": "read the canonical values, which do not depend on the scale of features; shared_encoder=True, "
-    "learn_svals=True or refining equalises the scales.",
-    "generalisation gap": "get more data, or fewer parameters: shared_encoder=True, smaller hidden_dims, weight_decay.",
+    "training gap": "train for more epochs (n_epochs), or refine.",
+    "non-orthogonality": "use nesting='jnt' and reg_weight=0.1 together, with learn_svals=True; or refine.",
+    "anisotropy": "read the canonical values, which do not depend on the scale of features; learn_svals=True or "
+    "refining equalises the scales, and shared_encoder=True where the process is reversible.",
+    "generalisation gap": "get more data, or ask for less: fewer modes (select_n_modes), fewer coordinates.",
     "sampling error": "get more data; no training removes it. Within the intervals, the values agree.",
 }
+# Bounds of the constant mode are one point, which values of float32 features miss.
+_ROUND_OFF = 1e-3
 
 
 @checked
@@ -47,7 +49,8 @@ def compare_singular_values(
     - generalisation gap: -> the same singular functions evaluated on held-out pairs (NaN where none are given), as far
       as the noise of those pairs cannot explain it;
     - sampling error: two standard errors of the canonical values, by bootstrap;
-    - anisotropy: canonical -> K_matrix singular values, which depend on the scale and conditioning of the features.
+    - anisotropy: canonical -> K_matrix singular values, which depend on the scale and conditioning of the features;
+      those above 1 count as 1.
 
     Parameters
     ----------
@@ -65,7 +68,8 @@ def compare_singular_values(
     Dataset
         Per mode: `learned`, `learned_operator`, `K_matrix`, `canonical`, `canonical_held_out` and its standard error
         `held_out_error`, `canonical_interval`, `ratio` (K_matrix / learned), `cluster`; per cause: `size`;
-        attributes: `verdict`, `remedy`, the guide's checks (`is_decreasing`, `is_in_unit_interval`, `elbow`),
+        attributes: `verdict`, `remedy`, `reading` (which values to read, and what to expect of the others),
+        `is_scaled_twice` (see `looks_scaled`), the guide's checks (`is_decreasing`, `is_in_unit_interval`, `elbow`),
         `ratio_mean`, `ratio_std`, `cond_M_f`, `cond_M_g`, `deviation_M_f`, `deviation_M_g`, `loss_gap`.
         `comparison_text` makes it readable.
 
@@ -74,18 +78,25 @@ def compare_singular_values(
     docs/mathematics.md, section 6.
     """
     svals = None if svals is None else as_svals(svals, moments.M_f.shape[-1])
+    return comparison_with(bootstrap_intervals(moments, svals, bootstrap), moments, svals, held_out)
+
+
+def comparison_with(
+    intervals: xr.Dataset, moments: Moments, svals: np.ndarray | None, held_out: Moments | Validation | None
+) -> xr.Dataset:
+    """`compare_singular_values` with the intervals that `bootstrap_intervals` gave of the same moments."""
     spectrum = koopman_spectrum(moments, svals)
     canonical, K_values = (spectrum[n].values for n in ("canonical_singular_values", "singular_values"))
     learned = implied_svals(moments) if svals is None else svals
     operator_values = learned_operator_values(moments, svals)
-    intervals = bootstrap_intervals(moments, svals, bootstrap)
     bounds = intervals["canonical_singular_values_interval"].values
     held, held_error = _held_out_values(moments, held_out)
     ordered = np.sort(learned)[::-1]
     sizes = {
         "training gap": _rms(operator_values - canonical),
         "non-orthogonality": _rms(ordered - operator_values),
-        "anisotropy": _rms(K_values - canonical),
+        # K has no singular value above 1: beyond it all are equally meaningless, and would hide every other cause
+        "anisotropy": _rms(np.minimum(K_values, 1.0) - canonical),
         "generalisation gap": _excess(canonical - held, held_error),
         "sampling error": 2 * _rms(intervals["canonical_standard_error"].values),
     }
@@ -108,6 +119,8 @@ def compare_singular_values(
     attrs = provenance(
         verdict=verdict,
         remedy=REMEDIES[verdict],
+        reading=_reading(ordered, K_values, bounds),
+        is_scaled_twice=looks_scaled(moments, svals),
         ratio_mean=float(np.mean(told)) if told.size else np.nan,
         ratio_std=float(np.std(told)) if told.size else np.nan,
         is_decreasing=bool(np.all(np.diff(learned) <= 1e-9)),
@@ -116,10 +129,35 @@ def compare_singular_values(
         has_held_out=held_out is not None,
         loss_gap=loss_gap(moments, svals),
         **_conditioning(moments),
-        level=bootstrap.level,
+        level=intervals.attrs["level"],
         **moments.clock.attrs(),
     )
     return labelled(variables, attrs, {CAUSE: list(sizes)})
+
+
+def _reading(learned: np.ndarray, K_values: np.ndarray, bounds: np.ndarray) -> str:
+    """What to read, from learned and K_matrix values and the interval (2, n_modes) of the canonical ones.
+
+    Examples
+    --------
+    >>> bounds = np.array([[1.0, 0.7, 0.4], [1.0, 0.8, 0.5]])
+    >>> _reading(np.array([1.0, 0.9, 0.45]), np.array([1.0, 0.75, 0.45]), bounds)
+    'learned values are outside the intervals in mode 2: svals are a target of training, not the spectrum; ...'
+    """
+    lower, upper = bounds[0] - _ROUND_OFF, bounds[1] + _ROUND_OFF
+    reasons = {
+        "learned": (learned, "svals are a target of training, not the spectrum"),
+        "K_matrix": (K_values, "they depend on the basis of features"),
+    }
+    sentences = []
+    for name, (values, reason) in reasons.items():
+        outside = 1 + np.flatnonzero((values < lower) | (values > upper))
+        if len(outside):
+            listed = f"mode{'s' if len(outside) > 1 else ''} {', '.join(map(str, outside))}"
+            sentences.append(f"{name} values are outside the intervals in {listed}: {reason}")
+    if sentences:
+        return "; ".join([*sentences, "read the canonical values."])
+    return "learned, K_matrix and canonical values agree within the intervals: expect no more, they need not be equal."
 
 
 def _held_out_values(moments: Moments, held_out: Moments | Validation | None) -> tuple[np.ndarray, np.ndarray]:

@@ -45,7 +45,7 @@ def run_demo(out: str | os.PathLike = "runs/demo", progress: bool = True) -> xr.
         save_dataset(trajectories, folder / "trajectories.nc")
         _draw(estimator, reference, folder)
     finally:  # whatever could not be written, the table is not lost
-        print(spectrum_table(estimator.spectrum_, reference))
+        print(f"{spectrum_table(estimator.spectrum_, reference)}\n\n{estimator.summary()}")
     print(f"\ntrajectories, analysis and pictures are in {folder}/")
     return estimator.spectrum_
 

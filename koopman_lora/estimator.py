@@ -2,56 +2,37 @@
 
 from __future__ import annotations
 
-import functools
-import os
-import pathlib
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import xarray as xr
 from sklearn.base import BaseEstimator
-from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from koopman_lora.analysis import KoopmanAnalysis
-from koopman_lora.arguments import as_plain, copied, number, whole
+from koopman_lora.arguments import as_plain, check_positive, copied, number, whole
 from koopman_lora.bootstrap import Bootstrap
-from koopman_lora.clock import Clock
 from koopman_lora.data.angles import RADIANS, chosen_angles
-from koopman_lora.data.pairs import LaggedPairs, lagged_pairs
+from koopman_lora.data.pairs import lagged_pairs
 from koopman_lora.data.splits import Split, split_pairs
-from koopman_lora.findings import OF_THE_FIT, Finding
+from koopman_lora.finding import Finding
+from koopman_lora.findings import OF_THE_FIT
+from koopman_lora.fits import best_of
 from koopman_lora.fitted import Fitted, finish
+from koopman_lora.fitted_questions import FittedQuestions
 from koopman_lora.kinds import flag
 from koopman_lora.lag_scan import scan_lags
 from koopman_lora.losses import NestedLoRALoss
 from koopman_lora.model import KoopmanLoRAModel
-from koopman_lora.moments import Moments
-from koopman_lora.refinement import RefinementResult
 from koopman_lora.refits import Refits, intervals_of, refit_halves
 from koopman_lora.suitable_models import suitable_model
 from koopman_lora.surroundings import gradients, seeded
 from koopman_lora.training import check_refinable, train
 from koopman_lora.training_loop import TrainingOptions, TrainingResult
 
-P = ParamSpec("P")
-R = TypeVar("R")
 
-
-def _handed_on(
-    question: Callable[Concatenate[KoopmanAnalysis, P], R],
-) -> Callable[Concatenate[KoopmanLoRA, P], R]:
-    """A method of the analysis as a method of the estimator, asked once it is fitted."""
-
-    @functools.wraps(question)
-    def ask(self: KoopmanLoRA, *args: P.args, **kwargs: P.kwargs) -> R:
-        return question(self.fitted(), *args, **kwargs)
-
-    return ask
-
-
-class KoopmanLoRA(BaseEstimator):
+class KoopmanLoRA(FittedQuestions, BaseEstimator):
     """Learn the singular value decomposition of the Koopman operator from trajectories.
 
     Holds the settings, and `fit`; what can be asked after it is handed on to `KoopmanAnalysis`, which `save` writes
@@ -87,6 +68,9 @@ class KoopmanLoRA(BaseEstimator):
         Finish with Rayleigh-Ritz on the state and the last hidden layers (`kl.refine`).
     n_epochs, batch_size : see `kl.fit`
     learning_rate, weight_decay, gradient_clip, patience, accelerator, precision : see `TrainingOptions`
+    n_fits : int
+        Fits from as many seeds, on the same split; the one whose functions capture most of the held-out pairs is kept,
+        and `summary()` says on what they agree.
     dt, time_unit : physical time between two frames and its unit; read from a DataArray where it has them
     seed : of the initial weights, the split and the batches; global random states are left as they were
     progress : show a progress bar
@@ -130,6 +114,7 @@ class KoopmanLoRA(BaseEstimator):
         weight_decay: float = 0.0,
         gradient_clip: float | None = None,
         patience: int | None = None,
+        n_fits: int = 1,
         dt: float | None = None,
         time_unit: str | None = None,
         accelerator: str = "cpu",
@@ -159,6 +144,7 @@ class KoopmanLoRA(BaseEstimator):
         self.weight_decay = weight_decay
         self.gradient_clip = gradient_clip
         self.patience = patience
+        self.n_fits = n_fits
         self.dt = dt
         self.time_unit = time_unit
         self.accelerator = accelerator
@@ -191,10 +177,17 @@ class KoopmanLoRA(BaseEstimator):
         pairs = lagged_pairs(X, self.lag, self.dt, self.time_unit)
         pairs = pairs.both_ways() if self.reversible else pairs
         loss, options, seed = self._make_loss(), self._make_options(), whole("seed", self.seed)
+        n_fits = whole("n_fits", self.n_fits)
+        check_positive("n_fits", n_fits)
         split = split_pairs(pairs, self.held_out, seed=seed)
         periodic = chosen_angles(pairs, self.periodic, self.period)
+        return best_of(lambda own: self._fit_once(split, periodic, loss, options, own), range(seed, seed + n_fits))
+
+    def _fit_once(
+        self, split: Split, periodic: tuple[int, ...], loss: nn.Module, options: TrainingOptions, seed: int
+    ) -> tuple[Fitted, TrainingResult]:
         with seeded(seed):
-            model = self._make_model(pairs.state_shape)
+            model = self._make_model(split.pairs.state_shape)
             if periodic:
                 model.set_periodic(periodic, self.period)
         if self.refine:
@@ -244,63 +237,6 @@ class KoopmanLoRA(BaseEstimator):
             **{name: getattr(self, name) for name in options},
         )
 
-    # ------------------------------------------------------------------------------------------- the fitted analysis
-
-    def fitted(self) -> KoopmanAnalysis:
-        """The analysis.
-
-        Raises
-        ------
-        NotFittedError
-            Before `fit`.
-        """
-        if not hasattr(self, "analysis_"):
-            raise NotFittedError("this KoopmanLoRA is not fitted yet; call .fit(trajectories) first.")
-        return self.analysis_
-
-    @property
-    def model_(self) -> KoopmanLoRAModel:
-        """The fitted model."""
-        return self.fitted().model
-
-    @property
-    def clock(self) -> Clock:
-        """Lag, time between two frames and its unit, of the fit."""
-        return self.fitted().clock
-
-    @property
-    def pairs_(self) -> LaggedPairs:
-        """All pairs of the fit."""
-        return self._split().pairs
-
-    def _split(self) -> Split:
-        self.fitted()
-        return self.training_.split
-
-    @property
-    def moments_(self) -> Moments:
-        """Moments of the fitted features over all pairs, per block."""
-        return self.fitted().moments
-
-    @property
-    def spectrum_(self) -> xr.Dataset:
-        """Singular values of all kinds, eigenvalues and timescales, see `koopman_spectrum`."""
-        return self.fitted().spectrum
-
-    @property
-    def refinement_(self) -> RefinementResult | None:
-        """What the refinement did; None where it was not asked for."""
-        return self.fitted().fitted.refinement
-
-    @property
-    def findings_(self) -> tuple[Finding, ...]:
-        """What `training_findings` says of the features before refinement, and `held_out_findings` of the fit."""
-        return self.fitted().fitted.findings
-
-    def save(self, folder: str | os.PathLike) -> pathlib.Path:
-        """Write the analysis into a folder, see `KoopmanAnalysis.save`; `kl.open_analysis` reads it."""
-        return self.fitted().save(folder)
-
     def refits(self, n_refits: int = 20, n_jobs: int = 1) -> Refits:
         """The same fit to halves of the data, for intervals and bands of the whole procedure, see `refit_halves`."""
         return refit_halves(self, n_refits, n_jobs)
@@ -319,22 +255,3 @@ class KoopmanLoRA(BaseEstimator):
         """Timescales against the lag with intervals, and the shortest lag on the plateau, see `kl.scan_lags`."""
         self.fitted()
         return scan_lags(self, X, lags, refit, Bootstrap(seed=self.seed) if bootstrap is None else bootstrap)
-
-    features = _handed_on(KoopmanAnalysis.features)
-    singular_functions = _handed_on(KoopmanAnalysis.singular_functions)
-    eigenfunctions = _handed_on(KoopmanAnalysis.eigenfunctions)
-    feature_moments = _handed_on(KoopmanAnalysis.feature_moments)
-    estimate_moments = _handed_on(KoopmanAnalysis.estimate_moments)
-    compute_spectrum = _handed_on(KoopmanAnalysis.compute_spectrum)
-    applied_to = _handed_on(KoopmanAnalysis.applied_to)
-    validation = _handed_on(KoopmanAnalysis.validation)
-    diagnose = _handed_on(KoopmanAnalysis.diagnose)
-    scores = _handed_on(KoopmanAnalysis.scores)
-    select_n_modes = _handed_on(KoopmanAnalysis.select_n_modes)
-    residuals = _handed_on(KoopmanAnalysis.residuals)
-    eigen_analysis = _handed_on(KoopmanAnalysis.eigen_analysis)
-    koopman_modes = _handed_on(KoopmanAnalysis.koopman_modes)
-    forecast = _handed_on(KoopmanAnalysis.forecast)
-    coarse_coordinates = _handed_on(KoopmanAnalysis.coarse_coordinates)
-    membership_map = _handed_on(KoopmanAnalysis.membership_map)
-    coarse_grain = _handed_on(KoopmanAnalysis.coarse_grain)

@@ -2,49 +2,95 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from koopman_lora._linalg import effective_rank, to_correlation
 from koopman_lora.arguments import as_svals
 from koopman_lora.checks import checked
+from koopman_lora.finding import Finding
 from koopman_lora.intervals import in_long_blocks
 from koopman_lora.moments import Moments, OneEstimate
-from koopman_lora.triples import independent_basis
-
-
-class Finding(NamedTuple):
-    """Something about a training run that a user should know, and what to do."""
-
-    name: str
-    message: str
-
+from koopman_lora.scores import Validation, held_out_values, jackknife_error
+from koopman_lora.triples import canonical_triples, independent_basis
 
 NO_BETTER = "no better than the constant"
+OVER_FIT = "over-fit"
 IRREVERSIBLE = "not reversible"
 # Findings about the finished fit; the others are about the features before refinement.
-OF_THE_FIT = (NO_BETTER, IRREVERSIBLE)
+OF_THE_FIT = (NO_BETTER, OVER_FIT, IRREVERSIBLE)
+# What `excess` must pass to be told; `benchmarks/trust.py --only overfit` measures what is found, and false alarms.
+TOO_HIGH = 0.185
+# Correlation of functions at held-out pairs that noise does not give, if it is three errors above 0 as well.
+_CONFIRMED = 0.3
 # Chance gives a false alarm in this share of fits to reversible data, found by so many draws.
 _FALSE_ALARMS, _N_DRAWS = 0.01, 999
 
 
-def held_out_findings(vamp_e: float) -> list[Finding]:
-    """A fit whose held-out VAMP-E does not beat that of the constant function, which is 1.
-
-    Examples
-    --------
-    >>> [f.name for f in held_out_findings(0.97)], held_out_findings(1.4)
-    (['no better than the constant'], [])
-    """
+def held_out_findings(validation: Validation) -> list[Finding]:
+    """A fit whose held-out VAMP-E does not beat that of the constant function, which is 1: in words, why."""
+    vamp_e = validation.scores().vamp_e
     if vamp_e > 1:
         return []
-    text = (
-        f"held-out VAMP-E {vamp_e:.3g} is not above 1, that of the constant: on pairs that it was not trained on, this "
-        "fit predicts no better than the mean. Too few pairs or transitions, perhaps, or nothing to predict at this "
-        "lag; give more data, a shorter lag or fewer modes."
-    )
+    text = f"held-out VAMP-E {vamp_e:.3g} is not above 1, that of the constant: "
+    values, error = held_out_values(validation)
+    confirmed = 1 + np.flatnonzero(values[1:] > np.maximum(_CONFIRMED, 3 * error[1:]))
+    if len(confirmed):
+        modes = ", ".join(f"{values[i]:.2f} (mode {i + 1})" for i in confirmed[:3])
+        text += (
+            f"the functions do correlate there, {modes}, but in other proportions than where they were trained; data "
+            "with few transitions do not know the populations. Give more data, or several trajectories."
+        )
+    else:
+        text += (
+            "on pairs that it was not trained on, this fit predicts no better than the mean. Too few pairs or "
+            "transitions, perhaps, or nothing to predict at this lag; give more data, a shorter lag or fewer modes."
+        )
     return [Finding(NO_BETTER, text)]
+
+
+def excess(moments: Moments, validation: Validation) -> np.ndarray:
+    """By how much canonical values may be too high, (n_modes,): 0 for the constant.
+
+    Their distance from the held-out ones less half of the error that these have themselves, the mean distance over all
+    modes, which tells more where each is small, and the width of their own 95 % interval (jackknife), which tells more
+    where few pairs were held out.
+
+    Parameters
+    ----------
+    moments : of the fitted features over all pairs, per block
+    validation : of the same fit
+    """
+    canonical = canonical_triples(moments).values
+    if validation.moments.n_blocks < 2 or moments.n_blocks < 2 or len(canonical) < 2:
+        return np.zeros(len(canonical))
+    width = 4 * jackknife_error(canonical_triples(in_long_blocks(moments).leaving_out()).values)
+    held, error = held_out_values(validation)
+    distance = canonical - np.maximum(held, 0.0)
+    result = distance + distance[1:].mean() - np.minimum(error, 1.0) / 2 + width
+    result[canonical > 1 - 1e-9] = 0.0
+    return result
+
+
+def overfit_findings(moments: Moments, validation: Validation) -> list[Finding]:
+    """Canonical values that held-out pairs do not confirm, or that may be too high by `TOO_HIGH`; see `excess`."""
+    too_high = np.flatnonzero(excess(moments, validation) > TOO_HIGH)
+    if not len(too_high):
+        return []
+    canonical, (held, _) = canonical_triples(moments).values, held_out_values(validation)
+    shown = too_high[:4]
+    modes, values, others = (
+        ", ".join(texts)
+        for texts in zip(*((f"{i + 1}", f"{canonical[i]:.2f}", f"{held[i]:.2f}") for i in shown), strict=True)
+    )
+    more = f" and {len(too_high) - len(shown)} more" if len(too_high) > len(shown) else ""
+    text = (
+        f"canonical values {values} of mode{'s' if len(too_high) > 1 else ''} {modes}{more} may be too high; at "
+        f"held-out pairs they are {others}. Expect values in between. Get more data, or fit fewer modes, a narrower "
+        "network, or shared_encoder=True."
+    )
+    return [Finding(OVER_FIT, text)]
 
 
 def equilibrium_findings(moments: Moments) -> list[Finding]:

@@ -13,12 +13,19 @@ import xarray as xr
 from koopman_lora.accumulation import flat_state, moments_by_block
 from koopman_lora.data.groups import block_numbers
 from koopman_lora.data.splits import Split, SplitRecipe
-from koopman_lora.findings import Finding, equilibrium_findings, held_out_findings, training_findings
+from koopman_lora.findings import (
+    Finding,
+    equilibrium_findings,
+    held_out_findings,
+    overfit_findings,
+    training_findings,
+)
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import Moments
 from koopman_lora.normalisation import normalise
 from koopman_lora.refinement import RefinementResult, rewrite_heads
 from koopman_lora.scores import Validation
+from koopman_lora.survey import Survey
 from koopman_lora.training_loop import TrainingResult
 from koopman_lora.triples import canonical_triples
 
@@ -56,6 +63,8 @@ class Fitted:
     validation : of pairs that nothing was fitted to; None where nothing was held out
     refinement : what the refinement did; None where it was not asked for
     findings : what was wrong with the features before refinement, and with the fit at the held-out pairs
+    fits : how several fits agree, see `compare_fits`; None of a single one
+    survey : what the frames said when the analysis was saved; None where they are at hand
     history : Dataset over epochs
     recipe : how the pairs were split
     fingerprint : of the pairs
@@ -69,6 +78,8 @@ class Fitted:
     validation: Validation | None
     refinement: RefinementResult | None
     findings: tuple[Finding, ...]
+    fits: xr.Dataset | None
+    survey: Survey | None
     history: xr.Dataset
     recipe: SplitRecipe
     fingerprint: str
@@ -117,9 +128,9 @@ def finish(
         validation = Validation.of_solution(triples, (model.f, model.g), split.held_out)
     trained = trained or normal
     findings = training_findings(trained.moments, trained.svals, batch_size)
-    if validation is not None:
-        findings += held_out_findings(validation.scores().vamp_e)
     everywhere = moments.merged(cells // N_PARTS)
+    if validation is not None:
+        findings += held_out_findings(validation) + overfit_findings(everywhere, validation)
     findings += equilibrium_findings(everywhere)
     return Fitted(
         model=model,
@@ -127,6 +138,8 @@ def finish(
         validation=validation,
         refinement=refinement,
         findings=tuple(findings),
+        fits=None,
+        survey=None,
         history=training.history,
         recipe=split.recipe,
         fingerprint=split.pairs.fingerprint(),

@@ -15,7 +15,7 @@ from koopman_lora.arguments import as_svals
 from koopman_lora.bootstrap import Bootstrap, t_interval
 from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
-from koopman_lora.moments import Moments, OneEstimate
+from koopman_lora.moments import CROSS, Moments, OneEstimate
 from koopman_lora.spectrum import k_matrix, scaled_by
 from koopman_lora.triples import canonical_triples, independent_basis, triples_of_functions
 
@@ -73,7 +73,7 @@ def bootstrap_intervals(moments: OneEstimate, svals: Any = None, bootstrap: Boot
     >>> bool(low < 0.7071 < high)
     True
     """
-    moments = in_long_blocks(moments)
+    moments = in_long_blocks(moments.only((*CROSS, "C_gf")))
     factor = bootstrap.t_factor(moments.n_blocks)
     floor = unseen_floor(moments, bootstrap.level)
     stack = bootstrap.resampled(moments)
@@ -106,13 +106,23 @@ def in_long_blocks(moments: Moments) -> Moments:
     16
     """
     values = canonical_triples(moments).values
-    slowest = np.clip(values[1:2] if values[0] == 1 else values[:1], 1e-300, 1 - 1e-15)
-    longest_memory = np.max(-(moments.clock.lag or 1) / np.log(slowest), initial=0.0)
-    fitting = int(moments.n_pairs / max(_MEMORIES_PER_BLOCK * longest_memory, 1.0))
-    n_blocks = max(fitting, _FEWEST_BLOCKS)
+    slowest = values[1:2] if values[0] == 1 else values[:1]
+    n_blocks = number_of_long_blocks(float(slowest.max(initial=0.0)), moments.n_pairs, moments.clock)
     if n_blocks >= moments.n_blocks:
         return moments
     return moments.merged(np.arange(moments.n_blocks) * n_blocks // moments.n_blocks)
+
+
+def number_of_long_blocks(sigma: float, n_pairs: int, clock: Clock) -> int:
+    """How many blocks of n pairs are twice as long as a mode of this sigma remembers, but 16 at least.
+
+    Examples
+    --------
+    >>> number_of_long_blocks(np.exp(-0.01), 6000, Clock(1)), number_of_long_blocks(1.0, 6000, Clock(1))
+    (30, 16)
+    """
+    memory = -(clock.lag or 1) / np.log(np.clip(sigma, 1e-300, 1 - 1e-15))
+    return max(int(n_pairs / max(_MEMORIES_PER_BLOCK * memory, 1.0)), _FEWEST_BLOCKS)
 
 
 def _K_matrix_values(stack: Moments, svals: np.ndarray | None) -> np.ndarray:

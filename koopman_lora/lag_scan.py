@@ -58,9 +58,12 @@ def scan_lags(
     Returns
     -------
     Dataset
-        Over (lag, mode): `canonical_singular_values`, `timescales`; over (bound, lag, mode): `timescales_interval`;
-        attributes `has_plateau`, whether the slowest timescale stops to depend on the lag; `recommended_lag`, the
-        shortest on the plateau, and `recommended_lag_time`, the same in the unit of time: NaN without a plateau.
+        Over (lag, mode): `canonical_singular_values`, `timescales`; over (bound, lag, mode): their intervals,
+        `canonical_singular_values_interval` and `timescales_interval`;
+        attributes `has_plateau`, whether the slowest timescale stops to depend on the lag, and is not 0 at every lag
+        within its interval; `recommended_lag`, the
+        shortest on the plateau, and `recommended_lag_time`, the same in the unit of time: NaN without a plateau;
+        `answer`, in words with its reason: "no plateau up to lag 50 (the slowest timescale still changes: ...)".
 
         A lag is on the plateau if the slowest timescale at every longer lag agrees with its own: the intervals meet,
         and that of the difference of the two rates, from the same resamples, holds 0. At least three lags must agree
@@ -81,6 +84,7 @@ def scan_lags(
     clock = fitted.clock
     # a fit to pairs of an unknown lag knows no frames; the trajectories do
     dt, unit_of_frames = (None, None) if clock.lag is None else (clock.dt, clock.time_unit)
+    names = ("canonical_singular_values", "timescales")
     spectra, bounds, rates = [], [], []
     for lag in lags:
         pairs = lagged_pairs(X, lag, dt, unit_of_frames, check_constant=False)
@@ -88,20 +92,24 @@ def scan_lags(
         at_lag = clone(fitted).set_params(lag=lag).fit(pairs) if refit else fitted
         moments = at_lag.feature_moments(pairs)
         spectra.append(koopman_spectrum(moments))
-        bounds.append(bootstrap_intervals(moments, bootstrap=bootstrap)["timescales_interval"].values)
-        rates.append(_slowest_rates(moments, bootstrap))
-    names = ("canonical_singular_values", "timescales")
+        intervals = bootstrap_intervals(moments, bootstrap=bootstrap)
+        bounds.append([intervals[f"{name}_interval"].values for name in names])
+        rates.append(slowest_rates(moments, bootstrap))
     sigma, times = (np.stack([spectrum[name].values for spectrum in spectra]) for name in names)
-    limits = np.stack(bounds, axis=1)  # (bound, lag, mode)
+    sigma_limits, limits = np.moveaxis(np.array(bounds), 0, 2)  # (bound, lag, mode) each
     unit = {"units": clock.time_unit}
     variables = {
         "canonical_singular_values": ((LAG, MODE), sigma),
         "timescales": ((LAG, MODE), times, unit),
+        **interval("canonical_singular_values", [LAG, MODE], sigma_limits),
         **interval("timescales", [LAG, MODE], limits, clock.time_unit),
     }
     factor = dataclasses.replace(bootstrap, level=1 - (1 - bootstrap.level) / len(lags)).t_factor(moments.n_blocks)
-    first = _plateau(_agreement(limits[:, :, 1], np.stack(rates), factor)) if sigma.shape[1] > 1 else None
+    # at lags that may all be noise, timescales agree about nothing
+    is_known = sigma.shape[1] > 1 and bool(np.any(limits[0, :, 1] > 0))
+    first = _plateau(_agreement(limits[:, :, 1], np.stack(rates), factor)) if is_known else None
     attrs = provenance(
+        answer=_answer(lags, limits[0], first),
         has_plateau=first is not None,
         recommended_lag=np.nan if first is None else lags[first],
         recommended_lag_time=np.nan if first is None else clock.at(lags[first]).lag_time,
@@ -113,9 +121,39 @@ def scan_lags(
     return labelled(variables, attrs, {LAG: lags, "lag_time": (LAG, np.array(lags) * clock.dt, unit)})
 
 
-def _slowest_rates(moments: Moments, bootstrap: Bootstrap) -> np.ndarray:
-    """`-ln|lambda_2|` per frame, of the data and of every resample, (1 + n_resamples,)."""
-    modulus = np.sort(np.abs(np.linalg.eigvals(propagator(bootstrap.resampled(moments)).K)), axis=1)
+def _answer(lags: Sequence[int], lower: np.ndarray, first: int | None) -> str:
+    """The lag in words, and why.
+
+    Parameters
+    ----------
+    lower : bounds of the timescales, (n_lags, n_modes)
+    first : of `_plateau`
+
+    Examples
+    --------
+    >>> lower = np.array([[np.inf, 9.0], [np.inf, 9.5], [np.inf, 8.0]])
+    >>> _answer([1, 2, 5], lower, first=1)
+    '2 frames (from there to lag 5 the slowest timescale stays within its intervals)'
+    >>> _answer([1, 2, 5], np.zeros((3, 2)), first=None)
+    'none (noise: within its intervals the slowest timescale may be 0 at every lag)'
+    >>> _answer([1, 2, 5], lower, first=None)
+    'no plateau up to lag 5 (the slowest timescale still changes: scan longer lags)'
+    """
+    if lower.shape[1] == 1:
+        return "none (only the constant was fitted, which has no timescale: fit more modes)"
+    if len(lags) == 1:
+        return "none (one lag shows no plateau: scan three or more)"
+    if np.all(lower[:, 1] == 0):
+        return "none (noise: within its intervals the slowest timescale may be 0 at every lag)"
+    if first is None:
+        return f"no plateau up to lag {lags[-1]} (the slowest timescale still changes: scan longer lags)"
+    frames = f"{lags[first]} frame{'s' if lags[first] > 1 else ''}"
+    return f"{frames} (from there to lag {lags[-1]} the slowest timescale stays within its intervals)"
+
+
+def slowest_rates(moments: Moments, bootstrap: Bootstrap, method: str = "operator") -> np.ndarray:
+    """`-ln|lambda_2|` per frame, of the data and of every resample, (1 + n_resamples,); `method` of `propagator`."""
+    modulus = np.sort(np.abs(np.linalg.eigvals(propagator(bootstrap.resampled(moments), method).K)), axis=1)
     slowest = modulus[:, -2] if modulus.shape[1] > 1 else np.zeros(len(modulus))
     return -np.log(np.maximum(slowest, np.finfo(float).tiny)) / moments.clock.known_lag("to compare lags")
 
@@ -126,7 +164,7 @@ def _agreement(bounds: np.ndarray, rates: np.ndarray, factor: float) -> np.ndarr
     Parameters
     ----------
     bounds : of the timescales, (2, n_lags)
-    rates : of `_slowest_rates`, (n_lags, 1 + n_resamples); blocks are contiguous, so that one resample is of the same
+    rates : of `slowest_rates`, (n_lags, 1 + n_resamples); blocks are contiguous, so that one resample is of the same
         stretches of data at every lag, and differences are far more certain than rates
     factor : of `Bootstrap.t_factor`
     """

@@ -210,7 +210,7 @@ class KoopmanLoRAModel(nn.Module):
 
     @property
     def svals(self) -> Tensor | None:
-        """Learned singular values (n_modes,), the constant mode's 1 first where there is one; None if not learned."""
+        """Learned singular values (n_modes,) or None: a target of training, not the spectrum; read canonical values."""
         if self.svals_params is None:
             return None
         values = torch.sigmoid(self.svals_params)

@@ -125,15 +125,16 @@ class Moments:
         mean = mean if left is None else conjugate_transpose(left) @ mean
         return mean if right is None else mean @ right
 
+    def only(self, names: Sequence[str]) -> Moments:
+        """Those of the moments that are among `names`."""
+        return dataclasses.replace(self, block_sums={n: sums for n, sums in self.block_sums.items() if n in names})
+
     def pooled(self, names: Sequence[str] | None = None) -> Moments:
         """All blocks, and all resamples where there are some, as one block; of the moments `names`, by default all."""
-        held = {name: sums for name, sums in self.block_sums.items() if names is None or name in names}
-        return dataclasses.replace(
-            self,
-            block_sums={n: sums.reshape(-1, *sums.shape[-2:]).sum(axis=0)[None] for n, sums in held.items()},
-            block_counts=self.block_counts.sum()[None],
-            orientation_sums=None,
-        )
+        held = self if names is None else self.only(names)
+        sums = {n: s.reshape(-1, *s.shape[-2:]).sum(axis=0)[None] for n, s in held.block_sums.items()}
+        counts = self.block_counts.sum()[None]
+        return dataclasses.replace(self, block_sums=sums, block_counts=counts, orientation_sums=None)
 
     def covariance(self, name: str) -> np.ndarray:
         """`E[(a - E a)^H (b - E b)]` where the moment is `E[a^H b]`, (..., k, k); needs `shifts`."""

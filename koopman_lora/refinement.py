@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
-from koopman_lora._linalg import WhitenedSVD, damped_triples, split_span
+from koopman_lora._linalg import WhitenedSVD, conjugate_transpose, damped_triples, inverse_root, split_span
 from koopman_lora.accumulation import moments_by_block
 from koopman_lora.checks import checked
-from koopman_lora.data.groups import block_numbers
+from koopman_lora.data.groups import SPLIT_BLOCKS, block_numbers
 from koopman_lora.data.pairs import LaggedPairs
 from koopman_lora.data.splits import Split
 from koopman_lora.equilibrium import damped_pairs
@@ -21,14 +22,15 @@ from koopman_lora.ritz import head_matrices, n_linear, ritz_maps, set_heads
 from koopman_lora.scores import Validation, jackknife_error, subspace_score
 from koopman_lora.training import check_one_encoder, freeze, raw_moments, take_facts
 from koopman_lora.training_loop import PLENTY_OF_PAIRS
-from koopman_lora.triples import canonical_triples
+from koopman_lora.triples import canonical_triples, in_one_block
 
 # Whitening thresholds to choose from; small ones over-fit, and an infinite one adds nothing to what counts in full.
 # Trained trunks can hold modes in directions of very little variance, down to what single precision resolves.
 THRESHOLDS = tuple(10.0**-e for e in range(15))
-# The largest that is worth trying where pairs are plenty: there larger ones lose on every system of `benchmarks/`, most
-# where jumps are rare, as held-out pairs with few of them cannot tell.
+# The largest that is worth trying where pairs are plenty: there larger ones lose on every system of `benchmarks/`.
 LARGEST_OF_MANY = 1e-5
+# Parts that plenty of training pairs are cut into: solutions of four are judged by the fifth, each in turn.
+N_FOLDS = 5
 # Blocks of the held-out pairs, whose jackknife tells better from luckier.
 SCORE_BLOCKS = 16
 # Standard errors by which linear VAMP must be beaten before anything else is taken: two, as in a test at 5 %; one where
@@ -39,6 +41,8 @@ ERRORS_BEYOND_LINEAR, ERRORS_BEYOND_FEW = 2.0, 1.0
 N_ERRORS = 0.5
 # What may count in full: linear functions of the state, or the trained features.
 LINEAR, TRAINED = "linear", "trained"
+# What solutions are judged by.
+BY_HELD_OUT, BY_FOLDS = "held-out pairs", "folds of the training pairs"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,7 +53,9 @@ class RefinementResult:
     ----------
     start : what counts in full, 'linear' functions of the state or the 'trained' features
     threshold : relative whitening threshold of what the last hidden layer has beyond them; infinite for nothing
-    starts, thresholds, scores : all that was tried; scores (n_starts, n_thresholds) are held-out VAMP-2
+    starts, thresholds, scores : all that was tried; scores (n_starts, n_thresholds) are VAMP-2 of other pairs than were
+        solved
+    chosen_by : which pairs these are, the 'held-out pairs' or 'folds of the training pairs'
     validation : the same solution from the training pairs alone, on the held-out pairs
     """
 
@@ -58,6 +64,7 @@ class RefinementResult:
     starts: tuple[str, ...]
     thresholds: np.ndarray
     scores: np.ndarray
+    chosen_by: str
     validation: Validation
 
     @property
@@ -66,7 +73,7 @@ class RefinementResult:
         return bool(np.isfinite(self.threshold))
 
     def score(self, start: str, threshold: float = np.inf) -> float:
-        """Held-out VAMP-2 of one of the solutions that were tried, by default of a start alone.
+        """VAMP-2 of one of the solutions that were tried, by default of a start alone.
 
         Raises
         ------
@@ -89,8 +96,14 @@ def refine(model: KoopmanLoRAModel, split: Split, thresholds: tuple[float, ...] 
     from the training pairs are compared by the VAMP-2 of their span on the held-out pairs. The first, linear VAMP, is
     taken unless the best is better by two standard errors (jackknife over blocks, of the paired difference), or by one
     where the state has too few coordinates for n_modes; otherwise the first within half a standard error of the best:
-    linear before trained, large thresholds before small ones. It is then computed from all pairs. Afterwards M_f and
-    M_g are identities, and learned, K_matrix and canonical values agree.
+    linear before trained, large thresholds before small ones.
+
+    Of 15,000 training pairs and more five parts judge in turn, by their mean VAMP-2, what was solved from the other
+    four; the best is taken, if it beats linear VAMP as above, and the held-out pairs choose nothing. The trained
+    features are then tried only in place of linear functions of the state, where there are none.
+
+    The solution is then computed from all pairs. Afterwards M_f and M_g are identities, and learned, K_matrix and
+    canonical values agree.
 
     Parameters
     ----------
@@ -130,51 +143,129 @@ def rewrite_heads(
     take_facts(model, split)
     model.eval()
     maps, heads = ritz_maps(model), head_matrices(model, split.pairs.x)
-    moments, training, there = _moments(maps, split, held_out)
-    full = _starts(model, heads)
+    moments = _moments(maps, split, held_out)
+    full = _starts(model, heads, _is_many(split))
     tried = np.array([np.inf, *sorted(thresholds, reverse=True)], dtype=float)
-    candidates = [(start, threshold) for start in full for threshold in tried]
-    solutions = [s for own in full.values() for s in _solve(training, own, tried, model.n_modes)]
-    scores = np.array([subspace_score(solution, there) for solution in solutions])
+    candidates = _Candidates(full, tried, model.n_modes)
     can_fill = n_linear(model) >= model.n_modes - 1
-    best = _simplest(scores, solutions, there, ERRORS_BEYOND_LINEAR if can_fill else ERRORS_BEYOND_FEW)
-    start, threshold = candidates[best]
-    solution = _solve(moments, full[start], tried[tried == threshold], model.n_modes)[0]
+    choose = _by_folds if _is_many(split) else _by_held_out
+    best, scores = choose(candidates, moments, ERRORS_BEYOND_LINEAR if can_fill else ERRORS_BEYOND_FEW)
+    start, threshold = candidates.names[best]
+    training, everything = (candidates.one(best, m) for m in (moments.training, moments.everything))
     # where svals are not learned, they are in the features: sqrt(sigma) phi and sqrt(sigma) psi
-    scale = 1.0 if model.learn_svals else np.sqrt(solution.values)
-    trained = normalise(training.transformed(*heads), model.has_centering, model.learn_svals)
-    validation = Validation.of_solution(solutions[best], maps, held_out)
-    set_heads(model, solution.left * scale, solution.right * scale, split.pairs.x)
-    table = scores.reshape(len(full), len(tried))
-    return RefinementResult(start, float(threshold), tuple(full), tried, table, validation), trained
+    scale = 1.0 if model.learn_svals else np.sqrt(everything.values)
+    trained = normalise(moments.training.transformed(*heads), model.has_centering, model.learn_svals)
+    validation = Validation.of_solution(training, maps, held_out)
+    set_heads(model, everything.left * scale, everything.right * scale, split.pairs.x)
+    table, judges = scores.reshape(len(full), len(tried)), BY_FOLDS if _is_many(split) else BY_HELD_OUT
+    return RefinementResult(start, float(threshold), tuple(full), tried, table, judges, validation), trained
 
 
-def _moments(maps: tuple[FeatureMap, FeatureMap], split: Split, held_out: LaggedPairs) -> tuple[Moments, ...]:
-    """Moments over all pairs and over the training pairs, and per block of the held-out pairs."""
+class _MomentsOfParts(NamedTuple):
+    """Moments over all pairs; per fold of the training pairs, which is one where they are few; per held-out block.
+
+    Of plenty of pairs no moments of the held-out ones: they choose nothing.
+    """
+
+    everything: Moments
+    folds: Moments
+    held_out: Moments | None
+
+    @property
+    def training(self) -> Moments:
+        """Over all training pairs."""
+        return in_one_block(self.folds)
+
+
+def _is_many(split: Split) -> bool:
+    return bool(np.count_nonzero(split.is_training) >= PLENTY_OF_PAIRS)
+
+
+def _moments(maps: tuple[FeatureMap, FeatureMap], split: Split, held_out: LaggedPairs) -> _MomentsOfParts:
+    n_folds = N_FOLDS if _is_many(split) else 1
+    cell = np.full(len(split.pairs), -1)  # of pairs between training and held-out ones
+    # contiguous blocks, whose borders alone share frames, dealt out in turn: every fold has parts from everywhere
+    blocks = np.unique(block_numbers(split.pairs, SPLIT_BLOCKS)[split.is_training], return_inverse=True)[1]
+    cell[split.is_training] = blocks % n_folds
     block = block_numbers(held_out, SCORE_BLOCKS)
-    cell = np.where(split.is_training, 0, -1)  # -1 for pairs between training and held-out ones
     if split.is_held_out.any():
-        cell[split.is_held_out] = 1 + block
+        cell[split.is_held_out] = n_folds + (0 if _is_many(split) else block)
     cells, moments = np.unique(cell), moments_by_block(*maps, split.pairs, cell, names=CROSS)
-    if split.is_held_out.any():
-        return moments, moments.selected(cells == 0), moments.selected(cells > 0)
-    return moments, moments.selected(cells == 0), moments_by_block(*maps, held_out, block, names=CROSS)
+    there = None
+    if not _is_many(split):
+        is_there = cells >= n_folds
+        there = moments.selected(is_there) if is_there.any() else moments_by_block(*maps, held_out, block, names=CROSS)
+    return _MomentsOfParts(moments, moments.selected((cells >= 0) & (cells < n_folds)), there)
 
 
 def _solve(moments: Moments, own: tuple[np.ndarray, ...], thresholds: np.ndarray, n_modes: int) -> list[WhitenedSVD]:
     return ritz_triples(_cross(moments), own, thresholds, n_modes, moments.is_reversible)
 
 
-def _starts(model: KoopmanLoRAModel, heads: tuple[np.ndarray, np.ndarray]) -> dict[str, tuple[np.ndarray, ...]]:
-    """Coefficients of what may count in full on the functions of `ritz_maps` behind the constant, for f and g."""
+class _Candidates:
+    """What is tried: every start with every threshold."""
+
+    def __init__(self, full: dict[str, tuple[np.ndarray, ...]], thresholds: np.ndarray, n_modes: int) -> None:
+        self.full, self.thresholds, self.n_modes = full, thresholds, n_modes
+        self.names = [(start, threshold) for start in full for threshold in thresholds]
+
+    def solutions(self, moments: Moments) -> list[WhitenedSVD]:
+        """All of them, from moments of the functions of `ritz_maps`."""
+        return [s for own in self.full.values() for s in _solve(moments, own, self.thresholds, self.n_modes)]
+
+    def one(self, index: int, moments: Moments) -> WhitenedSVD:
+        """A single one."""
+        start, threshold = self.names[index]
+        return _solve(moments, self.full[start], np.array([threshold]), self.n_modes)[0]
+
+
+def _by_held_out(candidates: _Candidates, moments: _MomentsOfParts, errors_beyond: float) -> tuple[int, np.ndarray]:
+    """The candidate to take and the scores of all: held-out pairs judge what the training pairs say."""
+    assert moments.held_out is not None
+    solutions = candidates.solutions(moments.training)
+    scores = np.array([subspace_score(solution, moments.held_out) for solution in solutions])
+    return _simplest(scores, solutions, moments.held_out, errors_beyond), scores
+
+
+def _by_folds(candidates: _Candidates, moments: _MomentsOfParts, errors_beyond: float) -> tuple[int, np.ndarray]:
+    """The candidate to take and the scores of all: each fold of the training pairs judges what the others say."""
+    by_fold = np.stack([_judged(candidates, moments.folds, fold) for fold in range(moments.folds.n_blocks)])
+    best = int(by_fold.mean(axis=0).argmax())
+    lead = by_fold[:, best] - by_fold[:, 0]
+    is_beaten = lead.mean() > errors_beyond * lead.std(ddof=1) / np.sqrt(len(lead))
+    return best if is_beaten else 0, by_fold.mean(axis=0)
+
+
+def _judged(candidates: _Candidates, folds: Moments, judge: int) -> np.ndarray:
+    """VAMP-2 (n_candidates,) on one of the folds of what the others say.
+
+    As `subspace_score`, of all at once: that the constant is the first function of each makes it simple.
+    """
+    is_judge = np.arange(folds.n_blocks) == judge
+    solutions, there = candidates.solutions(in_one_block(folds.selected(~is_judge))), folds.selected(is_judge)
+    left, right = (np.stack([getattr(s, side) for s in solutions]) for side in ("left", "right"))
+    M_f, T_fg, M_g = _cross(there)
+    left_h, right_h = conjugate_transpose(left), conjugate_transpose(right)
+    W_f, W_g = inverse_root(left_h @ M_f @ left).matrix, inverse_root(right_h @ M_g @ right).matrix
+    return np.sum(np.abs(conjugate_transpose(W_f) @ (left_h @ T_fg @ right) @ W_g) ** 2, axis=(-2, -1))
+
+
+def _starts(
+    model: KoopmanLoRAModel, heads: tuple[np.ndarray, np.ndarray], is_many: bool
+) -> dict[str, tuple[np.ndarray, ...]]:
+    """Coefficients of what may count in full on the functions of `ritz_maps` behind the constant, for f and g.
+
+    Where pairs are plenty little is damped, so that it hardly matters which of the two it is.
+    """
     trained = tuple(head[1:, int(model.has_centering) :] for head in heads)
     linear = tuple(np.eye(len(head) - 1, n_linear(model)) for head in heads)
-    return {LINEAR: linear, TRAINED: trained} if n_linear(model) else {TRAINED: trained}
+    if not n_linear(model):
+        return {TRAINED: trained}
+    return {LINEAR: linear} if is_many else {LINEAR: linear, TRAINED: trained}
 
 
 def _default_thresholds(split: Split) -> tuple[float, ...]:
-    is_many = np.count_nonzero(split.is_training) >= PLENTY_OF_PAIRS
-    return tuple(t for t in THRESHOLDS if not is_many or t <= LARGEST_OF_MANY)
+    return tuple(t for t in THRESHOLDS if not _is_many(split) or t <= LARGEST_OF_MANY)
 
 
 def _check_arguments(split: Split, thresholds: tuple[float, ...]) -> LaggedPairs:

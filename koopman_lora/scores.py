@@ -218,6 +218,18 @@ def correlations(moments: Moments) -> np.ndarray:
     return T / np.sqrt(np.maximum(M_f * M_g, np.finfo(float).tiny))
 
 
+def held_out_values(validation: Validation) -> tuple[np.ndarray, np.ndarray]:
+    """Correlations of singular functions at held-out pairs and their jackknife standard errors, (n_modes,) each.
+
+    Errors are NaN where the pairs are in one block.
+    """
+    moments = validation.moments
+    values = correlations(moments)
+    if moments.n_blocks < 2:
+        return values, np.full(len(values), np.nan)
+    return values, jackknife_error(correlations(moments.leaving_out()))
+
+
 @checked
 def held_out_scores(train: OneEstimate, test: OneEstimate) -> xr.Dataset:
     """VAMP-1, VAMP-2 and VAMP-E of held-out pairs as a Dataset that records its conventions."""

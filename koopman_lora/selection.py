@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 
-from koopman_lora._labels import MODE, labelled, provenance
+from koopman_lora._labels import MODE, interval, labelled, provenance
+from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.checks import checked
 from koopman_lora.comparison import elbow
 from koopman_lora.kinds import Count, Seed
 from koopman_lora.scores import Validation, jackknife_error, vamp_e_curve
+
+# Held-out pairs below which nothing can be said about modes.
+FEWEST_PAIRS = 50
 
 
 @checked
@@ -31,21 +37,25 @@ def select_n_modes(
 
     Recommended is the last one. The first two ask how much a mode matters, and held-out VAMP-E stops where the next
     modes gain less than its standard error, which is large for slow processes: neither asks whether a mode exists.
-    Where all modes that were fitted are above noise there may be more, and attribute `is_capped` says so.
+    Where all modes that were fitted are above noise there may be more, and attribute `is_capped` says so. Attribute
+    `answer` is the recommendation in words, with its reason: "at least 8 (all that were fitted are real: fit more)".
 
     Parameters
     ----------
     validation : Validation
         From `refine(...).validation`: functions fitted on training pairs, at held-out pairs.
-    level : of noise alone, at least this share has no mode but the constant
+    level : of noise alone, at least this share has no mode but the constant; and coverage of the intervals
     n_shifts, seed : of the null distribution
 
     Returns
     -------
     Dataset
         Per mode: `sigma`, `sigma_held_out`, `noise_threshold` (NaN for the constant, which is not on trial), `energy`,
-        `captured_share`, `vamp_e`, `vamp_e_gap`, `vamp_e_gap_error`; scalars `n_energy`, `n_captured_share`, `n_elbow`,
-        `n_vamp_e`, `n_null`, `recommended`; attribute `is_capped`: all that were fitted are real, so fit more.
+        `captured_share`, `vamp_e`, `vamp_e_gap`, `vamp_e_gap_error`; over (bound, mode), by jackknife over blocks of
+        the held-out pairs: `sigma_held_out_interval`, `vamp_e_interval`, and `energy_interval` and
+        `captured_share_interval` of the shares of held-out sigma, so that those of an over-fit lie outside; scalars
+        `n_energy`, `n_captured_share`, `n_elbow`, `n_vamp_e`, `n_null`, `recommended`; attributes `answer`, and
+        `is_capped`: all that were fitted are real, so fit more.
 
     Raises
     ------
@@ -55,8 +65,8 @@ def select_n_modes(
     for name, value in (("energy", energy), ("level", level)):
         if not 0 < value < 1:
             raise ValueError(f"{name} must lie between 0 and 1; got {value}.")
-    if len(validation.phi) < 50:
-        raise ValueError(f"validation holds {len(validation.phi)} held-out pairs; at least 50 are needed.")
+    if len(validation.phi) < FEWEST_PAIRS:
+        raise ValueError(f"validation holds {len(validation.phi)} held-out pairs; at least {FEWEST_PAIRS} are needed.")
     sigma = validation.sigma
     cumulative, share = np.cumsum(sigma) / sigma.sum(), np.cumsum(sigma**2) / np.sum(sigma**2)
     score, gap, gap_error = _vamp_e_gaps(validation)
@@ -83,8 +93,11 @@ def select_n_modes(
         "n_null": n_null,
         "recommended": n_null,
     }
-    data = {n: (MODE, v) for n, v in per_mode.items()} | {n: ((), v) for n, v in numbers.items()}
+    data: dict[str, Any] = {n: (MODE, v) for n, v in per_mode.items()} | {n: ((), v) for n, v in numbers.items()}
+    for name, bounds in _held_out_intervals(validation, level).items():
+        data |= interval(name, [MODE], bounds)
     attrs = provenance(
+        answer=_answer(n_null, len(sigma), len(validation.phi)),
         energy_fraction=energy,
         level=level,
         n_shifts=n_shifts,
@@ -93,6 +106,76 @@ def select_n_modes(
         is_capped=n_null == len(sigma),
     )
     return labelled(data, attrs)
+
+
+def _answer(n_real: int, n_fitted: int, n_pairs: int) -> str:
+    """Number of modes in words, and why.
+
+    Examples
+    --------
+    >>> _answer(1, 6, 400)
+    'none (no mode but the constant is above the noise of 400 held-out pairs)'
+    >>> _answer(6, 6, 400)
+    'at least 6 (all that were fitted are real: fit more)'
+    >>> _answer(5, 6, 400)
+    '5 (mode 6 is not above the noise of 400 held-out pairs)'
+    """
+    noise = f"above the noise of {n_pairs} held-out pairs"
+    if n_real == n_fitted:
+        why = "all that were fitted are real" if n_real > 1 else "only the constant was fitted"
+        return f"at least {n_real} ({why}: fit more)"
+    if n_real == 1:
+        return f"none (no mode but the constant is {noise})"
+    rest = f"mode {n_fitted} is" if n_real + 1 == n_fitted else f"modes {n_real + 1} to {n_fitted} are"
+    return f"{n_real} ({rest} not {noise})"
+
+
+def _held_out_intervals(validation: Validation, level: float) -> dict[str, np.ndarray]:
+    """Intervals (2, n_modes) of what is known of the held-out pairs, by jackknife over their blocks."""
+    moments = validation.moments
+    if moments.n_blocks < 8:  # too few to know their spread
+        unknown = np.full((2, len(validation.sigma)), np.nan)
+        return dict.fromkeys(("sigma_held_out", "energy", "captured_share", "vamp_e"), unknown)
+    factor = Bootstrap(level=level).t_factor(moments.n_blocks)
+    held, left_out = _correlations(validation.phi, validation.psi), _correlations_leaving_out(validation)
+    held, left_out = (np.concatenate([np.ones_like(r[..., :1]), r[..., 1:]], axis=-1) for r in (held, left_out))
+
+    def about(value: np.ndarray, others: np.ndarray) -> np.ndarray:
+        reach = factor * jackknife_error(others)
+        return np.stack([value - reach, value + reach])
+
+    angle, others = (np.arccos(np.clip(r, -1, 1)) for r in (held, left_out))
+    vamp_e, vamp_e_left_out = (vamp_e_curve(validation.sigma, m) for m in (moments, moments.leaving_out()))
+    shares = {
+        name: about(_shares(held, power), _shares(left_out, power)).clip(0.0, 1.0)
+        for name, power in (("energy", 1), ("captured_share", 2))
+    }
+    sigma = np.cos(about(angle, others).clip(0.0, np.pi))[::-1]
+    return shares | {"sigma_held_out": sigma, "vamp_e": about(vamp_e, vamp_e_left_out)}
+
+
+def _shares(sigma: np.ndarray, power: int) -> np.ndarray:
+    """Share of the sum of powers that the leading modes have, (..., n_modes); negative correlations are noise about 0.
+
+    Examples
+    --------
+    >>> _shares(np.array([1.0, 0.5, -0.1]), 2)
+    array([0.8, 1. , 1. ])
+    """
+    sums = np.cumsum(np.maximum(sigma, 0.0) ** power, axis=-1)
+    return sums / sums[..., -1:]
+
+
+def _correlations_leaving_out(validation: Validation) -> np.ndarray:
+    """`_correlations` of the held-out pairs without each block in turn, (n_blocks, n_modes)."""
+    phi, psi = validation.phi, validation.psi
+    starts = np.cumsum(np.r_[0, validation.moments.block_counts[:-1]]).astype(int)
+    terms = (phi, psi, np.abs(phi) ** 2, np.abs(psi) ** 2, np.conj(phi) * psi)
+    without = len(phi) - validation.moments.block_counts[:, None]
+    mean_f, mean_g, M_f, M_g, T = ((v.sum(axis=0) - np.add.reduceat(v, starts)) / without for v in terms)
+    norm = np.sqrt((M_f - np.abs(mean_f) ** 2) * (M_g - np.abs(mean_g) ** 2))
+    T = np.real(T - np.conj(mean_f) * mean_g)
+    return np.divide(T, norm, out=np.zeros_like(T), where=norm > 1e-12)
 
 
 def _vamp_e_gaps(validation: Validation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -40,6 +41,11 @@ from koopman_lora.moments import Moments, OneEstimate
 from koopman_lora.propagation import propagator, rank_matrix
 from koopman_lora.triples import canonical_triples, in_one_block, independent_basis, moment_whitener
 
+SCALED_TWICE = (
+    "the second moments of the features equal svals: they look scaled by sqrt(svals) already, and K_matrix would be "
+    "scaled twice. Give moments of unscaled features (model.f, model.g), or leave svals out."
+)
+
 
 @checked
 def koopman_spectrum(moments: OneEstimate, svals: Any = None, *, threshold: Share = RANK_TOLERANCE) -> xr.Dataset:
@@ -74,6 +80,11 @@ def koopman_spectrum(moments: OneEstimate, svals: Any = None, *, threshold: Shar
     ValueError
         For svals of another length.
 
+    Warns
+    -----
+    UserWarning
+        Where the features look scaled by `svals` already, see `looks_scaled`.
+
     References
     ----------
     docs/mathematics.md, sections 2 and 4.
@@ -88,6 +99,8 @@ def koopman_spectrum(moments: OneEstimate, svals: Any = None, *, threshold: Shar
     """
     moments = in_one_block(moments)
     svals = None if svals is None else as_svals(svals, moments.M_f.shape[-1])
+    if looks_scaled(moments, svals):
+        warnings.warn(SCALED_TWICE, stacklevel=3)
     space = independent_basis(moments, threshold)
     functions = space.moments(moments)
     triples = oriented_triples(functions, threshold)
@@ -115,6 +128,27 @@ def koopman_spectrum(moments: OneEstimate, svals: Any = None, *, threshold: Shar
         sigma_above_one=bool(triples.values[0] > 1 + SIGMA_TOLERANCE),
     )
     return labelled(variables | basis, attrs)
+
+
+def looks_scaled(moments: Moments, svals: np.ndarray | None) -> bool:
+    """Whether the second moments of features are `svals` instead of 1, so that `svals` would scale them twice.
+
+    Never where svals are all close to 1: scaled features are not told from unit ones there.
+
+    Examples
+    --------
+    >>> unit = Moments({name: np.eye(2)[None] for name in ("M_f", "M_g", "T_fg")}, np.ones(1))
+    >>> svals = np.array([1.0, 0.5])
+    >>> looks_scaled(unit, svals), looks_scaled(scaled_by(unit, svals), svals), looks_scaled(unit, np.array([1, 0.95]))
+    (False, True, False)
+    """
+    if svals is None:
+        return False
+    powers = np.real([np.diag(moments.M_f), np.diag(moments.M_g)])
+    tiny = np.finfo(float).tiny
+    distance = np.log(np.maximum(svals, tiny))  # of unit features from scaled ones
+    rest = np.log(np.maximum(powers, tiny)) - distance
+    return bool(np.abs(distance).max() > 0.2 and np.abs(rest).max() < 0.1 * np.abs(distance).max())
 
 
 def scaled_by(moments: Moments, svals: np.ndarray | None) -> Moments:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from koopman_lora._labels import EDMD_MODE, LAG, MODE, check_result
+from koopman_lora._labels import COORDINATE, EDMD_MODE, LAG, MODE, check_result
 from koopman_lora.checks import checked
-from koopman_lora.kinds import real_array
+from koopman_lora.data.health_findings import health_findings
+from koopman_lora.kinds import Count, real_array
 
 if TYPE_CHECKING:
-    from koopman_lora.findings import Finding
+    from koopman_lora.finding import Finding
     from koopman_lora.refinement import RefinementResult
     from koopman_lora.scores import Scores
     from koopman_lora.systems import ReferenceSpectrum
@@ -52,16 +53,16 @@ def spectrum_table(spectrum: xr.Dataset, reference: ReferenceSpectrum | None = N
     )
     unknown = ["-"] * spectrum.sizes[MODE]
     columns = {
-        "mode": _cells(spectrum[MODE], "d"),
-        "learned": _cells(spectrum["svals"]) if "svals" in spectrum else unknown,
-        "K_matrix": _cells(spectrum["singular_values"]),
-        "canonical": _cells(spectrum["canonical_singular_values"]),
+        "mode": cells(spectrum[MODE], "d"),
+        "learned": cells(spectrum["svals"]) if "svals" in spectrum else unknown,
+        "K_matrix": cells(spectrum["singular_values"]),
+        "canonical": cells(spectrum["canonical_singular_values"]),
     }
     if reference is not None:
-        columns["reference"] = [*_cells(_reference_values(reference)), *unknown][: len(unknown)]
-    columns["eigenvalue"] = [_complex_text(value) for value in spectrum["eigenvalues"].values]
-    columns[f"timescale ({spectrum.attrs['time_unit']})"] = _cells(spectrum["timescales"], ".4g")
-    return _columns_text(columns)
+        columns["reference"] = [*cells(_reference_values(reference)), *unknown][: len(unknown)]
+    columns["eigenvalue"] = [complex_text(value) for value in spectrum["eigenvalues"].values]
+    columns[f"timescale ({spectrum.attrs['time_unit']})"] = cells(spectrum["timescales"], ".4g")
+    return columns_text(columns)
 
 
 def _reference_values(reference: Any) -> np.ndarray:
@@ -87,7 +88,12 @@ _VERDICT = [
     "cond_M_g",
     "verdict",
     "remedy",
+    "reading",
+    "is_scaled_twice",
 ]
+_SCALED_TWICE = (
+    "SCALED TWICE: features came scaled by sqrt(svals), and svals with them; give moments of unscaled features."
+)
 
 
 @checked
@@ -110,23 +116,25 @@ def comparison_text(comparison: xr.Dataset) -> str:
     level = f"{100 * a['level']:g} %"
     lower, upper = comparison["canonical_interval"].values
     columns = {
-        "mode": _cells(comparison[MODE], "d"),
-        **{head: _cells(comparison[name]) for head, name in _COMPARED.items()},
-        f"[{level}": _cells(lower),
-        f"{level}]": _cells(upper),
-        "ratio": _cells(comparison["ratio"]),
-        "cluster": _cells(comparison["cluster"], "d"),
+        "mode": cells(comparison[MODE], "d"),
+        **{head: cells(comparison[name]) for head, name in _COMPARED.items()},
+        f"[{level}": cells(lower),
+        f"{level}]": cells(upper),
+        "ratio": cells(comparison["ratio"]),
+        "cluster": cells(comparison["cluster"], "d"),
     }
     sizes = comparison["size"].to_series().sort_values(ascending=False)
     listed = (f"{n} {s:.4f}" if np.isfinite(s) else f"{n} unknown (no held-out pairs)" for n, s in sizes.items())
     return "\n".join(
         [
-            _columns_text(columns),
+            columns_text(columns),
             f"ratio K_matrix / learned: mean {a['ratio_mean']:.4f}, std {a['ratio_std']:.4f}",
             f"learned decreasing: {_yes(a['is_decreasing'])}; in (0, 1]: {_yes(a['is_in_unit_interval'])}; "
             f"elbow after mode {a['elbow']}; cond(M_f) {a['cond_M_f']:.3g}, cond(M_g) {a['cond_M_g']:.3g}",
             "causes of disagreement (rms): " + ", ".join(listed),
             f"largest: {a['verdict']}. Remedy: {a['remedy']}",
+            a["reading"],
+            *([_SCALED_TWICE] if a["is_scaled_twice"] else []),
         ]
     )
 
@@ -136,13 +144,14 @@ def _yes(value: bool) -> str:
 
 
 def refinement_text(result: RefinementResult) -> str:
-    """One line of what the refinement took, with the held-out scores that it was chosen by."""
+    """One line of what the refinement took, with the scores that it was chosen by."""
     what = {"linear": "linear functions of the state", "trained": "the trained features"}
     scores = ", ".join(f"{what[start]} {result.score(start):.4f}" for start in result.starts)
     taken = f"{what[result.start]} and more of the last hidden layer (threshold {result.threshold:.2g})"
     if not result.is_refined:
-        return f"refined: nothing beyond {what[result.start]}; held-out VAMP-2: {scores}"
-    return f"refined: {taken} {result.score(result.start, result.threshold):.4f}; held-out VAMP-2: {scores}"
+        return f"refined: nothing beyond {what[result.start]}; VAMP-2 on {result.chosen_by}: {scores}"
+    chosen = f"{result.score(result.start, result.threshold):.4f}"
+    return f"refined: {taken} {chosen}; VAMP-2 on {result.chosen_by}: {scores}"
 
 
 def scores_text(scores: Scores) -> str:
@@ -162,8 +171,57 @@ def finding_text(finding: Finding) -> str:
     return f"{finding.name}: {finding.message}"
 
 
+# Rows of a table of coordinates; of more than these the sentences speak.
+_MOST_ROWS = 30
+
+
+@checked
+def health_text(health: xr.Dataset) -> str:
+    """Readable text of `data_health`: sizes, the table of coordinates, and what matters of it in sentences.
+
+    Examples
+    --------
+    >>> print(kl.health_text(kl.data_health(np.random.default_rng(0).normal(size=(2000, 2)))))
+    1 trajectory of 2000 frames, 1999 pairs at lag 1 (1 frame)
+    coordinate     mean  deviation  drift +- err.  memory (frame)  samples  largest step
+    ...
+    nothing to object to
+    """
+    check_result("health", health, "data_health", "mean", "drift_error", attrs=["lag_time", "time_unit"])
+    findings = health_findings(health)
+    a = health.attrs
+    n = int(a["n_trajectories"])
+    lengths = f"{a['mean_trajectory']:.5g} frames" + f" (mean; shortest {a['shortest_trajectory']})" * (n > 1)
+    rows = health.isel({COORDINATE: slice(_MOST_ROWS)})
+    drifts = zip(rows["drift"].values, rows["drift_error"].values, strict=True)
+    columns = {
+        "coordinate": [str(name) for name in rows[COORDINATE].values],
+        "mean": cells(rows["mean"], ".4g"),
+        "deviation": cells(rows["deviation"], ".4g"),
+        "drift +- err.": [f"{size:+.2f} +- {error:.2f}" if np.isfinite(error) else "-" for size, error in drifts],
+        f"memory ({a['memory_unit']})": _known_cells(rows["autocorrelation_time"], ".3g"),
+        "samples": _known_cells(rows["effective_samples"], ".0f"),
+        "largest step": _known_cells(rows["largest_step"], ".3g"),
+    }
+    n_left = int(a["n_entries"]) - rows.sizes[COORDINATE]
+    n_pairs = f"{a['n_pairs']} pair" + ("" if a["n_pairs"] == 1 else "s")
+    lag = "an unknown lag" if a["lag"] == "unknown" else f"lag {a['lag']} ({a['lag_time']:g} {a['time_unit']})"
+    return "\n".join(
+        [
+            f"{n} trajector{'y' if n == 1 else 'ies'} of {lengths}, {n_pairs} at {lag}",
+            columns_text(columns),
+            *([f"and {n_left} more"] if n_left else []),
+            *([finding_text(finding) for finding in findings] or ["nothing to object to"]),
+        ]
+    )
+
+
+def _known_cells(values: Any, form: str) -> list[str]:
+    return [f"{value:{form}}" if np.isfinite(value) else "-" for value in np.asarray(values)]
+
+
 def selection_text(selection: xr.Dataset) -> str:
-    """One line of `select_n_modes`: the recommended number of modes, or that more may be real, and what rules say."""
+    """Two lines of `select_n_modes`: the answer with its reason, and what each rule says."""
     energy = f"{100 * selection.attrs['energy_fraction']:g} %"
     rules = {
         "n_energy": f"{energy} of sum sigma",
@@ -173,44 +231,32 @@ def selection_text(selection: xr.Dataset) -> str:
         "n_null": "above noise",
     }
     listed = ", ".join(f"{text} {int(selection[name])}" for name, text in rules.items())
-    recommended = f"recommended {int(selection['recommended'])}"
-    if selection.attrs["is_capped"]:
-        recommended = f"at least {int(selection['recommended'])} (all that were fitted are real: fit more)"
-        return f"number of modes: {recommended}; {listed}"
-    return f"number of modes: {recommended} ({listed})"
+    return f"number of modes: {selection.attrs['answer']}\nby rule: {listed}"
 
 
 def residuals_text(residuals: xr.Dataset) -> str:
     """Table of `eigenpair_residuals`, spurious eigenpairs flagged, and the note on how to read it."""
     columns = {
-        "mode": _cells(residuals[EDMD_MODE], "d"),
-        "eigenvalue (EDMD)": [_complex_text(value) for value in residuals["edmd_eigenvalues"].values],
-        "residual": _cells(residuals["residual"], ".3g"),
-        "condition": _cells(residuals["eigenvalue_condition"], ".3g"),
-        "autocorr. error": _cells(residuals["autocorrelation_error"], ".3g"),
+        "mode": cells(residuals[EDMD_MODE], "d"),
+        "eigenvalue (EDMD)": [complex_text(value) for value in residuals["edmd_eigenvalues"].values],
+        "residual": cells(residuals["residual"], ".3g"),
+        "condition": cells(residuals["eigenvalue_condition"], ".3g"),
+        "autocorr. error": cells(residuals["autocorrelation_error"], ".3g"),
         "": ["SPURIOUS" if flag else "" for flag in residuals["is_spurious"].values],
     }
-    return f"{_columns_text(columns)}\n{residuals.attrs['note']}"
+    return f"{columns_text(columns)}\n{residuals.attrs['note']}"
 
 
 def scan_text(scan: xr.Dataset) -> str:
-    """Table of `scan_lags`: the slowest three timescales, with intervals, at each lag; the recommended lag or none."""
+    """Table of `scan_lags`: the slowest three timescales, with intervals, at each lag; the answer and its reason."""
     unit = scan.attrs["time_unit"]
-    columns = {"lag": _cells(scan[LAG], "d"), f"({unit})": _cells(scan["lag_time"], "g")}
+    columns = {"lag": cells(scan[LAG], "d"), f"({unit})": cells(scan["lag_time"], "g")}
     for i, mode in enumerate(scan[MODE].values[1:4], start=1):
         times, bounds = scan["timescales"].values[:, i], scan["timescales_interval"].values[:, :, i].T
         columns[f"timescale {mode} ({unit})"] = [
             f"{t:.4g} ({low:.4g}, {high:.4g})" for t, (low, high) in zip(times, bounds, strict=True)
         ]
-    return f"{_columns_text(columns)}\n{_plateau_text(scan)}"
-
-
-def _plateau_text(scan: xr.Dataset) -> str:
-    if scan.attrs["has_plateau"]:
-        return f"recommended lag: {scan.attrs['recommended_lag']} frames (shortest on the plateau)"
-    return (
-        f"recommended lag: none, no plateau up to lag {scan[LAG].values[-1]}; timescales still change: scan longer lags"
-    )
+    return f"{columns_text(columns)}\nlag: {scan.attrs['answer']}"
 
 
 def intervals_text(intervals: xr.Dataset) -> str:
@@ -221,21 +267,51 @@ def intervals_text(intervals: xr.Dataset) -> str:
         "|eigenvalue|": "eigenvalue_modulus",
         f"timescale ({intervals.attrs['time_unit']})": "timescales",
     }
-    columns = {"mode": _cells(intervals[MODE], "d")}
+    columns = {"mode": cells(intervals[MODE], "d")}
     for head, name in names.items():
         if f"{name}_interval" in intervals:
             columns[head] = [f"({low:.4g}, {high:.4g})" for low, high in intervals[f"{name}_interval"].values.T]
-    return f"{100 * intervals.attrs['level']:g} % intervals\n{_columns_text(columns)}"
+    return f"{100 * intervals.attrs['level']:g} % intervals\n{columns_text(columns)}"
 
 
-def _columns_text(columns: dict[str, list[str]]) -> str:
+@checked
+def importance_text(importance: xr.Dataset, n_inputs: Count = 5) -> str:
+    """Tables of `input_importance`, one for each mode but the constant: the inputs that sigma loses most without."""
+    check_result("importance", importance, "input_importance", "mode", *_IMPORTANCE, attrs=["level"])
+    moving = [mode for mode in importance[MODE].values if importance["sigma_loss"].sel(mode=mode).any()]
+    return "\n\n".join(_importance_of_mode(importance.sel(mode=mode), n_inputs) for mode in moving)
+
+
+_IMPORTANCE = ("input", "sigma", "sigma_loss", "sigma_loss_interval")
+
+
+def _importance_of_mode(importance: xr.Dataset, n_inputs: int) -> str:
+    order = np.argsort(-importance["sigma_loss"].values, kind="stable")
+    shown, level = importance.isel(input=order[:n_inputs]), f"{100 * importance.attrs['level']:g} %"
+    lower, upper = shown["sigma_loss_interval"].values
+    columns = {
+        "input": [str(name) for name in shown["input"].values],
+        "sigma lost": cells(shown["sigma_loss"]),
+        f"[{level}": cells(lower),
+        f"{level}]": cells(upper),
+    }
+    if "gradient" in shown:
+        columns["gradient"] = cells(shown["gradient"], ".3f")
+    n_more = len(order) - n_inputs
+    others = f"; {n_more} more input{'s' if n_more > 1 else ''}" if n_more > 0 else ""
+    return f"mode {int(importance[MODE])}, sigma {float(importance['sigma']):.4f}{others}\n{columns_text(columns)}"
+
+
+def columns_text(columns: dict[str, list[str]]) -> str:
     """Head -> cells below it, as a table."""
     return text_table(zip(*([head, *cells] for head, cells in columns.items()), strict=True))
 
 
-def _cells(values: Any, form: str = ".4f") -> list[str]:
+def cells(values: Any, form: str = ".4f") -> list[str]:
+    """Each value as text."""
     return [f"{value:{form}}" for value in np.asarray(values)]
 
 
-def _complex_text(value: complex) -> str:
+def complex_text(value: complex) -> str:
+    """A number with its imaginary part where there is one."""
     return f"{value.real:.4f}" if abs(value.imag) < 5e-5 else f"{value.real:.4f}{value.imag:+.4f}i"

@@ -31,7 +31,7 @@ from valid_calls import targets
 
 import koopman_lora as kl
 
-SECONDS = 20
+SECONDS = 60
 MEMORY = 12 << 30
 # Below it are no calls: before call 0 come the valid ones, numbered up to -1.
 FIRST = -1000
@@ -95,6 +95,13 @@ NOT_FINITE = {
     "mean_first_passage_times": "infinite where a state is never reached",
     "rates": "as mean_first_passage_times",
     "stationary_distribution": "NaN where there are several",
+    "drift": "NaN of a constant, and of trajectories that are too short for it",
+    "drift_error": "as drift",
+    "drift_p_value": "as drift",
+    "autocorrelation_time": "NaN of a constant",
+    "effective_samples": "NaN of a constant",
+    "largest_step": "NaN of a constant",
+    "period": "NaN of what looks neither like an angle nor like a position in a box",
 }
 # Functions of numbers that may be NaN or infinite themselves.
 # `LaggedPairs` holds what `lagged_pairs` has checked.

@@ -12,8 +12,8 @@ import xarray as xr
 from torch import nn
 
 import koopman_lora as kl
-from koopman_lora.analysis import DataNeededError
 from koopman_lora.analysis_files import read_fitted
+from koopman_lora.fitted_functions import DataNeededError
 from koopman_lora.systems import NoisyRotation
 
 SYSTEM = NoisyRotation(omega=0.5, noise=0.5)
@@ -299,12 +299,16 @@ def squares(x):
 NEED_FRAMES = {
     "coarse_grain": lambda a, x: a.coarse_grain(2, bootstrap=FEW),
     "membership_map": lambda a, x: np.asarray(a.membership_map(2)(x)),
+    "input_importance": lambda a, x: a.input_importance(bootstrap=FEW),
+    "sparse_surrogate": lambda a, x: a.sparse_surrogate(),
     "forecast of other observables": lambda a, x: a.forecast(x, 3, squares, bootstrap=FEW),
     "koopman_modes of other observables": lambda a, x: a.koopman_modes(squares),
 }
 PURPOSES = {
     "coarse_grain": "to find metastable sets in",
     "membership_map": "to find metastable sets in",
+    "input_importance": "to permute inputs of",
+    "sparse_surrogate": "to fit linear functions to",
     "forecast of other observables": "to project observables on",
     "koopman_modes of other observables": "to project observables on",
 }
@@ -421,8 +425,8 @@ def test_a_file_of_another_fit_is_named(folder, of_other_data, name):
         ("[]", r"analysis\.json' is damaged"),
         ("{}", r"analysis\.json' is not an analysis of this koopman_lora; its format is None"),
         ('{"format": "koopman_lora.analysis.v0"}', r"analysis\.json' is not an analysis .*; its format is 'koopman"),
-        ('{"format": "koopman_lora.analysis.v4"}', r"analysis\.json' is damaged"),
-        ('{"format": "koopman_lora.analysis.v4", "files": {}}', r"analysis\.json' is damaged"),
+        ('{"format": "koopman_lora.analysis.v5"}', r"analysis\.json' is damaged"),
+        ('{"format": "koopman_lora.analysis.v5", "files": {}}', r"analysis\.json' is damaged"),
     ],
 )  # fmt: skip
 def test_a_damaged_or_foreign_record_is_named(folder, text, message):

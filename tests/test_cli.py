@@ -16,6 +16,7 @@ from koopman_lora.findings import training_findings
 from koopman_lora.tables import (
     comparison_text,
     finding_text,
+    health_text,
     intervals_text,
     refinement_text,
     residuals_text,
@@ -42,8 +43,8 @@ def test_simulate_fit_spectrum_on_files(tmp_path, capsys):
     assert "Remedy" in printed
     assert "generalisation gap unknown" not in printed
     assert "held out: VAMP-1" in printed
-    assert "number of modes: at least 3 (all that were fitted are real: fit more); 90 % of sum sigma 3" in printed
-    assert "recommended lag: " in printed
+    assert "number of modes: at least 3 (all that were fitted are real: fit more)\n" in printed
+    assert "\nlag: " in printed
     assert "90 % intervals" in printed
     assert printed.count("residual") == 2  # the heading and the note
     scan = next(row for row in printed.splitlines() if row.split()[:2] == ["2", "2"])
@@ -54,6 +55,21 @@ def test_simulate_fit_spectrum_on_files(tmp_path, capsys):
     exact = kl.systems.NoisyRotation().spectrum(1, 3).singular_values
     assert np.allclose(computed.canonical_singular_values, exact, atol=0.03)
     assert (kl.load_dataset(intervals).canonical_singular_values_interval[:, 1:].diff("bound") > 0).all()
+
+
+def test_health_prints_the_table_and_writes_it(tmp_path, capsys):
+    data, out = str(tmp_path / "x.npy"), str(tmp_path / "health.nc")
+    x = np.random.default_rng(0).normal(size=(500, 2))
+    x[300:, 1] += 500
+    np.save(data, x)
+    assert main(["health", data, "--lag", "3", "--dt", "0.5", "--time-unit", "ps", "--out", out]) == 0
+    printed = capsys.readouterr().out
+    health = kl.data_health(x, 3, 0.5, "ps")
+    assert printed == f"{health_text(health)}\n\nwrote {out}\n"
+    assert "jumps: coordinate 1 jumps 1 time, the furthest at frame 300" in printed
+    xr.testing.assert_allclose(kl.load_dataset(out), health)
+    assert main(["health", data, "--out", str(tmp_path / "health.txt")]) == 2
+    assert "must end in .nc or .zarr" in capsys.readouterr().err
 
 
 # ---- the same as in Python -------------------------------------------------------------------------------------------
@@ -100,6 +116,11 @@ def everything_as_text(estimator):
     return "\n\n".join(parts)
 
 
+def test_a_summary_of_a_folder_is_that_of_the_fit(runs, capsys):
+    assert main(["spectrum", runs.folder, "--summary"]) == 0
+    assert capsys.readouterr().out == f"{runs.estimator.summary()}\n"
+
+
 @pytest.mark.parametrize("with_data", [True, False], ids=["with data", "without data"])
 def test_the_command_line_prints_what_python_says_to_the_last_digit(runs, tmp_path, capsys, with_data):
     data, intervals = [runs.data] if with_data else [], str(tmp_path / "i.nc")
@@ -109,9 +130,7 @@ def test_the_command_line_prints_what_python_says_to_the_last_digit(runs, tmp_pa
 
 def test_fit_prints_what_python_says(runs):
     estimator = runs.estimator
-    expected = [spectrum_table(estimator.spectrum_), "", refinement_text(estimator.refinement_)]
-    expected += [scores_text(estimator.scores())]
-    expected += [f"before refinement, {finding_text(finding)}" for finding in estimator.findings_]
+    expected = [str(estimator.summary()), "", refinement_text(estimator.refinement_), scores_text(estimator.scores())]
     assert runs.printed.startswith("\n".join(expected) + "\n\nthe analysis is in ")
 
 
@@ -169,7 +188,7 @@ def test_a_reversible_fit_is_kept_as_such_and_says_what_contradicts_it(runs, tmp
     options = ["--reversible", "--n-epochs", "1", "--n-modes", "3", "--hidden-dims", "16"]
     with pytest.warns(UserWarning, match="do not look reversible"):
         assert main(["fit", runs.data, *options, "--out", folder]) == 0
-    assert "\nnot reversible: the data do not look reversible" in capsys.readouterr().out
+    assert "\n- not reversible: the data do not look reversible" in capsys.readouterr().out
     assert kl.open_analysis(folder).model.is_reversible
     assert main(["spectrum", folder, "--diagnose"]) == 0
     assert "\nnot reversible: " in capsys.readouterr().out

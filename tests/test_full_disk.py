@@ -15,7 +15,7 @@ from koopman_lora import analysis_files, demo
 from koopman_lora.analysis_files import analysis_bytes
 from koopman_lora.cli import main
 
-FIT = ["--n-modes", "3", "--n-epochs", "1", "--hidden-dims", "8"]
+FIT = ["--n-modes", "3", "--n-epochs", "1", "--hidden-dims", "8", "--n-fits", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def data(tmp_path_factory):
 def fits(data):
     """Two fits of the same data, an older one and a newer one."""
     trajectories = kl.open_trajectories(data)
-    return [kl.KoopmanLoRA(n_modes=n, hidden_dims=(8,), n_epochs=1).fit(trajectories) for n in (3, 2)]
+    return [kl.KoopmanLoRA(n_modes=n, hidden_dims=(8,), n_epochs=1, n_fits=2).fit(trajectories) for n in (3, 2)]
 
 
 def full_for(name, monkeypatch):

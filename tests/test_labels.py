@@ -132,6 +132,8 @@ def of_the_rotation():
         "select_n_modes": estimator.select_n_modes(),
         "scan_lags": kl.scan_lags(estimator, data, [1, 2, 4], bootstrap=FEW),
         "cross_validate": kl.cross_validate(kl.KoopmanLoRA(3, hidden_dims=(8,), n_epochs=1), data, n_folds=3),
+        "input_importance": estimator.input_importance(bootstrap=FEW, n_pairs=500),
+        "sparse_surrogate": estimator.sparse_surrogate(n_pairs=500),
         "compare_subspaces": kl.compare_subspaces(*functions),
         "agreement_of_fits": kl.agreement_of_fits(functions),
         "coarse_coordinates": estimator.coarse_coordinates(pairs.x[:6]).to_dataset(),

@@ -9,6 +9,7 @@ import koopman_lora as kl
 from koopman_lora.accumulation import estimate_moments
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.clock import Clock
+from koopman_lora.intervals import bootstrap_intervals
 from koopman_lora.lag_scan import _agreement, _plateau, scan_lags
 from koopman_lora.systems import FiniteMarkovChain, NoisyRotation
 from koopman_lora.tables import scan_text
@@ -125,7 +126,8 @@ def test_a_hidden_process_has_no_plateau_at_short_lags():
         assert not scan.has_plateau
         assert np.isnan(scan.recommended_lag)
         assert np.isnan(scan.recommended_lag_time)
-        assert "no plateau up to lag 20" in scan_text(scan)
+        assert scan.answer == "no plateau up to lag 20 (the slowest timescale still changes: scan longer lags)"
+        assert scan_text(scan).endswith(f"\nlag: {scan.answer}")
 
 
 def test_a_markov_process_has_its_plateau_from_the_first_lag_on():
@@ -133,6 +135,43 @@ def test_a_markov_process_has_its_plateau_from_the_first_lag_on():
     found = [lags_of(SignOfHidden(seed, noise=0.0), [1, 2, 5, 10]) for seed in range(8)]
     assert np.mean([scan.recommended_lag == 1 for scan in found]) >= 0.75
     assert all(scan.has_plateau for scan in found)
+    first = next(scan for scan in found if scan.recommended_lag == 1)
+    assert first.answer == "1 frame (from there to lag 10 the slowest timescale stays within its intervals)"
+
+
+class WhiteNoise(NamedTuple):
+    """No memory at all."""
+
+    seed: int
+
+    def trajectory(self):
+        return np.random.default_rng(self.seed).normal(size=(4000, 1))
+
+
+def test_noise_has_no_lag():
+    """Of 100 seeds 82 were answered so; in the others chance keeps 0 out of an interval at one of the lags."""
+    found = [lags_of(WhiteNoise(seed), [1, 2, 5]) for seed in range(4)]
+    of_noise = [scan for scan in found if scan.answer.startswith("none (noise: within its intervals")]
+    assert len(of_noise) >= 2
+    assert not any(scan.has_plateau for scan in of_noise)
+
+
+def test_a_scan_that_can_have_no_plateau_says_why():
+    one = lags_of(SignOfHidden(0, noise=0.0), [2])
+    assert one.answer == "none (one lag shows no plateau: scan three or more)"
+    assert not one.has_plateau
+    constant = scan_lags(OnlyOne(), [SignOfHidden(0, noise=0.0).trajectory()], [1, 2, 5], bootstrap=Bootstrap(20))
+    assert constant.answer == "none (only the constant was fitted, which has no timescale: fit more modes)"
+
+
+def test_intervals_of_singular_values_are_those_of_each_lag():
+    data = [SignOfHidden(0, noise=0.0).trajectory()]
+    scan = scan_lags(WithOne(), data, [1, 3], bootstrap=Bootstrap(50))
+    assert scan.canonical_singular_values_interval.dims == ("bound", "lag", "mode")
+    for lag in (1, 3):
+        moments = WithOne().feature_moments(kl.lagged_pairs(data, lag))
+        wanted = bootstrap_intervals(moments, bootstrap=Bootstrap(50)).canonical_singular_values_interval
+        np.testing.assert_allclose(scan.canonical_singular_values_interval.sel(lag=lag), wanted)
 
 
 def test_scans_of_impossible_lags_are_refused(rotation_fit, rotation_data):
@@ -170,6 +209,13 @@ class OneHot:
 
     def feature_moments(self, pairs):
         return estimate_moments(lambda x: x, lambda x: x, pairs, n_blocks=32)
+
+
+class OnlyOne(OneHot):
+    """The constant as the only feature."""
+
+    def feature_moments(self, pairs):
+        return estimate_moments(lambda x: x[:, :1] ** 0, lambda x: x[:, :1] ** 0, pairs, n_blocks=32)
 
 
 def test_a_chain_has_its_exact_timescale_at_every_lag_in_physical_time():

@@ -32,8 +32,8 @@ CITATIONS = [
 ]
 
 
-def test_sections_are_numbered_from_one_to_eight():
-    assert SECTIONS == list(range(1, 9))
+def test_sections_are_numbered_from_one_to_nine():
+    assert SECTIONS == list(range(1, 10))
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ def estimates():
         "history": estimator.training_.history,
         "comparison": estimator.diagnose(kl.Bootstrap(20)),
         "selection": estimator.select_n_modes(),
+        "importance": estimator.input_importance(bootstrap=kl.Bootstrap(20)),
         "scan": estimator.scan_lags(trajectories, [1, 2], bootstrap=kl.Bootstrap(20)),
     }
 
@@ -32,10 +33,12 @@ DRAWN = {
     "plot_forecast": lambda: chain_results()["band"],
     "plot_forecast_error": lambda: chain_results()["error"],
     "plot_history": lambda: estimates()["history"],
+    "plot_input_importance": lambda: estimates()["importance"],
     "plot_matrix_core": lambda: decomposed()[1],
     "plot_matrix_svals": lambda: decomposed()[1],
     "plot_matrix_training": lambda: decomposed()[1],
     "plot_memberships": lambda: LINE,
+    "plot_modes_above_noise": lambda: estimates()["selection"],
     "plot_network": lambda: chain_results()["model"],
     "plot_number_of_states": lambda: chain_results()["gaps"],
     "plot_ratio": lambda: estimates()["comparison"],

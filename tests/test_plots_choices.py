@@ -3,7 +3,7 @@ import pytest
 from pictures import chain_results, fitted, line, texts
 
 from koopman_lora import Bootstrap
-from koopman_lora.plots import plot_energy, plot_number_of_states, plot_timescales
+from koopman_lora.plots import plot_energy, plot_modes_above_noise, plot_number_of_states, plot_timescales
 
 
 def scan(lags, n_resamples=20):
@@ -11,24 +11,68 @@ def scan(lags, n_resamples=20):
     return estimator.scan_lags(trajectories, lags, bootstrap=Bootstrap(n_resamples))
 
 
-def test_energy_marks_the_recommended_number():
-    selection = fitted()[2].select_n_modes()
-    assert line(plot_energy(selection), "recommended").get_xdata()[0] == int(selection.recommended)
+def answer_of(ax):
+    """What the title says below the question, its line breaks undone."""
+    return " ".join(ax.get_title().split("\n")[1:])
 
 
-def test_energy_says_at_least_where_all_modes_are_real():
+@pytest.mark.parametrize("draw", [plot_energy, plot_modes_above_noise])
+def test_number_recommended_number_fitted_and_answer_are_drawn(draw):
     selection = fitted()[2].select_n_modes()
-    recommended = int(selection.recommended)
-    for is_capped, text in ((True, f"recommended: at least {recommended}"), (False, f"recommended: {recommended}")):
-        marked = line(plot_energy(selection.assign_attrs(is_capped=is_capped)), "recommended")
-        assert marked.get_label() == text
+    for reason in ("at least 4 (all that were fitted are real: fit more)", "none (noise)"):
+        ax = draw(selection.assign_attrs(answer=reason))
+        assert line(ax, "recommended").get_xdata()[0] == int(selection.recommended)
+        assert line(ax, "fitted: 4").get_xdata()[0] == 4
+        assert answer_of(ax) == reason
+
+
+def test_energy_draws_its_rule_and_marks_where_the_curves_reach_it():
+    selection = fitted()[2].select_n_modes(energy=0.6)
+    ax = plot_energy(selection)
+    assert line(ax, "60 %: reached with").get_ydata()[0] == 0.6
+    marks = [(mark.get_xdata()[0], mark.get_ydata()[0]) for mark in ax.lines if mark.get_marker() == "v"]
+    assert marks == [(int(selection.n_energy), 0.6), (int(selection.n_captured_share), 0.6)]
+    for band, name in zip(ax.collections, ("energy", "captured_share"), strict=False):
+        drawn = band.get_paths()[0].vertices
+        for bound in selection[f"{name}_interval"].values:
+            assert all(np.isclose(drawn, [mode, value]).all(axis=1).any() for mode, value in enumerate(bound, start=1))
+
+
+def test_modes_above_noise_draws_intervals_and_what_noise_reaches():
+    selection = fitted()[2].select_n_modes(level=0.9)
+    ax = plot_modes_above_noise(selection)
+    assert "held-out pairs, 90 % interval" in texts(ax)
+    held_out = ax.containers[0]
+    bars = [segment[:, 1] for segment in held_out.lines[2][0].get_segments()]
+    np.testing.assert_allclose(bars, selection.sigma_held_out_interval.T)
+    noise = [segment[0, 1] for segment in ax.collections[-1].get_segments() if len(segment)]
+    np.testing.assert_allclose(noise, selection.noise_threshold[1:])  # the constant is not on trial
+
+
+def test_intervals_that_are_not_known_are_not_drawn():
+    selection = fitted()[2].select_n_modes()
+    ax = plot_modes_above_noise(selection.assign(sigma_held_out_interval=np.nan * selection.sigma_held_out_interval))
+    heights = [np.ptp(segment[:, 1]) for segment in ax.containers[0].lines[2][0].get_segments()]
+    assert np.allclose(heights, 0)
+    assert np.isfinite(ax.get_ylim()).all()
 
 
 def test_no_plateau_is_said_and_no_lag_is_marked():
-    rising = scan([1, 2]).assign_attrs(has_plateau=False, recommended_lag=np.nan, recommended_lag_time=np.nan)
+    rising = scan([1, 2]).assign_attrs(
+        has_plateau=False, recommended_lag=np.nan, recommended_lag_time=np.nan, answer="no plateau up to lag 2 (...)"
+    )
     ax = plot_timescales(rising)
-    assert "no plateau up to lag 2" in texts(ax)
+    assert answer_of(ax) == "no plateau up to lag 2 (...)"
     assert not any(str(drawn.get_label()).startswith("recommended") for drawn in ax.lines)
+    assert line(ax, "longest lag scanned").get_xdata()[0] == rising.lag_time[-1]
+
+
+def test_the_plateau_is_drawn_with_the_interval_that_longer_lags_agree_with():
+    found = scan([1, 2]).assign_attrs(has_plateau=True, recommended_lag=2, recommended_lag_time=2.0, answer="2 frames")
+    drawn = plot_timescales(found).collections[-1].get_segments()
+    assert [segment[0].tolist() for segment in drawn] == [
+        [2.0, bound] for bound in found.timescales_interval.sel(lag=2).values[:, 1]
+    ]
 
 
 def test_timescales_draw_the_numbers_they_were_given():

@@ -8,6 +8,7 @@ from torch import nn
 import koopman_lora as kl
 from koopman_lora.accumulation import estimate_moments
 from koopman_lora.agreement import captured_share
+from koopman_lora.data.groups import block_numbers
 from koopman_lora.data.pairs import lagged_pairs
 from koopman_lora.data.splits import Split, split_pairs
 from koopman_lora.encoder_pairs import NoLinearHeadError
@@ -391,3 +392,21 @@ def test_many_pairs_are_not_damped_much():
         result = refine(model, fit(model, pairs, n_epochs=1).split)
         assert result.thresholds[:2].tolist() == [np.inf, largest]
         assert result.thresholds[-1] == 1e-14
+
+
+def test_of_many_pairs_folds_of_the_training_pairs_choose_and_held_out_ones_nothing():
+    many = lagged_pairs(SYSTEM.simulate(n_trajectories=3, n_steps=5100, seed=3))
+    noise = lagged_pairs(np.random.default_rng(0).normal(size=(500, 2)), time_unit="step")
+    model = make_model("svals centred", 1)
+    found = [refine(copy.deepcopy(model), Split.given(many, held_out)) for held_out in (PAIRS, noise)]
+    assert np.array_equal(found[0].scores, found[1].scores)
+    assert found[0].threshold == found[1].threshold
+    fold = block_numbers(many, 20) % 5
+    by_hand = [
+        vamp_scores(linear_moments(many.select(fold != i)), linear_moments(many.select(fold == i))).vamp_2
+        for i in range(5)
+    ]
+    assert np.isclose(found[0].score("linear"), np.mean(by_hand), rtol=1e-6)
+    assert found[0].chosen_by == "folds of the training pairs"
+    few = refine(model, Split.given(many.select(np.arange(14_999)), PAIRS))
+    assert few.chosen_by == "held-out pairs"

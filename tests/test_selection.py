@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -82,6 +84,8 @@ def test_all_modes_real_means_that_more_may_be():
         selection = select_n_modes(exact_validation(ROTATION, n_modes, 4000))
         assert selection.recommended == n_modes
         assert bool(selection.is_capped) is is_capped
+        why = "only the constant was fitted" if n_modes == 1 else "all that were fitted are real"
+        assert selection.answer == f"at least {n_modes} ({why}: fit more)"
     assert not select_n_modes(exact_validation(ROTATION, 5, 4000, n_invented=1)).is_capped
 
 
@@ -174,6 +178,55 @@ def test_the_answer_hardly_depends_on_how_many_were_fitted():
     assert [int(selection.recommended) for selection in found[:2]] == [4, 7]
     assert [bool(selection.is_capped) for selection in found] == [True, True, False, False, False]
     assert all(7 <= selection.recommended <= 9 for selection in found[2:])
+    n = int(found[-1].recommended)
+    assert found[-1].answer == f"{n} (modes {n + 1} to 20 are not above the noise of 400 held-out pairs)"
+
+
+def test_noise_is_answered_with_none():
+    pairs = lagged_pairs(np.random.default_rng(0).normal(size=(4001, 2)))
+    selection = select_n_modes(linear_fit(pairs, random_cosines(2, 0), 8, 0))
+    assert selection.answer == "none (no mode but the constant is above the noise of 400 held-out pairs)"
+    lower, upper = selection.sigma_held_out_interval.values[:, 1:]
+    assert np.mean((lower <= 0) & (upper >= 0)) >= 5 / 7
+
+
+def test_intervals_hold_the_exact_values():
+    """95 % intervals of 200 seeds held the exact values in 94 to 99 %, mode by mode, with 400 and 2,000 pairs of the
+    rotation and 4,000 of the chain; 40 seeds of 4 modes fall below 85 % of their numbers in one case of 10,000."""
+    sigma = ROTATION.spectrum(lag=1, n_modes=5).singular_values
+    exact = {
+        "sigma_held_out": sigma,
+        "vamp_e": np.cumsum(sigma**2),
+        "energy": np.cumsum(sigma) / sigma.sum(),
+        "captured_share": np.cumsum(sigma**2) / np.sum(sigma**2),
+    }
+    inside = {name: [] for name in exact}
+    for seed in range(40):
+        selection = select_n_modes(exact_validation(ROTATION, 5, 400, seed), n_shifts=2)
+        for name, value in exact.items():
+            lower, upper = selection[f"{name}_interval"].values
+            inside[name].append((lower <= value + 1e-9) & (value <= upper + 1e-9))
+    for name, found in inside.items():
+        assert np.mean(np.array(found)[:, 1:]) >= 0.85, name
+
+
+def test_intervals_are_wider_at_a_higher_level_and_unknown_of_few_blocks():
+    validation = exact_validation(ROTATION, 4, 400)
+    narrow, wide = (select_n_modes(validation, level=level, n_shifts=2) for level in (0.5, 0.99))
+    for name in ("sigma_held_out", "vamp_e", "energy", "captured_share"):
+        widths = [np.diff(s[f"{name}_interval"].values, axis=0)[0, 1:3] for s in (narrow, wide)]
+        assert (widths[0] < widths[1]).all(), name
+    assert (narrow.sigma_held_out_interval[:, 0] == 1).all()
+    blocks = np.arange(validation.moments.n_blocks) // 8
+    few = dataclasses.replace(validation, moments=validation.moments.merged(blocks))
+    assert np.isnan(select_n_modes(few, n_shifts=2).sigma_held_out_interval).all()
+
+
+def test_the_shares_of_an_over_fit_lie_outside_their_intervals():
+    validation = exact_validation(ROTATION, 5, 2000)
+    over_fit = dataclasses.replace(validation, sigma=np.array([1.0, 0.97, 0.97, 0.95, 0.95]))
+    selection = select_n_modes(over_fit, n_shifts=2)
+    assert (selection.energy[1:3] < selection.energy_interval[0, 1:3]).all()
 
 
 def test_all_four_rules_on_numbers_made_by_hand():

@@ -31,7 +31,7 @@ def test_the_front_door_imports_nothing_but_its_lazy_loader():
 HELP = """
 import contextlib, io
 from koopman_lora.cli import main
-for arguments in ("", "--help", "fit --help", "simulate --help", "spectrum --help", "svd --wrong"):
+for arguments in ("", "--help", "fit --help", "simulate --help", "health --help", "spectrum --help", "svd --wrong"):
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
             main(arguments.split())

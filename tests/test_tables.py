@@ -8,13 +8,14 @@ import pytest
 import xarray as xr
 
 from koopman_lora._labels import interval, labelled
-from koopman_lora.findings import Finding
+from koopman_lora.finding import Finding
 from koopman_lora.refinement import RefinementResult
 from koopman_lora.scores import Scores
 from koopman_lora.systems import NoisyRotation
 from koopman_lora.tables import (
     comparison_text,
     finding_text,
+    importance_text,
     intervals_text,
     refinement_text,
     residuals_text,
@@ -74,7 +75,7 @@ def test_longer_references_are_cut():
 def comparison(**attrs):
     numbers = {"ratio_mean": 1.5, "ratio_std": 0.25, "elbow": 1, "cond_M_f": 12.0, "cond_M_g": 3456.0, "level": 0.9}
     flags = {"is_decreasing": True, "is_in_unit_interval": True}
-    verdict = {"verdict": "anisotropy", "remedy": "refine."}
+    verdict = {"verdict": "anisotropy", "remedy": "refine.", "reading": "read these.", "is_scaled_twice": False}
     data = per_mode(
         numbers | flags | verdict | attrs,
         learned=[1.0, 0.5],
@@ -112,7 +113,11 @@ def test_comparison_says_table_causes_by_size_and_verdict():
         "causes of disagreement (rms): anisotropy 0.3000, training gap 0.1000, "
         "generalisation gap unknown (no held-out pairs)"
     )
-    assert lines[6] == "largest: anisotropy. Remedy: refine."
+    assert lines[6:] == ["largest: anisotropy. Remedy: refine.", "read these."]
+
+
+def test_comparison_shouts_that_features_were_scaled_twice():
+    assert comparison_text(comparison(is_scaled_twice=True)).splitlines()[-1].startswith("SCALED TWICE: ")
 
 
 def test_comparison_shouts_what_should_not_be():
@@ -127,20 +132,20 @@ def test_comparison_shouts_what_should_not_be():
             "linear",
             1e-3,
             "refined: linear functions of the state and more of the last hidden layer (threshold 0.001) 2.7500; "
-            "held-out VAMP-2: linear functions of the state 1.5000, the trained features 2.5000",
+            "VAMP-2 on held-out pairs: linear functions of the state 1.5000, the trained features 2.5000",
         ),
         (
             "trained",
             np.inf,
             "refined: nothing beyond the trained features; "
-            "held-out VAMP-2: linear functions of the state 1.5000, the trained features 2.5000",
+            "VAMP-2 on held-out pairs: linear functions of the state 1.5000, the trained features 2.5000",
         ),
     ],
 )
 def test_refinement_says_the_scores_it_was_chosen_by(start, threshold, expected):
     scores = np.array([[1.5, 2.75], [2.5, 2.6]])
     result = RefinementResult(
-        start, threshold, ("linear", "trained"), np.array([np.inf, 1e-3]), scores, validation=None
+        start, threshold, ("linear", "trained"), np.array([np.inf, 1e-3]), scores, "held-out pairs", validation=None
     )
     assert refinement_text(result) == expected
 
@@ -153,17 +158,13 @@ def test_a_finding_is_named_with_its_message():
     assert finding_text(Finding("low rank", "get more data.")) == "low rank: get more data."
 
 
-def test_selection_says_every_rule():
-    numbers = {"n_energy": 3, "n_captured_share": 2, "n_elbow": 4, "n_vamp_e": 5, "n_null": 6, "recommended": 4}
-    rules = "85 % of sum sigma 3, 85 % of sum sigma^2 2, elbow 4, held-out VAMP-E 5, above noise 6"
-    selection = xr.Dataset(numbers, attrs={"energy_fraction": 0.85, "is_capped": False})
-    assert selection_text(selection) == f"number of modes: recommended 4 ({rules})"
-
-
-def test_selection_says_fit_more_where_all_modes_are_real():
-    numbers = dict.fromkeys(("n_energy", "n_captured_share", "n_elbow", "n_vamp_e", "n_null", "recommended"), 8)
-    text = selection_text(xr.Dataset(numbers, attrs={"energy_fraction": 0.9, "is_capped": True}))
-    assert text.startswith("number of modes: at least 8 (all that were fitted are real: fit more); ")
+def test_selection_says_the_answer_and_every_rule():
+    numbers = {"n_energy": 3, "n_captured_share": 2, "n_elbow": 4, "n_vamp_e": 5, "n_null": 6, "recommended": 6}
+    selection = xr.Dataset(numbers, attrs={"energy_fraction": 0.85, "answer": "6 (mode 7 is noise)"})
+    assert selection_text(selection).splitlines() == [
+        "number of modes: 6 (mode 7 is noise)",
+        "by rule: 85 % of sum sigma 3, 85 % of sum sigma^2 2, elbow 4, held-out VAMP-E 5, above noise 6",
+    ]
 
 
 def test_residuals_flag_what_is_spurious():
@@ -190,16 +191,14 @@ def test_scan_says_timescales_with_intervals_and_unit():
     bounds = interval("timescales", ["lag", "mode"], np.stack([times - 0.5, times + 0.5]), "ns")
     scan = labelled(
         {"timescales": (("lag", "mode"), times), **bounds},
-        attrs={"time_unit": "ns", "has_plateau": True, "recommended_lag": 4},
+        attrs={"time_unit": "ns", "answer": "4 frames (because)"},
         coords={"lag": [1, 4], "lag_time": ("lag", [0.5, 2.0])},
     )
     head, first, second, last = scan_text(scan).splitlines()
     assert head.split() == ["lag", "(ns)"] + [word for i in (2, 3, 4) for word in ("timescale", str(i), "(ns)")]
     assert " ".join(first.split()) == "1 0.5 10 (9.5, 10.5) 5 (4.5, 5.5) 2 (1.5, 2.5)"
     assert " ".join(second.split()).startswith("4 2 12 (11.5, 12.5)")
-    assert last == "recommended lag: 4 frames (shortest on the plateau)"
-    none = scan_text(scan.assign_attrs(has_plateau=False, recommended_lag=np.nan)).splitlines()[-1]
-    assert none == "recommended lag: none, no plateau up to lag 4; timescales still change: scan longer lags"
+    assert last == "lag: 4 frames (because)"
     assert scan_text(scan.isel(mode=slice(2))).splitlines()[0].split() == ["lag", "(ns)", "timescale", "2", "(ns)"]
 
 
@@ -228,3 +227,21 @@ def test_tables_import_nothing_heavy():
 
     command = [sys.executable, "-c", code, koopman_lora.__path__[0]]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_importance_says_the_leading_inputs_of_every_mode_but_the_constant():
+    loss = np.array([[0, 0.125], [0, 0.5], [0, -0.25]])
+    variables = {
+        "sigma": ("mode", [1.0, 0.75]),
+        "sigma_loss": (("input", "mode"), loss),
+        **interval("sigma_loss", ["input", "mode"], np.stack([loss - 0.0625, loss + 0.0625])),
+        "gradient": (("input", "mode"), 2 * abs(loss)),
+    }
+    importance = labelled(variables, {"level": 0.9}, {"input": ["a", "b", "c"]})
+    title, *rows = importance_text(importance, n_inputs=2).splitlines()
+    assert title == "mode 2, sigma 0.7500; 1 more input"
+    assert [row.split() for row in rows[1:]] == [
+        ["b", "0.5000", "0.4375", "0.5625", "1.000"],
+        ["a", "0.1250", "0.0625", "0.1875", "0.250"],
+    ]
+    assert "gradient" not in importance_text(importance.drop_vars("gradient"))

@@ -123,6 +123,7 @@ def arguments_by_name(folder):
     macro = kl.macroscopic_model(chain_moments[0], bootstrap=few)
     scan = kl.scan_lags(analysis, X, [1, 2], bootstrap=few)
     comparison = kl.compare_singular_values(moments, bootstrap=few)
+    importance = kl.input_importance(columns, columns, pairs, bootstrap=few)
     batch = torch.from_numpy(X[0][:32].astype(np.float32))
     features = torch.randn(16, 3)
     paths = {name: folder / name for name in ("model.safetensors", "result.nc", "analysis", "data.npy")}
@@ -156,6 +157,7 @@ def arguments_by_name(folder):
         "diffusion": np.eye(2), "transition_matrix": chain.transition_matrix, "n_steps": 50, "threshold": 1e-13,
         "n_shifts": 50, "other": kl.Clock(2, 0.5, "ps"), "purpose": "to look ahead", "training": pairs, "source": 0,
         "target": 1, "coordinates": [0], "truth": None, "max_steps": 5, "modes": [1, 2], "observable_names": ["a", "b"],
+        "health": kl.data_health(data),
     }  # fmt: skip
     special = {
         "Bootstrap.percentiles": {"samples": rng.normal(size=(20, 3))},
@@ -212,6 +214,8 @@ def arguments_by_name(folder):
         "evaluate_on_grid": {"function": line_functions, "axes": {"x": np.linspace(-1, 1, 9)}},
         "fit": {"pairs": split},
         "forecast_error": {"train": pairs, "test": X},
+        "importance_text": {"importance": importance},
+        "input_importance": {"phi": columns, "psi": columns, "groups": {"both": [0, 1]}},
         "load_dataset": {"path": paths["result.nc"]},
         "load_model": {"path": paths["model.safetensors"]},
         "macroscopic_model": {"moments": chain_moments[0], "estimator": "galerkin"},
@@ -220,10 +224,13 @@ def arguments_by_name(folder):
         "open_trajectories": {"path": paths["data.npy"]},
         "save_dataset": {"dataset": spectrum, "path": folder / "saved.nc"},
         "save_model": {"path": folder / "saved.safetensors"},
+        "sparse_surrogate": {"values": phi, "x": psi, "names": ["a", "b", "c"]},
         "to_deeptime": {"model": macro},
         "transition_matrix": {"moments": chain_moments[0], "estimator": "galerkin"},
         "timescales_from_singular_values": {"reversible": True},
         "plots.plot_energy": {"selection": kl.select_n_modes(analysis.validation(), n_shifts=50)},
+        "plots.plot_input_importance": {"importance": importance},
+        "plots.plot_modes_above_noise": {"selection": kl.select_n_modes(analysis.validation(), n_shifts=50)},
         "plots.plot_number_of_states": {"suggestion": kl.number_of_states(moments, bootstrap=few)},
         "plots.plot_timescales": {"scan": scan},
         "plots.plot_forecast": {"band": band},

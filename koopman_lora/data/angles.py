@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -10,19 +9,10 @@ from typing import Any
 import numpy as np
 
 from koopman_lora.arguments import whole
+from koopman_lora.data.angle_periods import RADIANS as RADIANS
+from koopman_lora.data.angle_periods import angle_period, angle_text
 from koopman_lora.data.pairs import LaggedPairs
 from koopman_lora.kinds import is_real, shown
-
-RADIANS = 2 * math.pi
-# Ranges of angles in radians and degrees: (smallest, largest, period, what to say)
-_RANGES = (
-    (-math.pi, math.pi, RADIANS, "2 * np.pi"),
-    (0.0, RADIANS, RADIANS, "2 * np.pi"),
-    (-180.0, 180.0, 360.0, "360"),
-    (0.0, 360.0, 360.0, "360"),
-)
-# Steps, in periods, that are a jump across the seam; and those that an angle which moves on smoothly does not make.
-_JUMP, _BETWEEN = 0.9, 0.4
 
 
 def chosen_angles(
@@ -105,19 +95,10 @@ def angle_hint(pairs: LaggedPairs, periodic: Sequence[int] = ()) -> str | None:
     smallest, largest = np.minimum(x.min(0), x_next.min(0)), np.maximum(x.max(0), x_next.max(0))
     found = {}
     for i in range(x.shape[1]):
-        filled = _filled_range(smallest[i], largest[i])
-        if i not in periodic and filled is not None and _jumps(np.abs(x_next[:, i] - x[:, i]), filled[0]):
-            found[i] = filled[1]
-    if not found:
-        return None
-    names: Sequence[Any] = pairs.coordinate_names or range(x.shape[1])
-    period = next(iter(found.values()))
-    entries = [names[i] for i, its in found.items() if its == period]
-    verb = "coordinate {} looks like an angle that jumps at its seam"
-    if len(entries) > 1:
-        verb = "coordinates {} look like angles that jump at their seam"
-    listed = ", ".join(map(str, entries))
-    return f"{verb.format(listed)}; say periodic={entries}, period={period}, or give sine and cosine."
+        period = angle_period(smallest[i], largest[i], np.abs(x_next[:, i] - x[:, i]))
+        if i not in periodic and period is not None:
+            found[(pairs.coordinate_names or range(x.shape[1]))[i]] = period
+    return angle_text(found) if found else None
 
 
 def _neighbours(pairs: LaggedPairs) -> tuple[np.ndarray, np.ndarray]:
@@ -127,18 +108,3 @@ def _neighbours(pairs: LaggedPairs) -> tuple[np.ndarray, np.ndarray]:
     follows = (np.diff(pairs.trajectory) == 0) & (np.diff(pairs.frame) == 1)
     x = pairs.x.numpy()
     return x[:-1][follows], x[1:][follows]
-
-
-def _filled_range(smallest: float, largest: float) -> tuple[float, str] | None:
-    """Period of the range of angles that values fill, as a number and as text."""
-    for low, high, period, text in _RANGES:
-        if low - 1e-6 <= smallest and largest <= high + 1e-6 and largest - smallest > _JUMP * period:
-            return period, text
-    return None
-
-
-def _jumps(steps: np.ndarray, period: float) -> bool:
-    """Whether steps (n,) jump across a seam, and are short otherwise: what jumps about at random is no angle."""
-    jumps = np.count_nonzero(steps > _JUMP * period)
-    between = np.count_nonzero((steps > _BETWEEN * period) & (steps < (1 - _BETWEEN) * period))
-    return bool(jumps > between)

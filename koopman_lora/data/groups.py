@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from koopman_lora.arguments import check_positive, whole
@@ -105,3 +107,59 @@ def _frame_numbers(pairs: LaggedPairs) -> tuple[np.ndarray, int]:
     """One number per frame over all trajectories, (n_pairs,), that of x; x' has it plus the lag."""
     lag = pairs.clock.known_lag("for training and held-out pairs to share no frame")
     return pairs.trajectory * (int(pairs.frame.max()) + lag + 1) + pairs.frame, lag
+
+
+def pairs_apart(pairs: LaggedPairs, n_frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (n,), (n,) of all pairs whose states x are `n_frames` apart in one trajectory.
+
+    Raises
+    ------
+    ValueError
+        If the lag of the pairs is unknown.
+
+    Examples
+    --------
+    >>> pairs_apart(lagged_pairs([np.arange(4.0), np.arange(3.0)]), 1)
+    (array([0, 1, 3]), array([1, 2, 4]))
+    """
+    number = _frame_numbers(pairs)[0]
+    stride = int(pairs.frame.max()) + 1
+    order = np.argsort(number, kind="stable")
+    # a frame beyond the last of its trajectory would have a number of the next one
+    early = np.flatnonzero(pairs.frame + n_frames < stride)
+    place = np.searchsorted(number[order], number[early] + n_frames)
+    partner = order[np.minimum(place, len(order) - 1)]
+    is_there = number[partner] == number[early] + n_frames
+    return early[is_there], partner[is_there]
+
+
+def neighbouring_blocks(block: np.ndarray, n_most: int) -> Iterator[list[np.ndarray]]:
+    """Rows of every block, by increasing number, several together while they hold at most `n_most` rows in all.
+
+    To be evaluated in one go: in batches of a few hundred a network takes twice the time.
+
+    Examples
+    --------
+    >>> [[rows.tolist() for rows in together] for together in neighbouring_blocks(np.array([2, 0, 0, 1, 2]), 3)]
+    [[[1, 2], [3]], [[0, 4]]]
+    """
+    order = np.argsort(block, kind="stable")
+    together: list[np.ndarray] = []
+    for rows in np.split(order, np.flatnonzero(np.diff(block[order])) + 1):
+        if together and sum(map(len, together)) + len(rows) > n_most:
+            yield together
+            together = []
+        together.append(rows)
+    yield together
+
+
+def as_slice(rows: np.ndarray) -> slice | np.ndarray:
+    """Increasing rows as a slice where nothing is left out between them, which copies nothing.
+
+    Examples
+    --------
+    >>> as_slice(np.array([3, 4, 5]))
+    slice(3, 6, None)
+    """
+    first, end = int(rows[0]), int(rows[-1]) + 1
+    return slice(first, end) if end - first == len(rows) else rows

@@ -1,6 +1,7 @@
 """Pictures of the Datasets: a Dataset or arrays in, an axis out; `ax=None` makes one. Nothing is calculated here."""
 
 from koopman_lora.plots.choices import plot_energy as plot_energy
+from koopman_lora.plots.choices import plot_modes_above_noise as plot_modes_above_noise
 from koopman_lora.plots.choices import plot_number_of_states as plot_number_of_states
 from koopman_lora.plots.choices import plot_timescales as plot_timescales
 from koopman_lora.plots.comparisons import plot_comparison as plot_comparison
@@ -9,6 +10,7 @@ from koopman_lora.plots.forecasts import plot_forecast as plot_forecast
 from koopman_lora.plots.forecasts import plot_forecast_error as plot_forecast_error
 from koopman_lora.plots.functions import plot_eigenfunctions as plot_eigenfunctions
 from koopman_lora.plots.functions import plot_singular_functions as plot_singular_functions
+from koopman_lora.plots.importance import plot_input_importance as plot_input_importance
 from koopman_lora.plots.matrices import plot_matrix_core as plot_matrix_core
 from koopman_lora.plots.matrices import plot_matrix_svals as plot_matrix_svals
 from koopman_lora.plots.matrices import plot_matrix_training as plot_matrix_training

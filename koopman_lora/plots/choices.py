@@ -20,6 +20,7 @@ from koopman_lora.plots.style import (
     add_legend,
     ink,
     make_axis,
+    set_answer,
     set_log_ticks,
     set_mode_axis,
     set_whole_ticks,
@@ -33,47 +34,83 @@ _RULES = {"elbow": "elbow", "vamp_e": "held-out VAMP-E", "null": "above noise"}
 
 @checked
 def plot_energy(selection: xr.Dataset, ax: Axes | None = None) -> Axes:
-    """Cumulative energy by both definitions, with the numbers of modes that the rules choose.
+    """Cumulative energy by both definitions with its rule, what the others choose, the number fitted, and the answer.
+
+    Bands are intervals of the same shares of held-out values: the curve of an over-fit runs outside of its band.
 
     Parameters
     ----------
     selection : Dataset of `select_n_modes`
     """
     rules_of = ["n_energy", "n_captured_share", *("n_" + name for name in _RULES)]
-    check_result(
-        "selection",
-        selection,
-        "select_n_modes",
-        "mode",
-        "energy",
-        "captured_share",
-        "recommended",
-        *rules_of,
-        attrs=["energy_fraction", "is_capped"],
-    )
+    _check_selection(selection, "energy", "captured_share", "energy_interval", "captured_share_interval", *rules_of)
     ax = make_axis(ax)
-    modes, percent = selection["mode"].values, f"{100 * selection.attrs['energy_fraction']:g} %"
+    modes, rule = selection["mode"].values, selection.attrs["energy_fraction"]
     energies = {
         "energy": (BLUE, "o", r"energy, part of $\Sigma\,\sigma$"),
         "captured_share": (ORANGE, "s", r"captured share, part of $\Sigma\,\sigma^2$"),
     }
     for name, (colour, marker, label) in energies.items():
-        text = f"{label}: {percent} at {int(selection['n_' + name])}"
-        ax.plot(modes, selection[name], "-", marker=marker, color=colour, label=text)
-    ax.axhline(selection.attrs["energy_fraction"], color=GREY, ls=":", lw=1)
-    recommended = int(selection["recommended"])
-    text = f"at least {recommended}" if selection.attrs["is_capped"] else str(recommended)
-    ax.axvline(recommended, color=GREEN, lw=2, zorder=0, label=f"recommended: {text}")
-    rules = ", ".join(f"{text} {int(selection['n_' + name])}" for name, text in _RULES.items())
-    set_mode_axis(ax, len(modes), "number of modes")
-    ax.set(ylabel="cumulative share", ylim=(0, 1.03), title=f"Number of modes: {rules}")
-    add_legend(ax)
+        ax.fill_between(modes, *selection[f"{name}_interval"].values, color=colour, alpha=0.2, lw=0)
+        ax.plot(modes, selection[name], "-", marker=marker, color=colour, label=label)
+        ax.plot(int(selection["n_" + name]), rule, marker="v", ms=9, color=colour, mec=ink(), ls="none", zorder=4)
+    ax.fill_between([], [], color=GREY, alpha=0.3, lw=0, label=f"{_level(selection)} interval, held-out pairs")
+    rules = ", ".join(str(int(selection["n_" + name])) for name in energies)
+    ax.axhline(rule, color=GREY, ls=":", lw=1.5, label=f"{100 * rule:g} %: reached with {rules} modes")
+    others = ", ".join(f"{text} {int(selection['n_' + name])}" for name, text in _RULES.items())
+    ax.plot([], [], " ", label=f"other rules: {others}")
+    _mark_numbers(ax, selection)
+    ax.set(ylabel="cumulative share", ylim=(0, 1.03))
+    add_legend(ax, loc="lower right")
     return ax
 
 
 @checked
+def plot_modes_above_noise(selection: xr.Dataset, ax: Axes | None = None) -> Axes:
+    """Held-out singular values with intervals beside what noise alone reaches: the rule behind the answer.
+
+    Parameters
+    ----------
+    selection : Dataset of `select_n_modes`
+    """
+    _check_selection(selection, "sigma", "sigma_held_out", "sigma_held_out_interval", "noise_threshold", "n_null")
+    ax = make_axis(ax)
+    modes, held_out = selection["mode"].values, selection["sigma_held_out"].values
+    lower, upper = selection["sigma_held_out_interval"].values
+    ax.plot(modes, selection["sigma"], "o", mfc="none", color=BLUE, label="fitted pairs")
+    label = f"held-out pairs, {_level(selection)} interval"
+    bars = np.nan_to_num(np.maximum([held_out - lower, upper - held_out], 0.0))
+    ax.errorbar(modes, held_out, bars, fmt="D", ms=5, color=GREEN, capsize=3, label=label)
+    noise = selection["noise_threshold"].values
+    ax.hlines(noise, modes - 0.4, modes + 0.4, color=RED, lw=2.5, label="reached by noise alone")
+    _mark_numbers(ax, selection)
+    lowest = np.nan_to_num(np.append(lower, held_out)).min().clip(-1.0, 0.0)
+    ax.set(ylabel="singular value", ylim=(1.1 * lowest - 0.05, 1.05))
+    add_legend(ax)
+    return ax
+
+
+def _check_selection(selection: xr.Dataset, *needed: str) -> None:
+    attrs = ["energy_fraction", "level", "answer"]
+    check_result("selection", selection, "select_n_modes", "mode", "recommended", *needed, attrs=attrs)
+
+
+def _level(selection: xr.Dataset) -> str:
+    return f"{100 * selection.attrs['level']:g} %"
+
+
+def _mark_numbers(ax: Axes, selection: xr.Dataset) -> None:
+    """Lines at the number recommended and at that fitted, where the answer can go no further; the answer above."""
+    n_fitted, recommended = selection.sizes["mode"], int(selection["recommended"])
+    set_mode_axis(ax, n_fitted, "number of modes (1 is the constant)")
+    ax.axvline(recommended, color=PURPLE, lw=6, alpha=0.5, zorder=0, label=f"recommended: {recommended}")
+    ax.axvline(n_fitted, color=ink(), lw=1.5, ls="--", zorder=1, label=f"fitted: {n_fitted}")
+    set_answer(ax, "How many modes?", selection.attrs["answer"])
+
+
+@checked
 def plot_timescales(scan: xr.Dataset, n_timescales: int = 3, ax: Axes | None = None) -> Axes:
-    """Implied timescales against the lag with intervals; the recommended lag is marked, or that there is no plateau.
+    """Implied timescales against the lag with intervals, the longest lag scanned, and the answer: a lag or none.
 
     Timescales in the shaded region are shorter than the lag: data at this lag say little about them. An interval
     without an upper bound reaches to the top of the axis.
@@ -91,7 +128,7 @@ def plot_timescales(scan: xr.Dataset, n_timescales: int = 3, ax: Axes | None = N
         "lag_time",
         "timescales",
         "timescales_interval",
-        attrs=["time_unit", "has_plateau"],
+        attrs=["time_unit", "has_plateau", "answer"],
     )
     ax = make_axis(ax)
     unit, times = scan.attrs["time_unit"], scan["lag_time"].values
@@ -109,16 +146,23 @@ def plot_timescales(scan: xr.Dataset, n_timescales: int = 3, ax: Axes | None = N
         edges, bottom / 10, np.maximum(edges, bottom / 10), color=GREY, alpha=0.15, lw=0, label="shorter than the lag"
     )
     if scan.attrs["has_plateau"]:
-        recommended = scan.attrs["recommended_lag_time"]
-        text = time_text(scan.attrs["recommended_lag"], recommended, unit)
-        ax.axvline(recommended, color=ink(), ls=":", zorder=1, label=f"recommended lag: {text}")
-    else:
-        ax.plot([], [], " ", label=f"no plateau up to lag {scan['lag'].values[-1]}")
-    ax.set(xlabel=with_unit("lag", unit), ylabel=with_unit("implied timescale", unit), title="Timescales against lag")
+        _mark_plateau(ax, scan, edges[-1])
+    ax.axvline(times[-1], color=ink(), lw=1.5, ls="--", zorder=1, label="longest lag scanned")
+    ax.set(xlabel=with_unit("lag", unit), ylabel=with_unit("implied timescale", unit))
+    set_answer(ax, "Which lag?", scan.attrs["answer"])
     ax.set(yscale="log", ylim=(bottom, top), xlim=(0, edges[-1]))
     set_log_ticks(ax.yaxis)
     add_legend(ax)
     return ax
+
+
+def _mark_plateau(ax: Axes, scan: xr.Dataset, right: float) -> None:
+    """The recommended lag, and the interval of its slowest timescale that those at longer lags agree with."""
+    lag, time = scan.attrs["recommended_lag"], scan.attrs["recommended_lag_time"]
+    text = time_text(lag, time, scan.attrs["time_unit"])
+    ax.axvline(time, color=PURPLE, lw=6, alpha=0.5, zorder=0, label=f"recommended lag: {text}")
+    bounds = scan["timescales_interval"].sel(lag=lag).values[:, 1]
+    ax.hlines(bounds[np.isfinite(bounds)], time, right, color=ink(), ls=":", lw=1.2, label="interval of its timescale")
 
 
 @checked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import matplotlib as mpl
@@ -46,6 +47,12 @@ def make_axis(ax: Axes | None, width: float = 6.0, height: float = 4.0) -> Axes:
 def add_legend(ax: Axes, **options: Any) -> None:
     """A legend that stays legible where it covers data."""
     ax.legend(**{"fontsize": "small", "framealpha": 0.85, "edgecolor": "none", **options})
+
+
+def set_answer(ax: Axes, question: str, answer: str) -> None:
+    """Title of a plot that something is chosen from: the question, and the answer with its reason below it."""
+    width = max(30, int(14 * ax.bbox.width / ax.figure.dpi))  # characters of a line
+    ax.set_title(f"{question}\n{textwrap.fill(answer, width)}", fontsize="medium")
 
 
 def with_unit(name: str, unit: Any) -> str:

@@ -1,0 +1,142 @@
+"""`Summary`: every mode with its interval and a verdict, and the sentences that matter; as text and as HTML."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from koopman_lora._labels import MODE
+from koopman_lora.clock import Clock
+from koopman_lora.finding import Finding
+from koopman_lora.tables import cells, columns_text, complex_text, finding_text, selection_text
+
+DIFFERENT = "values differ"  # the finding that the line about three kinds of values gives way to
+# Sentences of a summary that are shown; the others are counted.
+_SHOWN = 6
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Summary:
+    """What a fit found, and how far to trust it. `print(summary)` shows it; in a notebook it is a table.
+
+    Attributes
+    ----------
+    modes : Dataset
+        Per mode `sigma` (canonical) with `sigma_interval`, `sigma_held_out` with `held_out_error`; of `eigenvalues` and
+        `timescales` (with `timescales_interval`) that of the eigenfunction which lies most along this singular
+        function, and `own_share`, how much of it does; `transitions` that were seen, -1 where that is not known;
+        `cluster`, a number for neighbours whose intervals overlap, which fix a subspace and not functions; `agreement`
+        of several fits about that subspace, where there are any; `verdict`: 'exact' for the constant, 'sure',
+        'sampling' (more data would tell), 'over-fit' (the canonical value is too high), 'not resolved' (held-out pairs
+        do not tell it from noise), 'not tested' (held-out pairs, if there are any, do not show it).
+    findings : what is wrong, the most serious first, each with what to do
+    number_of_modes : Dataset of `select_n_modes`; None where too little was held out
+    """
+
+    modes: xr.Dataset
+    findings: tuple[Finding, ...]
+    number_of_modes: xr.Dataset | None
+
+    def __str__(self) -> str:
+        return summary_text(self)
+
+    def __repr__(self) -> str:
+        return summary_text(self)
+
+    def _repr_html_(self) -> str:
+        return summary_html(self)
+
+
+def summary_text(summary: Summary) -> str:
+    """Readable text of a summary: what was fitted, a row per mode, and the sentences that matter."""
+    head, *lines = _summary_lines(summary)
+    findings = [f"- {finding_text(finding)}" for finding in summary.findings[:_SHOWN]]
+    more = len(summary.findings) - len(findings)
+    findings += [f"- and {more} more: see summary().findings"] if more else []
+    return "\n".join([head, "", columns_text(_summary_columns(summary)), "", *lines, *findings])
+
+
+def summary_html(summary: Summary) -> str:
+    """The same as HTML, for notebooks; all text is escaped."""
+    columns = _summary_columns(summary)
+    head, *lines = map(html.escape, _summary_lines(summary))
+    heads = "".join(f'<th style="text-align: right">{html.escape(name)}</th>' for name in columns)
+    rows = "".join(
+        "<tr>" + "".join(f'<td style="text-align: right">{html.escape(cell)}</td>' for cell in row) + "</tr>"
+        for row in zip(*columns.values(), strict=True)
+    )
+    findings = "".join(
+        f"<li><b>{html.escape(finding.name)}</b>: {html.escape(finding.message)}</li>" for finding in summary.findings
+    )
+    paragraphs = "".join(f"<p>{line}</p>" for line in lines)
+    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+    return f"<div><p>{head}</p>{table}{paragraphs}{f'<ul>{findings}</ul>' if findings else ''}</div>"
+
+
+def _summary_columns(summary: Summary) -> dict[str, list[str]]:
+    modes = summary.modes
+    a, unit = modes.attrs, modes["timescales"].attrs["units"]
+    columns = {
+        "mode": cells(modes[MODE], "d"),
+        "sigma": cells(modes["sigma"], ".3f"),
+        f"{100 * a['level']:g} %": _ranges(modes["sigma_interval"].values, ".3f"),
+        "held out": [_with_error(*pair) for pair in zip(modes["sigma_held_out"], modes["held_out_error"], strict=True)],
+        "eigenvalue": [
+            complex_text(value) + (" ~" if share < 0.5 else "  ")
+            for value, share in zip(modes["eigenvalues"].values, modes["own_share"].values, strict=True)
+        ],
+        f"timescale ({unit})": cells(modes["timescales"], ".4g"),
+        f"{100 * a['level']:g} % ": _ranges(modes["timescales_interval"].values, ".3g"),
+        "verdict": list(map(str, modes["verdict"].values)),
+    }
+    return columns
+
+
+def _with_error(value: Any, error: Any) -> str:
+    return "-" if np.isnan(value) else f"{float(value):.3f}" + ("" if np.isnan(error) else f" +- {float(error):.3f}")
+
+
+def _ranges(bounds: np.ndarray, form: str) -> list[str]:
+    return [f"({low:{form}}, {high:{form}})" for low, high in bounds.T]
+
+
+def _summary_lines(summary: Summary) -> list[str]:
+    modes = summary.modes
+    a = modes.attrs
+    held = f", {a['n_held_out']} of them held out" if a["n_held_out"] else ", none held out"
+    lines = [f"{a['n_pairs']} pairs{held}; {_lag_text(a)}"]
+    if (modes["own_share"].values < 0.5).any():
+        lines.append("~ less than half of this eigenfunction is this singular function: see eigen_analysis()")
+    if all(finding.name != DIFFERENT for finding in summary.findings):
+        lines.append(f"learned, K_matrix and canonical values agree within {a['spread']:.2g}")
+    if summary.number_of_modes is not None:
+        lines.append(selection_text(summary.number_of_modes))
+    if "agreement" in modes:
+        lines.append(f"{a['n_fits']} fits, the best one shown: {_agreement_text(modes)}")
+    if not a["has_frames"]:
+        lines.append("opened without its frames: the data, transitions and longer lags were not looked at")
+    return lines
+
+
+def _lag_text(attrs: Mapping[str, Any]) -> str:
+    clock = Clock.from_attrs(attrs)
+    if clock.lag is None:
+        return "lag unknown"
+    unit = "" if clock.time_unit == "1" else f" {clock.time_unit}"
+    return f"lag {clock.lag} ({clock.lag_time:g}{unit})"
+
+
+def _agreement_text(modes: xr.Dataset) -> str:
+    """Agreement of each subspace of modes that are not told apart."""
+    clusters = modes["cluster"].values
+    texts = []
+    for number in np.unique(clusters)[1:]:
+        rows = np.flatnonzero(clusters == number)
+        name = f"mode {rows[0] + 1}" if len(rows) == 1 else f"modes {rows[0] + 1} to {rows[-1] + 1}"
+        texts.append(f"{name} {modes['agreement'].values[rows[0]]:.2f}")
+    return "agreement (mean squared cosine) about " + ", ".join(texts) if texts else "one mode"

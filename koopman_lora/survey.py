@@ -1,0 +1,133 @@
+"""`survey`: what the frames say of fitted functions, and moments do not: jumps that were seen, longer lags, health."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from koopman_lora.accumulation import estimate_moments
+from koopman_lora.bootstrap import Bootstrap, t_interval
+from koopman_lora.data.groups import pairs_apart
+from koopman_lora.data.health import data_health
+from koopman_lora.data.health_findings import health_findings
+from koopman_lora.data.pairs import LaggedPairs
+from koopman_lora.finding import Finding
+from koopman_lora.lag_scan import slowest_rates
+from koopman_lora.moments import EDMD
+
+NO_PLATEAU = "no plateau"
+# Multiples of the lag at which the slowest timescale is looked at again, and by how much it must grow to matter.
+_MULTIPLES = (1, 2, 3)
+_GROWTH = 1.1
+# How many times what chance gives a correlation at the longest of these lags must be.
+_ABOVE_NOISE = 5.0
+# Leading functions that the slowest timescale is looked for in, and resamples of its rate.
+_LEADING, _RESAMPLES, _BLOCKS = 8, 100, 64
+
+
+class Survey(NamedTuple):
+    """What the frames say of fitted functions.
+
+    Attributes
+    ----------
+    transitions : of every mode, how often its function went from one end to the other in the data; 0 for the constant
+    findings : about the data, and about the lag
+    """
+
+    transitions: tuple[int, ...]
+    findings: tuple[Finding, ...]
+
+
+def survey(functions: np.ndarray, pairs: LaggedPairs, has_angles: bool = False) -> Survey:
+    """Survey of left singular functions (n_pairs, n_modes) at the states x of the pairs.
+
+    Parameters
+    ----------
+    has_angles : coordinates were said to be periodic, so that what jumps over its seam is known
+    """
+    seen = transitions_seen(functions, pairs.trajectory)
+    known = ("constant coordinates", *(("raw angles", "periodic box") if has_angles else ()))
+    health = [finding for finding in health_findings(data_health(pairs)) if finding.name not in known]
+    return Survey(tuple(int(n) for n in seen), (*health, *lag_findings(functions, pairs)))
+
+
+def transitions_seen(functions: np.ndarray, trajectory: np.ndarray) -> np.ndarray:
+    """How often functions went from one end to the other within trajectories, (n_modes,).
+
+    The ends are beyond half of the mean over all states where the function is positive, or negative: what turns back
+    in between is no transition. Of complex functions, the real part.
+
+    Parameters
+    ----------
+    functions : values (n_frames, n_modes) in the order of time
+    trajectory : (n_frames,), the trajectory of each
+
+    Examples
+    --------
+    >>> values = np.array([1.0, 0.1, 1.0, -0.1, -1.0, -0.9, 1.0, -1.0])[:, None]
+    >>> transitions_seen(values, np.array([0, 0, 0, 0, 0, 0, 0, 1]))
+    array([2])
+    """
+    return np.array([_transitions(np.real(values), trajectory) for values in functions.T], dtype=int)
+
+
+def _transitions(values: np.ndarray, trajectory: np.ndarray) -> int:
+    if np.ptp(values) <= 1e-9 * np.abs(values).max(initial=0.0):
+        return 0  # the constant
+    centred = values - values.mean()
+    up, down = (centred[side].mean() / 2 for side in (centred > 0, centred < 0))
+    end = np.where(centred > up, 1, np.where(centred < down, -1, 0))
+    at_end = np.flatnonzero(end)
+    changes = (np.diff(end[at_end]) != 0) & (np.diff(trajectory[at_end]) == 0)
+    return int(np.count_nonzero(changes))
+
+
+def lag_findings(functions: np.ndarray, pairs: LaggedPairs) -> list[Finding]:
+    """That the slowest timescale still grows with the lag, beyond chance and by more than a tenth.
+
+    The same functions at twice and three times the lag, from the frames that the pairs hold. Nothing is said where
+    these do not follow one another, as of explicit pairs, or where they are fewer than ten per block.
+    """
+    if functions.shape[1] < 2 or not _are_cut_from_frames(pairs):
+        return []
+    lag = pairs.clock.known_lag("to look at longer ones")
+    bootstrap = Bootstrap(n_resamples=_RESAMPLES)
+    rates = []
+    for multiple in _MULTIPLES:
+        first, second = pairs_apart(pairs, multiple * lag)
+        if len(first) < 10 * _BLOCKS:
+            return []
+        x, x_next = (torch.from_numpy(functions[rows, :_LEADING]) for rows in (first, second))
+        apart = dataclasses.replace(pairs.select(first), x=x, x_next=x_next, clock=pairs.clock.at(multiple * lag))
+        moments = estimate_moments(_itself, _itself, apart, n_blocks=_BLOCKS, names=EDMD)
+        rates.append(slowest_rates(moments, bootstrap, "edmd"))
+    falls, _ = t_interval(rates[0][:1] - rates[-1][:1], (rates[0] - rates[-1])[1:, None], bootstrap.t_factor(_BLOCKS))
+    times = np.array([pairs.clock.dt / rate[0] for rate in rates])
+    grows = falls[0] > 0 and times[-1] > _GROWTH * times[0] and np.all(np.diff(times) > 0)
+    # noise keeps |lambda| above 0 at any lag, and looks slower the longer the lag
+    correlation, noise = np.exp(-_MULTIPLES[-1] * lag * rates[-1][0]), np.sqrt(x.shape[1] / len(x))
+    if not grows or correlation < _ABOVE_NOISE * noise:
+        return []
+    listed = ", ".join(f"{time:.3g} at lag {multiple * lag}" for time, multiple in zip(times, _MULTIPLES, strict=True))
+    text = (
+        f"the slowest timescale still grows with the lag: {listed} ({pairs.clock.time_unit}); the true one is longer. "
+        "Fit at a longer lag, see scan_lags, or with more modes or coordinates."
+    )
+    return [Finding(NO_PLATEAU, text)]
+
+
+def _itself(x: torch.Tensor) -> torch.Tensor:
+    return x
+
+
+def _are_cut_from_frames(pairs: LaggedPairs) -> bool:
+    """Whether the pairs hold all frames of trajectories: x' of a pair is x of that one lag later."""
+    lag = pairs.clock.lag
+    if lag is None:
+        return False
+    first, later = pairs_apart(pairs, lag)
+    few = np.linspace(0, len(first) - 1, min(len(first), 1000)).astype(int)
+    return len(first) > 0 and bool(torch.equal(pairs.x_next[first[few]], pairs.x[later[few]]))
