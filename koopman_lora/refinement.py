@@ -7,7 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from koopman_lora._linalg import WhitenedSVD, conjugate_transpose, damped_triples, inverse_root, split_span
+from koopman_lora._linalg import (
+    SIGMA_TOLERANCE,
+    WhitenedSVD,
+    conjugate_transpose,
+    damped_triples,
+    inverse_root,
+    split_span,
+)
 from koopman_lora.accumulation import moments_by_block
 from koopman_lora.checks import checked
 from koopman_lora.data.groups import SPLIT_BLOCKS, block_numbers
@@ -54,7 +61,7 @@ class RefinementResult:
     start : what counts in full, 'linear' functions of the state or the 'trained' features
     threshold : relative whitening threshold of what the last hidden layer has beyond them; infinite for nothing
     starts, thresholds, scores : all that was tried; scores (n_starts, n_thresholds) are VAMP-2 of other pairs than were
-        solved
+        solved, -inf of functions that are made of round-off
     chosen_by : which pairs these are, the 'held-out pairs' or 'folds of the training pairs'
     validation : the same solution from the training pairs alone, on the held-out pairs
     """
@@ -223,17 +230,24 @@ def _by_held_out(candidates: _Candidates, moments: _MomentsOfParts, errors_beyon
     """The candidate to take and the scores of all: held-out pairs judge what the training pairs say."""
     assert moments.held_out is not None
     solutions = candidates.solutions(moments.training)
-    scores = np.array([subspace_score(solution, moments.held_out) for solution in solutions])
+    scores = _possible(np.array([subspace_score(solution, moments.held_out) for solution in solutions]), candidates)
     return _simplest(scores, solutions, moments.held_out, errors_beyond), scores
 
 
 def _by_folds(candidates: _Candidates, moments: _MomentsOfParts, errors_beyond: float) -> tuple[int, np.ndarray]:
     """The candidate to take and the scores of all: each fold of the training pairs judges what the others say."""
-    by_fold = np.stack([_judged(candidates, moments.folds, fold) for fold in range(moments.folds.n_blocks)])
+    by_fold = _possible(
+        np.stack([_judged(candidates, moments.folds, fold) for fold in range(moments.folds.n_blocks)]), candidates
+    )
     best = int(by_fold.mean(axis=0).argmax())
     lead = by_fold[:, best] - by_fold[:, 0]
     is_beaten = lead.mean() > errors_beyond * lead.std(ddof=1) / np.sqrt(len(lead))
     return best if is_beaten else 0, by_fold.mean(axis=0)
+
+
+def _possible(scores: np.ndarray, candidates: _Candidates) -> np.ndarray:
+    """Scores with -inf for those that no functions have: of directions which are the round-off of features."""
+    return np.where(scores <= candidates.n_modes * (1 + SIGMA_TOLERANCE), scores, -np.inf)
 
 
 def _judged(candidates: _Candidates, folds: Moments, judge: int) -> np.ndarray:

@@ -80,6 +80,8 @@ NOT_FINITE = {
     "noise_threshold": "NaN for the constant, which is not on trial",
     "threshold": "infinite where the trained heads stay",
     "thresholds": "infinite where the trained heads stay",
+    "scores": "-inf of functions that are made of round-off",
+    "timescales_interval": "as timescales, and without upper bound where |lambda| may be 1",
     "eigenvalue_condition": "infinite where an eigenvalue of the rank-n operator is 0",
     "left_eigenfunction_coefficients": "NaN where an eigenvalue of the rank-n operator is 0",
     "residual": "NaN for linearly dependent features, flagged by is_spurious",
