@@ -21,7 +21,7 @@ from koopman_lora.data.pairs import LaggedPairs
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import CROSS, FeatureMap, Moments
 from koopman_lora.normalisation import prepend_constant
-from koopman_lora.refinement import ritz_triples
+from koopman_lora.ritz_choice import ritz_triples
 from koopman_lora.scores import jackknife_error
 
 # Functions taken together at most: enough for what one fit lacks, few enough for moments per block.

@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
 
 import numpy as np
 
-from koopman_lora._linalg import (
-    SIGMA_TOLERANCE,
-    WhitenedSVD,
-    conjugate_transpose,
-    damped_triples,
-    inverse_root,
-    split_span,
-)
 from koopman_lora.accumulation import moments_by_block
 from koopman_lora.checks import checked
 from koopman_lora.data.groups import SPLIT_BLOCKS, block_numbers
 from koopman_lora.data.pairs import LaggedPairs
 from koopman_lora.data.splits import Split
-from koopman_lora.equilibrium import damped_pairs
 from koopman_lora.kinds import is_real
 from koopman_lora.model import KoopmanLoRAModel
-from koopman_lora.moments import CROSS, FeatureMap, Moments
+from koopman_lora.moments import CROSS, FeatureMap
 from koopman_lora.normalisation import NormalisedFeatures, normalise
 from koopman_lora.ritz import head_matrices, n_linear, ritz_maps, set_heads
-from koopman_lora.scores import Validation, jackknife_error, subspace_score
+from koopman_lora.ritz_choice import Candidates, MomentsOfParts, by_folds, by_held_out
+from koopman_lora.scores import Validation
 from koopman_lora.training import check_one_encoder, freeze, raw_moments, take_facts
 from koopman_lora.training_loop import PLENTY_OF_PAIRS
-from koopman_lora.triples import canonical_triples, in_one_block
+from koopman_lora.triples import canonical_triples
 
 # Whitening thresholds to choose from; small ones over-fit, and an infinite one adds nothing to what counts in full.
 # Trained trunks can hold modes in directions of very little variance, down to what single precision resolves.
@@ -43,9 +34,6 @@ SCORE_BLOCKS = 16
 # Standard errors by which linear VAMP must be beaten before anything else is taken: two, as in a test at 5 %; one where
 # the state has too few coordinates to give n_modes functions, as spans of more functions are what was asked for there.
 ERRORS_BEYOND_LINEAR, ERRORS_BEYOND_FEW = 2.0, 1.0
-# Standard errors within which a simpler solution is taken. Measured on ten systems with three seeds each: one loses the
-# small modes of plentiful data, none over-fits scarce data.
-N_ERRORS = 0.5
 # What may count in full: linear functions of the state, or the trained features.
 LINEAR, TRAINED = "linear", "trained"
 # What solutions are judged by.
@@ -153,9 +141,9 @@ def rewrite_heads(
     moments = _moments(maps, split, held_out)
     full = _starts(model, heads, _is_many(split))
     tried = np.array([np.inf, *sorted(thresholds, reverse=True)], dtype=float)
-    candidates = _Candidates(full, tried, model.n_modes)
+    candidates = Candidates(full, tried, model.n_modes)
     can_fill = n_linear(model) >= model.n_modes - 1
-    choose = _by_folds if _is_many(split) else _by_held_out
+    choose = by_folds if _is_many(split) else by_held_out
     best, scores = choose(candidates, moments, ERRORS_BEYOND_LINEAR if can_fill else ERRORS_BEYOND_FEW)
     start, threshold = candidates.names[best]
     training, everything = (candidates.one(best, m) for m in (moments.training, moments.everything))
@@ -168,27 +156,11 @@ def rewrite_heads(
     return RefinementResult(start, float(threshold), tuple(full), tried, table, judges, validation), trained
 
 
-class _MomentsOfParts(NamedTuple):
-    """Moments over all pairs; per fold of the training pairs, which is one where they are few; per held-out block.
-
-    Of plenty of pairs no moments of the held-out ones: they choose nothing.
-    """
-
-    everything: Moments
-    folds: Moments
-    held_out: Moments | None
-
-    @property
-    def training(self) -> Moments:
-        """Over all training pairs."""
-        return in_one_block(self.folds)
-
-
 def _is_many(split: Split) -> bool:
     return bool(np.count_nonzero(split.is_training) >= PLENTY_OF_PAIRS)
 
 
-def _moments(maps: tuple[FeatureMap, FeatureMap], split: Split, held_out: LaggedPairs) -> _MomentsOfParts:
+def _moments(maps: tuple[FeatureMap, FeatureMap], split: Split, held_out: LaggedPairs) -> MomentsOfParts:
     n_folds = N_FOLDS if _is_many(split) else 1
     cell = np.full(len(split.pairs), -1)  # of pairs between training and held-out ones
     # contiguous blocks, whose borders alone share frames, dealt out in turn: every fold has parts from everywhere
@@ -202,66 +174,7 @@ def _moments(maps: tuple[FeatureMap, FeatureMap], split: Split, held_out: Lagged
     if not _is_many(split):
         is_there = cells >= n_folds
         there = moments.selected(is_there) if is_there.any() else moments_by_block(*maps, held_out, block, names=CROSS)
-    return _MomentsOfParts(moments, moments.selected((cells >= 0) & (cells < n_folds)), there)
-
-
-def _solve(moments: Moments, own: tuple[np.ndarray, ...], thresholds: np.ndarray, n_modes: int) -> list[WhitenedSVD]:
-    return ritz_triples(_cross(moments), own, thresholds, n_modes, moments.is_reversible)
-
-
-class _Candidates:
-    """What is tried: every start with every threshold."""
-
-    def __init__(self, full: dict[str, tuple[np.ndarray, ...]], thresholds: np.ndarray, n_modes: int) -> None:
-        self.full, self.thresholds, self.n_modes = full, thresholds, n_modes
-        self.names = [(start, threshold) for start in full for threshold in thresholds]
-
-    def solutions(self, moments: Moments) -> list[WhitenedSVD]:
-        """All of them, from moments of the functions of `ritz_maps`."""
-        return [s for own in self.full.values() for s in _solve(moments, own, self.thresholds, self.n_modes)]
-
-    def one(self, index: int, moments: Moments) -> WhitenedSVD:
-        """A single one."""
-        start, threshold = self.names[index]
-        return _solve(moments, self.full[start], np.array([threshold]), self.n_modes)[0]
-
-
-def _by_held_out(candidates: _Candidates, moments: _MomentsOfParts, errors_beyond: float) -> tuple[int, np.ndarray]:
-    """The candidate to take and the scores of all: held-out pairs judge what the training pairs say."""
-    assert moments.held_out is not None
-    solutions = candidates.solutions(moments.training)
-    scores = _possible(np.array([subspace_score(solution, moments.held_out) for solution in solutions]), candidates)
-    return _simplest(scores, solutions, moments.held_out, errors_beyond), scores
-
-
-def _by_folds(candidates: _Candidates, moments: _MomentsOfParts, errors_beyond: float) -> tuple[int, np.ndarray]:
-    """The candidate to take and the scores of all: each fold of the training pairs judges what the others say."""
-    by_fold = _possible(
-        np.stack([_judged(candidates, moments.folds, fold) for fold in range(moments.folds.n_blocks)]), candidates
-    )
-    best = int(by_fold.mean(axis=0).argmax())
-    lead = by_fold[:, best] - by_fold[:, 0]
-    is_beaten = lead.mean() > errors_beyond * lead.std(ddof=1) / np.sqrt(len(lead))
-    return best if is_beaten else 0, by_fold.mean(axis=0)
-
-
-def _possible(scores: np.ndarray, candidates: _Candidates) -> np.ndarray:
-    """Scores with -inf for those that no functions have: of directions which are the round-off of features."""
-    return np.where(scores <= candidates.n_modes * (1 + SIGMA_TOLERANCE), scores, -np.inf)
-
-
-def _judged(candidates: _Candidates, folds: Moments, judge: int) -> np.ndarray:
-    """VAMP-2 (n_candidates,) on one of the folds of what the others say.
-
-    As `subspace_score`, of all at once: that the constant is the first function of each makes it simple.
-    """
-    is_judge = np.arange(folds.n_blocks) == judge
-    solutions, there = candidates.solutions(in_one_block(folds.selected(~is_judge))), folds.selected(is_judge)
-    left, right = (np.stack([getattr(s, side) for s in solutions]) for side in ("left", "right"))
-    M_f, T_fg, M_g = _cross(there)
-    left_h, right_h = conjugate_transpose(left), conjugate_transpose(right)
-    W_f, W_g = inverse_root(left_h @ M_f @ left).matrix, inverse_root(right_h @ M_g @ right).matrix
-    return np.sum(np.abs(conjugate_transpose(W_f) @ (left_h @ T_fg @ right) @ W_g) ** 2, axis=(-2, -1))
+    return MomentsOfParts(moments, moments.selected((cells >= 0) & (cells < n_folds)), there)
 
 
 def _starts(
@@ -296,46 +209,6 @@ def _check_arguments(split: Split, thresholds: tuple[float, ...]) -> LaggedPairs
     return split.held_out
 
 
-def ritz_triples(
-    matrices: tuple[np.ndarray, np.ndarray, np.ndarray],
-    own: tuple[np.ndarray, ...],
-    thresholds: np.ndarray,
-    n_modes: int,
-    is_reversible: bool = False,
-) -> list[WhitenedSVD]:
-    """Singular triples in the span of (1, h) for every threshold, `h @ own` being what counts in full.
-
-    Parameters
-    ----------
-    matrices : M_f, T_fg, M_g of (1, h); of one map where the process is reversible
-    own : for f and for g, (n_functions - 1, n_own)
-    thresholds, n_modes : see `damped_triples`
-    """
-    if is_reversible:
-        span = split_span(matrices[0], own[0])
-        return [damped_pairs(*matrices[:2], span, threshold, n_modes) for threshold in thresholds]
-    spans = split_span(matrices[0], own[0]), split_span(matrices[2], own[1])
-    return [damped_triples(matrices, spans, threshold, n_modes) for threshold in thresholds]
-
-
-def _simplest(scores: np.ndarray, solutions: list[WhitenedSVD], there: Moments, errors_beyond: float) -> int:
-    """First solution whose score is within half a standard error, paired over blocks, of the best.
-
-    The very first is taken unless it is beaten by `errors_beyond`. Where data cannot tell solutions apart, the simplest
-    is taken: the others were selected from many, and over-fit.
-    """
-    if there.n_blocks < 2:  # no error is known: everything is within it
-        return 0
-    blocks = there.leaving_out()
-    best = subspace_score(solutions[int(scores.argmax())], blocks)
-    for i, solution in enumerate(solutions):
-        error = jackknife_error(best - subspace_score(solution, blocks))
-        within = N_ERRORS if i else errors_beyond
-        if scores.max() - scores[i] <= within * error + 1e-9 * scores.max():
-            return i
-    raise AssertionError("the best is within any error of itself")
-
-
 def validate(model: KoopmanLoRAModel, split: Split) -> Validation:
     """Singular functions of the model's features, fitted on the training pairs, on the held-out ones.
 
@@ -348,7 +221,3 @@ def validate(model: KoopmanLoRAModel, split: Split) -> Validation:
         raise ValueError("split holds out no pairs to validate on; use split_pairs(pairs, 0.1).")
     solution = canonical_triples(raw_moments(model, split.training))
     return Validation.of_solution(solution, model.raw_maps(), split.held_out)
-
-
-def _cross(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return moments.M_f, moments.T_fg, moments.M_g

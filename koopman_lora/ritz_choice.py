@@ -1,0 +1,143 @@
+"""Which solution of Rayleigh-Ritz to take: what is tried, and how it is judged."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from koopman_lora._linalg import (
+    SIGMA_TOLERANCE,
+    WhitenedSVD,
+    conjugate_transpose,
+    damped_triples,
+    inverse_root,
+    split_span,
+)
+from koopman_lora.equilibrium import damped_pairs
+from koopman_lora.moments import Moments
+from koopman_lora.scores import jackknife_error, subspace_score
+from koopman_lora.triples import in_one_block
+
+# Standard errors within which a simpler solution is taken. Measured on ten systems with three seeds each: one loses the
+# small modes of plentiful data, none over-fits scarce data.
+N_ERRORS = 0.5
+
+
+class MomentsOfParts(NamedTuple):
+    """Moments over all pairs; per fold of the training pairs, which is one where they are few; per held-out block.
+
+    Of plenty of pairs no moments of the held-out ones: they choose nothing.
+    """
+
+    everything: Moments
+    folds: Moments
+    held_out: Moments | None
+
+    @property
+    def training(self) -> Moments:
+        """Over all training pairs."""
+        return in_one_block(self.folds)
+
+
+def ritz_triples(
+    matrices: tuple[np.ndarray, np.ndarray, np.ndarray],
+    own: tuple[np.ndarray, ...],
+    thresholds: np.ndarray,
+    n_modes: int,
+    is_reversible: bool = False,
+) -> list[WhitenedSVD]:
+    """Singular triples in the span of (1, h) for every threshold, `h @ own` being what counts in full.
+
+    Parameters
+    ----------
+    matrices : M_f, T_fg, M_g of (1, h); of one map where the process is reversible
+    own : for f and for g, (n_functions - 1, n_own)
+    thresholds, n_modes : see `damped_triples`
+    """
+    if is_reversible:
+        span = split_span(matrices[0], own[0])
+        return [damped_pairs(*matrices[:2], span, threshold, n_modes) for threshold in thresholds]
+    spans = split_span(matrices[0], own[0]), split_span(matrices[2], own[1])
+    return [damped_triples(matrices, spans, threshold, n_modes) for threshold in thresholds]
+
+
+def _solve(moments: Moments, own: tuple[np.ndarray, ...], thresholds: np.ndarray, n_modes: int) -> list[WhitenedSVD]:
+    return ritz_triples(_cross(moments), own, thresholds, n_modes, moments.is_reversible)
+
+
+class Candidates:
+    """What is tried: every start with every threshold."""
+
+    def __init__(self, full: dict[str, tuple[np.ndarray, ...]], thresholds: np.ndarray, n_modes: int) -> None:
+        self.full, self.thresholds, self.n_modes = full, thresholds, n_modes
+        self.names = [(start, threshold) for start in full for threshold in thresholds]
+
+    def solutions(self, moments: Moments) -> list[WhitenedSVD]:
+        """All of them, from moments of the functions of `ritz_maps`."""
+        return [s for own in self.full.values() for s in _solve(moments, own, self.thresholds, self.n_modes)]
+
+    def one(self, index: int, moments: Moments) -> WhitenedSVD:
+        """A single one."""
+        start, threshold = self.names[index]
+        return _solve(moments, self.full[start], np.array([threshold]), self.n_modes)[0]
+
+
+def by_held_out(candidates: Candidates, moments: MomentsOfParts, errors_beyond: float) -> tuple[int, np.ndarray]:
+    """The candidate to take and the scores of all: held-out pairs judge what the training pairs say."""
+    assert moments.held_out is not None
+    solutions = candidates.solutions(moments.training)
+    scores = _possible(np.array([subspace_score(solution, moments.held_out) for solution in solutions]), candidates)
+    return _simplest(scores, solutions, moments.held_out, errors_beyond), scores
+
+
+def by_folds(candidates: Candidates, moments: MomentsOfParts, errors_beyond: float) -> tuple[int, np.ndarray]:
+    """The candidate to take and the scores of all: each fold of the training pairs judges what the others say."""
+    by_fold = _possible(
+        np.stack([_judged(candidates, moments.folds, fold) for fold in range(moments.folds.n_blocks)]), candidates
+    )
+    best = int(by_fold.mean(axis=0).argmax())
+    lead = by_fold[:, best] - by_fold[:, 0]
+    is_beaten = lead.mean() > errors_beyond * lead.std(ddof=1) / np.sqrt(len(lead))
+    return best if is_beaten else 0, by_fold.mean(axis=0)
+
+
+def _possible(scores: np.ndarray, candidates: Candidates) -> np.ndarray:
+    """Scores with -inf for those that no functions have: of directions which are the round-off of features."""
+    return np.where(scores <= candidates.n_modes * (1 + SIGMA_TOLERANCE), scores, -np.inf)
+
+
+def _judged(candidates: Candidates, folds: Moments, judge: int) -> np.ndarray:
+    """VAMP-2 (n_candidates,) on one of the folds of what the others say.
+
+    As `subspace_score`, of all at once: that the constant is the first function of each makes it simple.
+    """
+    is_judge = np.arange(folds.n_blocks) == judge
+    solutions, there = candidates.solutions(in_one_block(folds.selected(~is_judge))), folds.selected(is_judge)
+    left, right = (np.stack([getattr(s, side) for s in solutions]) for side in ("left", "right"))
+    M_f, T_fg, M_g = _cross(there)
+    left_h, right_h = conjugate_transpose(left), conjugate_transpose(right)
+    W_f, W_g = inverse_root(left_h @ M_f @ left).matrix, inverse_root(right_h @ M_g @ right).matrix
+    return np.sum(np.abs(conjugate_transpose(W_f) @ (left_h @ T_fg @ right) @ W_g) ** 2, axis=(-2, -1))
+
+
+def _simplest(scores: np.ndarray, solutions: list[WhitenedSVD], there: Moments, errors_beyond: float) -> int:
+    """First solution whose score is within half a standard error, paired over blocks, of the best.
+
+    The very first is taken unless it is beaten by `errors_beyond`. Where data cannot tell solutions apart, the simplest
+    is taken: the others were selected from many, and over-fit.
+    """
+    if there.n_blocks < 2:  # no error is known: everything is within it
+        return 0
+    blocks = there.leaving_out()
+    best = subspace_score(solutions[int(scores.argmax())], blocks)
+    for i, solution in enumerate(solutions):
+        error = jackknife_error(best - subspace_score(solution, blocks))
+        within = N_ERRORS if i else errors_beyond
+        if scores.max() - scores[i] <= within * error + 1e-9 * scores.max():
+            return i
+    raise AssertionError("the best is within any error of itself")
+
+
+def _cross(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return moments.M_f, moments.T_fg, moments.M_g
