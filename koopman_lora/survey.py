@@ -16,7 +16,6 @@ from koopman_lora.data.health_findings import health_findings
 from koopman_lora.data.pairs import LaggedPairs
 from koopman_lora.finding import Finding
 from koopman_lora.lag_scan import slowest_rates
-from koopman_lora.moments import EDMD
 
 NO_PLATEAU = "no plateau"
 # Multiples of the lag at which the slowest timescale is looked at again, and by how much it must grow to matter.
@@ -102,7 +101,7 @@ def lag_findings(functions: np.ndarray, pairs: LaggedPairs) -> list[Finding]:
             return []
         x, x_next = (torch.from_numpy(functions[rows, :_LEADING]) for rows in (first, second))
         apart = dataclasses.replace(pairs.select(first), x=x, x_next=x_next, clock=pairs.clock.at(multiple * lag))
-        moments = estimate_moments(_itself, _itself, apart, n_blocks=_BLOCKS, names=EDMD)
+        moments = estimate_moments(_itself, _itself, apart, n_blocks=_BLOCKS, names=("M_f", "T_ff"))
         rates.append(slowest_rates(moments, bootstrap, "edmd"))
     falls, _ = t_interval(rates[0][:1] - rates[-1][:1], (rates[0] - rates[-1])[1:, None], bootstrap.t_factor(_BLOCKS))
     times = np.array([pairs.clock.dt / rate[0] for rate in rates])
