@@ -164,7 +164,7 @@ class KoopmanAnalysis(FittedFunctions):
         """
         bootstrap = self._bootstrap(bootstrap)
         svals, validation = self.model.svals_array(), self.fitted.validation
-        return comparison_with(self._intervals(bootstrap), self.moments, svals, validation)
+        return comparison_with(self.spectrum, self._intervals(bootstrap), self.moments, svals, validation)
 
     def scores(self) -> Scores:
         """VAMP-1, VAMP-2 and VAMP-E of the held-out pairs, by functions fitted on the training pairs alone."""

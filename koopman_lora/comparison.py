@@ -16,7 +16,7 @@ from koopman_lora.intervals import bootstrap_intervals
 from koopman_lora.kinds import LARGEST
 from koopman_lora.loss_terms import lora_terms
 from koopman_lora.moments import Moments, OneEstimate
-from koopman_lora.scores import Validation, check_same_features, correlations, jackknife_error
+from koopman_lora.scores import Validation, check_same_features, correlations_with_error
 from koopman_lora.spectrum import koopman_spectrum, looks_scaled
 from koopman_lora.triples import canonical_triples, independent_basis
 
@@ -78,14 +78,18 @@ def compare_singular_values(
     docs/mathematics.md, section 6.
     """
     svals = None if svals is None else as_svals(svals, moments.M_f.shape[-1])
-    return comparison_with(bootstrap_intervals(moments, svals, bootstrap), moments, svals, held_out)
+    spectrum, intervals = koopman_spectrum(moments, svals), bootstrap_intervals(moments, svals, bootstrap)
+    return comparison_with(spectrum, intervals, moments, svals, held_out)
 
 
 def comparison_with(
-    intervals: xr.Dataset, moments: Moments, svals: np.ndarray | None, held_out: Moments | Validation | None
+    spectrum: xr.Dataset,
+    intervals: xr.Dataset,
+    moments: Moments,
+    svals: np.ndarray | None,
+    held_out: Moments | Validation | None,
 ) -> xr.Dataset:
-    """`compare_singular_values` with the intervals that `bootstrap_intervals` gave of the same moments."""
-    spectrum = koopman_spectrum(moments, svals)
+    """`compare_singular_values` with what `koopman_spectrum` and `bootstrap_intervals` gave of the same moments."""
     canonical, K_values = (spectrum[n].values for n in ("canonical_singular_values", "singular_values"))
     learned = implied_svals(moments) if svals is None else svals
     operator_values = learned_operator_values(moments, svals)
@@ -174,7 +178,7 @@ def _held_out_values(moments: Moments, held_out: Moments | Validation | None) ->
         functions = basis.moments(held_out).transformed(left, right)
     if functions.n_blocks < 2:
         raise ValueError("held_out must be kept in at least 2 blocks; use estimate_moments(n_blocks=64).")
-    return correlations(functions), jackknife_error(correlations(functions.leaving_out()))
+    return correlations_with_error(functions)
 
 
 def _rms(values: np.ndarray) -> float:

@@ -12,7 +12,7 @@ from koopman_lora.checks import checked
 from koopman_lora.finding import Finding
 from koopman_lora.intervals import in_long_blocks
 from koopman_lora.moments import Moments, OneEstimate
-from koopman_lora.scores import Validation, held_out_values, jackknife_error
+from koopman_lora.scores import Validation, correlations_with_error, jackknife_error
 from koopman_lora.triples import canonical_triples, independent_basis
 
 NO_BETTER = "no better than the constant"
@@ -34,7 +34,7 @@ def held_out_findings(validation: Validation) -> list[Finding]:
     if vamp_e > 1:
         return []
     text = f"held-out VAMP-E {vamp_e:.3g} is not above 1, that of the constant: "
-    values, error = held_out_values(validation)
+    values, error = correlations_with_error(validation.moments)
     confirmed = 1 + np.flatnonzero(values[1:] > np.maximum(_CONFIRMED, 3 * error[1:]))
     if len(confirmed):
         modes = ", ".join(f"{values[i]:.2f} (mode {i + 1})" for i in confirmed[:3])
@@ -66,7 +66,7 @@ def excess(moments: Moments, validation: Validation) -> np.ndarray:
     if validation.moments.n_blocks < 2 or moments.n_blocks < 2 or len(canonical) < 2:
         return np.zeros(len(canonical))
     width = 4 * jackknife_error(canonical_triples(in_long_blocks(moments).leaving_out()).values)
-    held, error = held_out_values(validation)
+    held, error = correlations_with_error(validation.moments)
     distance = canonical - np.maximum(held, 0.0)
     result = distance + distance[1:].mean() - np.minimum(error, 1.0) / 2 + width
     result[canonical > 1 - 1e-9] = 0.0
@@ -78,7 +78,7 @@ def overfit_findings(moments: Moments, validation: Validation) -> list[Finding]:
     too_high = np.flatnonzero(excess(moments, validation) > TOO_HIGH)
     if not len(too_high):
         return []
-    canonical, (held, _) = canonical_triples(moments).values, held_out_values(validation)
+    canonical, (held, _) = canonical_triples(moments).values, correlations_with_error(validation.moments)
     shown = too_high[:4]
     modes, values, others = (
         ", ".join(texts)

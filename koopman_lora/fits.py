@@ -10,15 +10,11 @@ import torch
 import xarray as xr
 
 from koopman_lora._labels import FIT, MODE, MODE_COLUMN, labelled, provenance
-from koopman_lora.finding import Finding
 from koopman_lora.fitted import Fitted
 from koopman_lora.losses import NonFiniteLossError
 from koopman_lora.spectrum import evaluate_functions, model_spectrum
 from koopman_lora.training_loop import TrainingResult
 
-FITS_DISAGREE, FITS_FAILED = "fits disagree", "fits failed"
-# Mean squared cosine below which two fits found different subspaces.
-AGREED = 0.9
 # States at which functions of different fits are compared.
 MOST_STATES = 5000
 
@@ -119,27 +115,6 @@ def agreement_with_best(fits: xr.Dataset, cluster: np.ndarray) -> np.ndarray:
     [array([0., 0.]), array([1., 1.])]
     """
     together = cluster[:, None] == cluster
-    shared = np.sum(fits["overlap"].values * together, axis=(-1), where=together)  # (fit, mode)
+    shared = np.sum(fits["overlap"].values, axis=-1, where=together)  # (fit, mode)
     others = np.delete(shared, fits.attrs["best"], axis=0).mean(axis=0)
     return np.array([others[cluster == number].mean() for number in cluster]).clip(max=1.0)
-
-
-def fit_findings(fits: xr.Dataset | None, modes: xr.Dataset) -> list[Finding]:
-    """That fits found different functions of modes that are resolved, or that some came to nothing."""
-    if fits is None:
-        return []
-    found = []
-    if fits.attrs["failed"]:
-        text = f"not every fit came to an end ({fits.attrs['failed']}); lower the learning_rate, or look at the data."
-        found.append(Finding(FITS_FAILED, text))
-    if "agreement" not in modes:
-        return found
-    apart = (modes["agreement"].values < AGREED) & (modes["verdict"].values != "not resolved")
-    if apart.any():
-        listed = ", ".join(f"{i + 1} ({modes['agreement'].values[i]:.2f})" for i in np.flatnonzero(apart))
-        text = (
-            f"{fits.attrs['n_fits']} fits found different functions of modes {listed} (mean squared cosine, of the "
-            "modes whose sigma are not told apart): do not read these functions. More data, or fewer modes."
-        )
-        found.append(Finding(FITS_DISAGREE, text))
-    return found

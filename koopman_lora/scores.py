@@ -218,12 +218,8 @@ def correlations(moments: Moments) -> np.ndarray:
     return T / np.sqrt(np.maximum(M_f * M_g, np.finfo(float).tiny))
 
 
-def held_out_values(validation: Validation) -> tuple[np.ndarray, np.ndarray]:
-    """Correlations of singular functions at held-out pairs and their jackknife standard errors, (n_modes,) each.
-
-    Errors are NaN where the pairs are in one block.
-    """
-    moments = validation.moments
+def correlations_with_error(moments: Moments) -> tuple[np.ndarray, np.ndarray]:
+    """`correlations` and their jackknife standard errors, (n_modes,) each; errors are NaN of moments in one block."""
     values = correlations(moments)
     if moments.n_blocks < 2:
         return values, np.full(len(values), np.nan)

@@ -16,6 +16,8 @@ from koopman_lora.finding import Finding
 from koopman_lora.tables import cells, columns_text, complex_text, finding_text, selection_text
 
 DIFFERENT = "values differ"  # the finding that the line about three kinds of values gives way to
+# Share of an eigenfunction that must lie along a singular function for both to be one mode.
+_OWN = 0.5
 # Sentences of a summary that are shown; the others are counted.
 _SHOWN = 6
 
@@ -87,7 +89,7 @@ def _summary_columns(summary: Summary) -> dict[str, list[str]]:
         f"{100 * a['level']:g} %": _ranges(modes["sigma_interval"].values, ".3f"),
         "held out": [_with_error(*pair) for pair in zip(modes["sigma_held_out"], modes["held_out_error"], strict=True)],
         "eigenvalue": [
-            complex_text(value) + (" ~" if share < 0.5 else "  ")
+            complex_text(value) + (" ~" if share < _OWN else "  ")
             for value, share in zip(modes["eigenvalues"].values, modes["own_share"].values, strict=True)
         ],
         f"timescale ({unit})": cells(modes["timescales"], ".4g"),
@@ -110,7 +112,7 @@ def _summary_lines(summary: Summary) -> list[str]:
     a = modes.attrs
     held = f", {a['n_held_out']} of them held out" if a["n_held_out"] else ", none held out"
     lines = [f"{a['n_pairs']} pairs{held}; {_lag_text(a)}"]
-    if (modes["own_share"].values < 0.5).any():
+    if (modes["own_share"].values < _OWN).any():
         lines.append("~ less than half of this eigenfunction is this singular function: see eigen_analysis()")
     if all(finding.name != DIFFERENT for finding in summary.findings):
         lines.append(f"learned, K_matrix and canonical values agree within {a['spread']:.2g}")

@@ -13,10 +13,10 @@ from koopman_lora._labels import MODE, interval, labelled, provenance
 from koopman_lora.comparison import clusters
 from koopman_lora.finding import Finding
 from koopman_lora.findings import IRREVERSIBLE, NO_BETTER, OVER_FIT, TOO_HIGH, excess
-from koopman_lora.fits import agreement_with_best, fit_findings
+from koopman_lora.fits import agreement_with_best
 from koopman_lora.fitted import Fitted
 from koopman_lora.moments import Moments
-from koopman_lora.scores import Validation, held_out_values
+from koopman_lora.scores import Validation, correlations_with_error
 from koopman_lora.selection import FEWEST_PAIRS, select_n_modes
 from koopman_lora.summary import DIFFERENT, Summary
 from koopman_lora.survey import NO_PLATEAU, Survey
@@ -36,12 +36,13 @@ RANKED = (
     DIFFERENT,
     MORE_MODES,
 )
+FITS_DISAGREE, FITS_FAILED = "fits disagree", "fits failed"
+# Mean squared cosine below which two fits found different subspaces.
+_AGREED = 0.9
 # Below so many transitions a timescale is known to a factor only: n of them tell a rate to 1 / sqrt(n).
 ENOUGH_TRANSITIONS = 10
 # An interval that is wider, or in which timescales differ by a larger factor, says that more data are needed.
 _WIDE, _FACTOR = 0.1, 2.0
-# Share of an eigenfunction that must lie along a singular function for both to be one mode.
-_OWN = 0.5
 # Largest difference of learned, K_matrix and canonical values that is none.
 _SAME = 0.01
 # Variance of a function at held-out pairs, of 1 over all, below which these hardly show it.
@@ -66,7 +67,7 @@ def summarise(
     findings = [finding for finding in fitted.findings if finding.name in RANKED or fitted.refinement is None]
     findings += [] if seen is None else seen.findings
     findings += [] if selection is None else _number_findings(selection, modes)
-    findings += _transition_findings(modes) + _difference_findings(comparison) + fit_findings(fitted.fits, modes)
+    findings += _transition_findings(modes) + _difference_findings(comparison) + _fit_findings(fitted.fits, modes)
     attrs = provenance(
         n_pairs=moments.n_pairs,
         n_held_out=0 if validation is None else validation.moments.n_pairs,
@@ -100,7 +101,7 @@ def _modes(
     bounds = intervals["canonical_singular_values_interval"].values
     own, share = own_eigenvalues(spectrum, moments)
     unknown = np.full(len(sigma), np.nan)
-    held, error = (unknown, unknown) if validation is None else held_out_values(validation)
+    held, error = (unknown, unknown) if validation is None else correlations_with_error(validation.moments)
     transitions = np.full(len(sigma), -1) if seen is None else np.array(seen.transitions)
     times = intervals["timescales_interval"].values[:, own]
     unit = {"units": str(spectrum.attrs["time_unit"])}
@@ -231,6 +232,27 @@ def _difference_findings(comparison: xr.Dataset) -> list[Finding]:
         "canonical ones, and see diagnose()."
     )
     return [Finding(DIFFERENT, text)]
+
+
+def _fit_findings(fits: xr.Dataset | None, modes: xr.Dataset) -> list[Finding]:
+    """That fits found different functions of modes that are resolved, or that some came to nothing."""
+    if fits is None:
+        return []
+    found = []
+    if fits.attrs["failed"]:
+        text = f"not every fit came to an end ({fits.attrs['failed']}); lower the learning_rate, or look at the data."
+        found.append(Finding(FITS_FAILED, text))
+    if "agreement" not in modes:
+        return found
+    apart = (modes["agreement"].values < _AGREED) & (modes["verdict"].values != UNRESOLVED)
+    if apart.any():
+        listed = ", ".join(f"{i + 1} ({modes['agreement'].values[i]:.2f})" for i in np.flatnonzero(apart))
+        text = (
+            f"{fits.attrs['n_fits']} fits found different functions of modes {listed} (mean squared cosine, of the "
+            "modes whose sigma are not told apart): do not read these functions. More data, or fewer modes."
+        )
+        found.append(Finding(FITS_DISAGREE, text))
+    return found
 
 
 def _ranked(findings: Sequence[Finding]) -> tuple[Finding, ...]:
