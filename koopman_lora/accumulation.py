@@ -17,9 +17,12 @@ from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
 from koopman_lora.data.groups import as_slice, block_numbers, neighbouring_blocks
 from koopman_lora.data.pairs import BATCH, LaggedPairs
+from koopman_lora.far_out import FarOut
 from koopman_lora.feature_products import Part, Stack, double, feature_products
 from koopman_lora.kinds import number_array, shown
+from koopman_lora.moment_parts import PartOfMoments, sum_of_parts
 from koopman_lora.moments import CROSS, DEFINITIONS, OBSERVABLES, SAME_MAP, FeatureMap, Moments
+from koopman_lora.processes import made_by_all, part_of, processes
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -93,7 +96,7 @@ def estimate_moments(
     if _is_pair_of_tensors(pairs):
         x, x_next = (torch.as_tensor(side) for side in pairs)
         _check_equal_length(x, x_next)
-        total.fix_direction(x)
+        total.far_out = FarOut.of_states(x) if len(x) else None
         bounds = np.linspace(0, len(x), min(n_blocks, max(len(x), 1)) + 1).astype(int)
         for start, stop in itertools.pairwise(bounds):
             total.add_block(zip(x[start:stop].split(batch_size), x_next[start:stop].split(batch_size), strict=True))
@@ -111,12 +114,14 @@ def moments_by_block(
     block: np.ndarray,
     names: Sequence[str] | None = None,
     observables: FeatureMap | None = None,
+    far_out: FarOut | None = None,
 ) -> Moments:
     """Moments with one block for every number that occurs in `block` (n_pairs,), in increasing order.
 
     Parameters
     ----------
     f, g, observables, names : see `estimate_moments`
+    far_out : of all pairs, where these are part of them
 
     Examples
     --------
@@ -126,6 +131,7 @@ def moments_by_block(
     """
     labels = pairs.coordinate_names if observables is flat_state else None
     total = _Accumulator(f, g, observables, names, len(np.unique(block)), pairs.is_reversible)
+    total.far_out = far_out
     return total.over_blocks(pairs, block, BATCH, labels)
 
 
@@ -178,14 +184,28 @@ class _Accumulator:
         self.shifts: dict[str, np.ndarray] = {}
         self.orientation: list[np.ndarray] = []
         self.counts: list[int] = []
-        self.direction: tuple[np.ndarray, float] | None = None
+        self.far_out: FarOut | None = None
 
     def over_blocks(
         self, pairs: LaggedPairs, block: np.ndarray, batch_size: int, observable_names: Sequence[str] | None
     ) -> Moments:
+        """Moments over all pairs; of several processes each reads its part of them."""
         if len(pairs) == 0:
             raise ValueError("pairs are empty; give at least one pair (x, x_next).")
-        self.fix_direction(pairs.x)
+        if self.far_out is None:
+            self.far_out = FarOut.of_states(pairs.x)
+        if processes().size > 1:
+            mine = np.argsort(block, kind="stable")[part_of(len(pairs))]
+            pairs, block = pairs.select(mine), block[mine]
+        parts = made_by_all(lambda: self._of_part(pairs, block, batch_size, observable_names))
+        return sum_of_parts([part for part in parts if part is not None]).moments
+
+    def _of_part(
+        self, pairs: LaggedPairs, block: np.ndarray, batch_size: int, observable_names: Sequence[str] | None
+    ) -> PartOfMoments | None:
+        """None of no pairs, where there are fewer than processes."""
+        if len(pairs) == 0:
+            return None
         for blocks in neighbouring_blocks(block, batch_size):
             if len(blocks) == 1:
                 rows = as_slice(blocks[0])
@@ -193,7 +213,7 @@ class _Accumulator:
                 self.add_block(zip(*sides, strict=True))
             else:
                 self._add_blocks(pairs, blocks)
-        return self.result(pairs.clock, observable_names)
+        return PartOfMoments(np.unique(block), self.result(pairs.clock, observable_names))
 
     @torch.no_grad()
     def _add_blocks(self, pairs: LaggedPairs, blocks: list[np.ndarray]) -> None:
@@ -254,28 +274,11 @@ class _Accumulator:
                 values = values.astype(double(values))
                 self.shifts[part[0]] = np.where(is_constant, values[0], values.mean(axis=0))
 
-    def fix_direction(self, x: Tensor) -> None:
-        """Choose the direction and the threshold of `_is_far_out` from states (n, *state)."""
-        if len(x) == 0:
-            return
-        flat = _flat(x)
-        # in units of the largest entry, whose square cannot overflow
-        top = np.abs(flat).max(axis=0)
-        spread = (flat / np.where(top > 0, top, 1.0)).std(axis=0) * top
-        moving = spread > 1e-12 * top
-        # incommensurate weights, so that no symmetry of the coordinates makes the functional vanish
-        weights = np.cos(np.arange(flat.shape[1]) * np.sqrt(2.0))
-        direction = np.divide(weights, spread, out=np.zeros_like(spread), where=moving)
-        along = flat @ direction
-        self.direction = direction, float(along.mean() + 0.7 * along.std())
-
     def _is_far_out(self, x: Tensor) -> np.ndarray:
         """1 where the state lies far out along a fixed direction, else 0: sums of functions there fix their phases."""
-        if self.direction is None:  # a stream: its first batch decides
-            self.fix_direction(x)
-        assert self.direction is not None  # batches are never empty here
-        direction, threshold = self.direction
-        return (_flat(x) @ direction > threshold).astype(float)
+        if self.far_out is None:  # a stream: its first batch decides
+            self.far_out = FarOut.of_states(x)
+        return self.far_out.indicator(x)
 
     def limit_blocks(self, n_blocks: int) -> None:
         """Merge neighbouring blocks once there are twice as many as wanted, so that a long stream stays small."""
@@ -303,11 +306,6 @@ class _Accumulator:
             self.shifts,
             self.both_ways,
         )
-
-
-def _flat(x: Tensor) -> np.ndarray:
-    """States as real numbers (n, n_entries); of complex ones the real part."""
-    return x.detach().cpu().flatten(1).numpy().real.astype(float)
 
 
 def _pairwise_sums(values: list[Any]) -> list[Any]:

@@ -23,6 +23,8 @@ from koopman_lora.demo import prepare_folder, run_demo
 from koopman_lora.estimator import KoopmanLoRA
 from koopman_lora.findings import equilibrium_findings, training_findings
 from koopman_lora.io import save_dataset
+from koopman_lora.launching import is_first_process, make_fabric
+from koopman_lora.launching import process_label as process_label
 from koopman_lora.saved_analysis import open_analysis
 from koopman_lora.svd.neural_svd import NeuralSVD
 from koopman_lora.tables import (
@@ -37,6 +39,7 @@ from koopman_lora.tables import (
     selection_text,
     spectrum_table,
 )
+from koopman_lora.training_options import TrainingOptions
 
 
 def _demo(a: argparse.Namespace) -> None:
@@ -71,12 +74,17 @@ def _health(a: argparse.Namespace) -> None:
 
 
 def _fit(a: argparse.Namespace) -> None:
-    folder = prepare_folder(a.out)  # before the data are read, which may take long
+    where = {name: getattr(a, name) for name in ("accelerator", "devices", "num_nodes", "precision")}
+    make_fabric(TrainingOptions(**where))  # from here on it is known which process is the first
+    folder = prepare_folder(a.out) if is_first_process() else a.out  # before the data are read, which may take long
     options = {name: value for name, value in vars(a).items() if name not in ("command", "data", "out")}
     options["nesting"] = None if a.nesting == "none" else a.nesting
     data = open_trajectories(a.data)
-    prepare_folder(folder, _expected_bytes(a, data))
+    if is_first_process():
+        prepare_folder(folder, _expected_bytes(a, data))
     estimator = KoopmanLoRA(**options, progress=True).fit(data)
+    if not is_first_process():
+        return
     try:
         estimator.save(folder)
     finally:  # whatever could not be written, the table is not lost

@@ -23,6 +23,7 @@ from koopman_lora.fitted import Fitted, finish
 from koopman_lora.fitted_questions import FittedQuestions
 from koopman_lora.kinds import flag
 from koopman_lora.lag_scan import scan_lags
+from koopman_lora.launching import all_processes
 from koopman_lora.losses import NestedLoRALoss
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.refits import Refits, intervals_of, refit_halves
@@ -68,7 +69,8 @@ class KoopmanLoRA(FittedQuestions, BaseEstimator):
     refine : bool
         Finish with Rayleigh-Ritz on the state and the last hidden layers (`kl.refine`).
     n_epochs, batch_size : see `kl.fit`
-    learning_rate, weight_decay, gradient_clip, patience, accelerator, precision : see `TrainingOptions`
+    learning_rate, weight_decay, gradient_clip, patience, accelerator, devices, num_nodes, precision : see
+        `TrainingOptions`
     n_fits : int
         Fits from as many seeds, on the same split; the one whose functions capture most of the held-out pairs is kept,
         and `summary()` says on what they agree.
@@ -119,6 +121,8 @@ class KoopmanLoRA(FittedQuestions, BaseEstimator):
         dt: float | None = None,
         time_unit: str | None = None,
         accelerator: str = "cpu",
+        devices: int | None = None,
+        num_nodes: int | None = None,
         precision: str = "32-true",
         seed: int = 0,
         progress: bool = False,
@@ -149,6 +153,8 @@ class KoopmanLoRA(FittedQuestions, BaseEstimator):
         self.dt = dt
         self.time_unit = time_unit
         self.accelerator = accelerator
+        self.devices = devices
+        self.num_nodes = num_nodes
         self.precision = precision
         self.seed = seed
         self.progress = progress
@@ -166,18 +172,19 @@ class KoopmanLoRA(FittedQuestions, BaseEstimator):
         ValueError, TypeError
             For data or options that cannot be used; see `lagged_pairs` and `kl.fit`.
         """
-        with gradients():
-            fitted, training = self._fit(X)
-        self._warn(fitted.findings)
+        options = self._make_options()
+        with gradients(), all_processes(options):
+            fitted, training = self._fit(X, options)
+            self._warn(fitted.findings)
         self.analysis_, self.training_ = KoopmanAnalysis(fitted), training
         return self
 
-    def _fit(self, X: Any) -> tuple[Fitted, TrainingResult]:
+    def _fit(self, X: Any, options: TrainingOptions) -> tuple[Fitted, TrainingResult]:
         for name in ("shared_encoder", "reversible", "learn_svals", "refine", "progress"):
             flag(name, getattr(self, name))
         pairs = lagged_pairs(X, self.lag, self.dt, self.time_unit)
         pairs = pairs.both_ways() if self.reversible else pairs
-        loss, options, seed = self._make_loss(), self._make_options(), whole("seed", self.seed)
+        loss, seed = self._make_loss(), whole("seed", self.seed)
         n_fits = whole("n_fits", self.n_fits)
         check_positive("n_fits", n_fits)
         split = split_pairs(pairs, self.held_out, seed=seed)
@@ -210,8 +217,9 @@ class KoopmanLoRA(FittedQuestions, BaseEstimator):
         return {name: value for name, value in settings.items() if isinstance(value, plain)}
 
     def _make_options(self) -> TrainingOptions:
-        names = ("learning_rate", "weight_decay", "gradient_clip", "patience", "accelerator", "precision")
-        return TrainingOptions(will_refine=self.refine, **{name: getattr(self, name) for name in names})
+        names = ("learning_rate", "weight_decay", "gradient_clip", "patience")
+        where = ("accelerator", "devices", "num_nodes", "precision")
+        return TrainingOptions(will_refine=self.refine, **{name: getattr(self, name) for name in (*names, *where)})
 
     def _make_loss(self) -> nn.Module:
         if self.refine and not number("held_out", self.held_out) > 0:

@@ -59,6 +59,8 @@ def make_fabric(options: TrainingOptions) -> Fabric:
             precision=precision,
         )
         fabric.launch()
+    if fabric.world_size > 1:
+        _joined[:] = [fabric.global_rank]
     return fabric
 
 
@@ -109,7 +111,6 @@ def all_processes(options: TrainingOptions) -> Iterator[Fabric]:
     if fabric.world_size == 1 or processes().size > 1:
         yield fabric
         return
-    _joined[:] = [fabric.global_rank]
     with together(fabric.device), warnings.catch_warnings():
         if not fabric.is_global_zero:
             warnings.simplefilter("ignore")
@@ -125,3 +126,14 @@ def is_first_process() -> bool:
     True
     """
     return not any(_joined)
+
+
+def process_label() -> str:
+    """Which process it is that has something to say, where it is not the first.
+
+    Examples
+    --------
+    >>> process_label()
+    ''
+    """
+    return "" if is_first_process() else f" (process {_joined[0]})"

@@ -37,7 +37,7 @@ class Processes(NamedTuple):
         return self.rank == 0
 
 
-_CURRENT: contextvars.ContextVar[Processes] = contextvars.ContextVar("processes", default=Processes())
+_CURRENT: contextvars.ContextVar[Processes | None] = contextvars.ContextVar("processes", default=None)
 
 
 def processes() -> Processes:
@@ -48,7 +48,7 @@ def processes() -> Processes:
     >>> processes().size
     1
     """
-    return _CURRENT.get()
+    return _CURRENT.get() or Processes()
 
 
 @contextlib.contextmanager
@@ -109,7 +109,7 @@ class _Summed(torch.autograd.Function):
         return _all_reduced(values)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return _all_reduced(gradient)
 
 
@@ -216,17 +216,50 @@ def gathered(value: Any) -> list[Any]:
     return values
 
 
-def agreed(make: Callable[[], Any]) -> Any:
+def made_by_all(make: Callable[[], Any]) -> list[Any]:
+    """What each process makes, in their order; an error of one is raised in all, so that none waits for it.
+
+    Examples
+    --------
+    >>> made_by_all(lambda: 3)
+    [3]
+    """
+    if processes().size == 1:
+        return [make()]
+    failure: Exception | None = None
+    try:
+        made = make()
+    except Exception as error:
+        made, failure = None, error
+    everything = gathered((made, failure))
+    for _, problem in everything:
+        if problem is not None:
+            raise problem
+    return [value for value, _ in everything]
+
+
+def made_by_first(make: Callable[[], Any]) -> Any:
     """What the first process makes, in all of them.
 
     Examples
     --------
-    >>> agreed(lambda: 3)
+    >>> made_by_first(lambda: 3)
     3
     """
     rank, size, device = processes()
     if size == 1:
         return make()
-    value = [make() if rank == 0 else None]
-    distributed.broadcast_object_list(value, 0, device=device)
-    return value[0]
+    values = [make() if rank == 0 else None]
+    distributed.broadcast_object_list(values, 0, device=device)
+    return values[0]
+
+
+def agreed(value: Any) -> Any:
+    """The value of the first process, in all of them.
+
+    Examples
+    --------
+    >>> agreed(3)
+    3
+    """
+    return made_by_first(lambda: value)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from koopman_lora.data.pairs import LaggedPairs
 from koopman_lora.model import KoopmanLoRAModel
+from koopman_lora.processes import part_of
 
 
 def n_batches(n_pairs: int, batch_size: int, n_modes: int) -> int:
@@ -25,12 +26,17 @@ def n_batches(n_pairs: int, batch_size: int, n_modes: int) -> int:
 class TrainingBatches:
     """An endless iterator over batches (x, x_next) of prepared states; none of a pass is dropped.
 
-    Where pairs count both ways, half of a batch goes backward: as they come, by chance.
+    Of several processes each gets its part of every batch. Where pairs count both ways, half of a batch goes backward:
+    as they come, by chance.
 
     Parameters
     ----------
     steps_per_pass : see `n_batches`; sizes of batches differ by one pair at most
     seed : of the orders
+
+    Attributes
+    ----------
+    n_rows : pairs of the latest batch, in all processes
     """
 
     def __init__(self, model: KoopmanLoRAModel, pairs: LaggedPairs, steps_per_pass: int, seed: int) -> None:
@@ -39,7 +45,7 @@ class TrainingBatches:
             self.x, self.x_next = model.prepare(pairs.x), model.prepare(pairs.x_next)
         # a generator of its own; layers such as dropout know only torch's one for all threads
         self.generator = torch.Generator().manual_seed(seed)
-        self.position = 0
+        self.position = self.n_rows = 0
         self._shuffle()
 
     def _shuffle(self) -> None:
@@ -56,9 +62,10 @@ class TrainingBatches:
             self._shuffle()
         rows = self.parts[self.position]
         self.position += 1
+        self.n_rows, mine = len(rows), part_of(len(rows))
+        half, rows = max(len(rows) // 2 - mine.start, 0), rows[mine]
         x, x_next = self.x[rows], self.x_next[rows]
         if self.both_ways:
-            half = len(rows) // 2
             x, x_next = torch.cat([x[:half], x_next[half:]]), torch.cat([x_next[:half], x[half:]])
         return x, x_next
 

@@ -6,27 +6,28 @@ import contextlib
 import copy
 import dataclasses
 import itertools
-import logging
 import math
-import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
-from torch import nn
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from koopman_lora._labels import EPOCH, MODE, labelled, provenance
+from koopman_lora.baselines import DPNetLoss, VAMPLoss
 from koopman_lora.data.scales import standardization
 from koopman_lora.data.splits import Split
 from koopman_lora.epoch_scores import EpochScore, HeldOutScores
 from koopman_lora.kinds import flag
+from koopman_lora.launching import make_fabric
 from koopman_lora.losses import NestedLoRALoss, NonFiniteLossError, scalar_loss
 from koopman_lora.model import KoopmanLoRAModel
+from koopman_lora.normalisation import at_least_single, global_batch_norm
 from koopman_lora.optimisers import HIDDEN_MOMENTUM, MuonAdamW, hidden_matrices, parameter_groups
+from koopman_lora.processes import agreed, all_rows, alone, average_gradients, gathered, part_of, processes, share_state
 from koopman_lora.surroundings import may_draw, seeded
 from koopman_lora.training_batches import TrainingBatches, n_batches
 from koopman_lora.training_options import TrainingOptions
@@ -39,7 +40,8 @@ N_STEPS, MANY_PAIRS = 950, 40_000
 N_QUICK_STEPS, MOST_TIMES, PLENTY_OF_PAIRS = 250, 4, 15_000
 # Steps of an epoch of the default training, however many pairs there are.
 EPOCH_STEPS = 50
-_ONE_AT_A_TIME = threading.Lock()
+# Losses whose means over a batch are over those of all processes.
+LOSSES_OF_MOMENTS = (NestedLoRALoss, VAMPLoss, DPNetLoss)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,28 +64,6 @@ class TrainingResult:
     seconds: float
 
 
-@contextlib.contextmanager
-def quiet_fabric() -> Iterator[None]:
-    """Fabric announces devices through logging as it is set up; a library that is called in a loop should not.
-
-    Of this thread only, and nothing is left behind: the logger is the user's as well.
-    """
-    from lightning_fabric.utilities.rank_zero import rank_zero_module
-
-    here = threading.get_ident()
-
-    def is_heard(record: logging.LogRecord) -> bool:
-        return record.thread != here or record.levelno >= logging.ERROR
-
-    logger = rank_zero_module.log
-    with _ONE_AT_A_TIME:  # a filter that goes while another thread walks over them would hide the next one
-        logger.addFilter(is_heard)
-        try:
-            yield
-        finally:
-            logger.removeFilter(is_heard)
-
-
 class TrainingLoop:
     """State of one training run: what `run` needs, set up once."""
 
@@ -95,11 +75,7 @@ class TrainingLoop:
         options: TrainingOptions,
         seed: int = 0,
     ) -> None:
-        from lightning_fabric import Fabric  # here, for it drags in torch's compiler, a second
-
-        precision: Any = options.precision  # checked before
-        with quiet_fabric():
-            self.fabric = Fabric(accelerator=options.accelerator, devices=1, precision=precision)
+        self.fabric = make_fabric(options)
         self.model, self.split, self.options, self.seed = model, split, options, seed
         self.train, self.test = split.training, split.held_out
         self.loss = loss or NestedLoRALoss(model.n_modes)
@@ -108,6 +84,7 @@ class TrainingLoop:
     def _configure(self, n_epochs: int | None, batch_size: int) -> None:
         """Set up optimiser, schedule and data."""
         steps_per_pass = n_batches(len(self.train), batch_size, self.model.n_modes)
+        self._check_parts(len(self.train) // steps_per_pass)
         is_quick = self.options.will_refine and len(self.train) >= PLENTY_OF_PAIRS
         hidden = hidden_matrices(self.model.encoders) if is_quick else []
         self.n_epochs = n_epochs or round(self._default_steps(bool(hidden)) / EPOCH_STEPS)
@@ -121,9 +98,11 @@ class TrainingLoop:
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, peaks, total, max_momentum=[HIDDEN_MOMENTUM if "is_hidden" in g else 0.95 for g in groups]
         )
-        # the wrapped module only walks over inputs and outputs, which are where and what they should be already
-        with quiet_fabric():
-            _, self.optimizer = self.fabric.setup(self.model, optimizer)
+        # a wrapped module would walk over inputs and outputs, which are where and what they should be already, and take
+        # means over processes of what they have in common
+        self.fabric.to_device(self.fabric.strategy.precision.convert_module(self.model))
+        self.optimizer: Any = self.fabric.setup_optimizers(optimizer)
+        share_state(self.model)
         self.settings = {
             "batch_size": batch_size,
             "steps_per_epoch": self.steps_per_epoch,
@@ -136,6 +115,17 @@ class TrainingLoop:
         self.batches = TrainingBatches(self.model, self.train, steps_per_pass, self.seed)
         self.scores = None if self.test is None else HeldOutScores(self.model, self.test)
 
+    def _check_parts(self, smallest: int) -> None:
+        """Raise a ValueError where processes were given other pairs, or batches too small to have a part for each."""
+        others = gathered((len(self.train), 0 if self.test is None else len(self.test)))
+        if len(set(others)) > 1:
+            raise ValueError(f"pairs must be the same in all processes; they have {others} (training, held-out) pairs.")
+        if smallest < 2 * processes().size:
+            raise ValueError(
+                f"batch_size must give each of {processes().size} processes 2 pairs at least; they are of {smallest}."
+                " Use larger batches, or fewer processes."
+            )
+
     def _default_steps(self, has_hidden: bool) -> float:
         growth = max(1.0, len(self.train) / MANY_PAIRS) ** (1 / 3)
         return growth * (N_QUICK_STEPS * min(self.model.n_inputs, MOST_TIMES) if has_hidden else N_STEPS)
@@ -144,8 +134,11 @@ class TrainingLoop:
         """Train; the best state is in the model afterwards."""
         self._configure(n_epochs, batch_size)
         drawing = may_draw(self.model) or may_draw(self.loss)
-        with seeded(self.seed, self.fabric.device) if drawing else contextlib.nullcontext():
-            return self._run(progress)
+        # layers that draw, such as dropout, must draw for its own pairs in each process
+        own_seed = self.seed + processes().rank
+        with seeded(own_seed, self.fabric.device) if drawing else contextlib.nullcontext():
+            with global_batch_norm(self.model):
+                return self._run(progress)
 
     def _run(self, progress: bool) -> TrainingResult:
         best: EpochScore | None = None
@@ -153,7 +146,8 @@ class TrainingLoop:
         state: dict[str, Any] | None = None
         stop_reason, start = "finished", time.perf_counter()
         patience = self.options.patience or max(10, math.ceil(self.n_epochs / 3))
-        bar = tqdm(range(1, self.n_epochs + 1), desc="training", unit="epoch", disable=not flag("progress", progress))
+        is_shown = flag("progress", progress) and processes().is_first
+        bar = tqdm(range(1, self.n_epochs + 1), desc="training", unit="epoch", disable=not is_shown)
         for epoch in bar:
             try:
                 mean_loss = self._epoch(epoch)
@@ -162,6 +156,8 @@ class TrainingLoop:
                     self.model.load_state_dict(state)
                 raise
             score = EpochScore(epoch, -mean_loss, np.zeros(2)) if self.scores is None else self.scores.score(epoch)
+            # on machines of several kinds they may differ in the last bit, and decisions with them
+            score = agreed(score)
             self._record(mean_loss, score.value)
             bar.set_postfix(loss=f"{mean_loss:.4f}", score=f"{score.value:.4f}")
             if best is None or score.value > best.value:
@@ -184,9 +180,10 @@ class TrainingLoop:
         for x, x_next in itertools.islice(self.batches, self.steps_per_epoch):
             with self._autocast():
                 f, g = self.model.encode(x, x_next)
-                loss = scalar_loss(self.loss(f, g, self.model.svals))
+            loss = scalar_loss(self._loss_of_all(at_least_single(f), at_least_single(g)))
             self.optimizer.zero_grad()
             self.fabric.backward(loss)
+            average_gradients(self.model.parameters())
             if self.options.gradient_clip is not None:
                 # a gradient that is not finite reaches the loss, and stops there with advice
                 self.fabric.clip_gradients(
@@ -195,13 +192,26 @@ class TrainingLoop:
             self.optimizer.step()
             self.schedule.step()
             total += loss.detach()
-        mean_loss = total.item() / self.steps_per_epoch
+        mean_loss = agreed(total.item() / self.steps_per_epoch)
         if not math.isfinite(mean_loss):
             raise NonFiniteLossError(
                 f"the loss became {mean_loss} in epoch {epoch}; try a smaller learning_rate or gradient_clip=1.0, or "
                 "look for outliers in the data."
             )
         return mean_loss
+
+    def _loss_of_all(self, f: Tensor, g: Tensor) -> Tensor:
+        """Loss of the batch of all processes, of which features of the own part are given.
+
+        Our losses are functions of moments, which are summed over processes. Of another nothing is known: it gets the
+        features of all.
+        """
+        if processes().size == 1 or type(self.loss) in LOSSES_OF_MOMENTS:
+            return self.loss(f, g, self.model.svals)
+        n_rows = self.batches.n_rows
+        f, g = (all_rows(features, n_rows, part_of(n_rows)) for features in (f, g))
+        with alone():
+            return self.loss(f, g, self.model.svals)
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         """Fabric's, where it changes this thread alone: for '64-true' it sets the default precision of all threads."""

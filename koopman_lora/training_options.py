@@ -26,6 +26,8 @@ class TrainingOptions:
         orthogonalised momentum for hidden matrices (`MuonAdamW`)
     standardize : set the model's standardisation from the training pairs
     accelerator : for Lightning Fabric: 'cpu', 'gpu', 'auto'
+    devices, num_nodes : processes on each machine, with a GPU each where the accelerator is one, and machines; by
+        default what a launcher has started (torchrun, srun), else one. `devices=1` keeps this process by itself.
     precision : '32-true' or '64-true', or for half precision where it does no harm 'bf16-mixed' or '16-mixed'
 
     Raises
@@ -47,10 +49,12 @@ class TrainingOptions:
     will_refine: bool = False
     standardize: bool = True
     accelerator: str = "cpu"
+    devices: int | None = None
+    num_nodes: int | None = None
     precision: str = "32-true"
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "gradient_clip", "patience"):
+        for name in ("learning_rate", "gradient_clip", "patience", "devices", "num_nodes"):
             check_positive(name, getattr(self, name))
         if self.precision not in PRECISIONS:
             raise ValueError(
