@@ -18,11 +18,11 @@ from koopman_lora.clock import Clock
 from koopman_lora.data.groups import as_slice, block_numbers, neighbouring_blocks
 from koopman_lora.data.pairs import BATCH, LaggedPairs
 from koopman_lora.far_out import FarOut
-from koopman_lora.feature_products import Part, Stack, double, feature_products
+from koopman_lora.feature_products import Part, Stack, as_features, check_finite, double, feature_products
 from koopman_lora.kinds import number_array, shown
-from koopman_lora.moment_parts import PartOfMoments, sum_of_parts
+from koopman_lora.moment_parts import Common, PartOfMoments, sum_of_parts
 from koopman_lora.moments import CROSS, DEFINITIONS, OBSERVABLES, SAME_MAP, FeatureMap, Moments
-from koopman_lora.processes import made_by_all, part_of, processes
+from koopman_lora.processes import made_by_all, made_by_first, part_of, processes
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -114,14 +114,14 @@ def moments_by_block(
     block: np.ndarray,
     names: Sequence[str] | None = None,
     observables: FeatureMap | None = None,
-    far_out: FarOut | None = None,
+    common: Common | None = None,
 ) -> Moments:
     """Moments with one block for every number that occurs in `block` (n_pairs,), in increasing order.
 
     Parameters
     ----------
     f, g, observables, names : see `estimate_moments`
-    far_out : of all pairs, where these are part of them
+    common : of all pairs, see `common_of`, where these are part of them
 
     Examples
     --------
@@ -131,8 +131,21 @@ def moments_by_block(
     """
     labels = pairs.coordinate_names if observables is flat_state else None
     total = _Accumulator(f, g, observables, names, len(np.unique(block)), pairs.is_reversible)
-    total.far_out = far_out
+    if common is not None:
+        total.far_out, total.shifts = common
     return total.over_blocks(pairs, block, BATCH, labels)
+
+
+def common_of(
+    f: FeatureMap,
+    g: FeatureMap,
+    pairs: LaggedPairs,
+    block: np.ndarray,
+    names: Sequence[str] | None = None,
+    observables: FeatureMap | None = None,
+) -> Common:
+    """What moments by block of parts of the pairs must have in common, see `moments_by_block`."""
+    return _Accumulator(f, g, observables, names, 1, pairs.is_reversible).common(pairs, block, BATCH)
 
 
 def _is_pair_of_tensors(pairs: Any) -> bool:
@@ -192,13 +205,21 @@ class _Accumulator:
         """Moments over all pairs; of several processes each reads its part of them."""
         if len(pairs) == 0:
             raise ValueError("pairs are empty; give at least one pair (x, x_next).")
-        if self.far_out is None:
-            self.far_out = FarOut.of_states(pairs.x)
         if processes().size > 1:
+            self.far_out, self.shifts = made_by_first(lambda: self.common(pairs, block, batch_size))
             mine = np.argsort(block, kind="stable")[part_of(len(pairs))]
             pairs, block = pairs.select(mine), block[mine]
+        elif self.far_out is None:
+            self.far_out = FarOut.of_states(pairs.x)
         parts = made_by_all(lambda: self._of_part(pairs, block, batch_size, observable_names))
         return sum_of_parts([part for part in parts if part is not None]).moments
+
+    @torch.no_grad()
+    def common(self, pairs: LaggedPairs, block: np.ndarray, batch_size: int) -> Common:
+        """What parts must agree on, as if there were none: shifts are those of the first batch of the first block."""
+        first = pairs.select(np.flatnonzero(block == block.min())[:batch_size])
+        self._fix_shifts(self._features(first.x, first.x_next))
+        return Common(FarOut.of_states(pairs.x), self.shifts)
 
     def _of_part(
         self, pairs: LaggedPairs, block: np.ndarray, batch_size: int, observable_names: Sequence[str] | None
@@ -229,7 +250,7 @@ class _Accumulator:
         self._add_features((x, self._features(x, x_next)) for x, x_next in batches if _has_states(x, x_next))
 
     def _features(self, x: Tensor, x_next: Tensor) -> dict[Part, np.ndarray]:
-        return {part: _as_features(self.maps[part[0]], (x, x_next)[part[1]], part[0]) for part in self.needed}
+        return {part: as_features(self.maps[part[0]], (x, x_next)[part[1]], part[0]) for part in self.needed}
 
     def _add_features(self, batches: Iterable[tuple[Tensor, dict[Part, np.ndarray]]]) -> None:
         """One block of states x, in batches, each with its features."""
@@ -240,11 +261,11 @@ class _Accumulator:
             self._fix_shifts(features)
             if ("f", 0) in features:
                 orientation = orientation + self._is_far_out(x) @ features["f", 0]
-            with np.errstate(over="ignore", invalid="ignore"):  # told in words, by `_check_finite` and `result`
+            with np.errstate(over="ignore", invalid="ignore"):  # told in words, by `check_finite` and `result`
                 added = self._products(features)
                 is_finite = np.isfinite(sum(value.sum() for value in added.values()))
             if not is_finite:
-                _check_finite(features)
+                check_finite(features)
             sums = {name: sums[name] + value for name, value in added.items()} if sums else added
             count += len(x)
         if count:
@@ -269,7 +290,7 @@ class _Accumulator:
         """Shifts near the means, those of the first batch; of a constant its value, so that it becomes exactly 0."""
         for part, values in features.items():
             if part[0] not in self.shifts:
-                _check_finite({part: values})
+                check_finite({part: values})
                 is_constant = (values == values[0]).all(axis=0)
                 values = values.astype(double(values))
                 self.shifts[part[0]] = np.where(is_constant, values[0], values.mean(axis=0))
@@ -310,26 +331,6 @@ class _Accumulator:
 
 def _pairwise_sums(values: list[Any]) -> list[Any]:
     return [a + b for a, b in itertools.zip_longest(values[::2], values[1::2], fillvalue=0)]
-
-
-def _as_features(feature_map: FeatureMap, states: Tensor, name: str) -> np.ndarray:
-    values = feature_map(states)
-    name = {"h": "observables"}.get(name, name)
-    if isinstance(values, Tensor):
-        values = values.detach().cpu().numpy()
-    values = np.asarray(values)
-    if values.ndim != 2 or len(values) != len(states):
-        raise ValueError(f"{name} must map {len(states)} states to ({len(states)}, n_features); got {values.shape}.")
-    return values
-
-
-def _check_finite(features: dict[Part, np.ndarray]) -> None:
-    """Raise if a feature is not finite; read only where a sum is not, which costs no pass over the features."""
-    for (side, _), values in features.items():
-        if not np.isfinite(values).all():
-            name = {"h": "observables"}.get(side, side)
-            advice = "check the model or the feature map, and the unit of the data"
-            raise ValueError(f"{name} gave NaN or inf features; {advice}.")
 
 
 def _checked_names(names: Sequence[str] | None, n_observables: int) -> tuple[str, ...] | None:

@@ -27,6 +27,7 @@ def quiet_fabric() -> Iterator[None]:
 
     Of this thread only, and nothing is left behind: the logger is the user's as well.
     """
+    from lightning_fabric.utilities import distributed
     from lightning_fabric.utilities.rank_zero import rank_zero_module
 
     here = threading.get_ident()
@@ -34,13 +35,15 @@ def quiet_fabric() -> Iterator[None]:
     def is_heard(record: logging.LogRecord) -> bool:
         return record.thread != here or record.levelno >= logging.ERROR
 
-    logger = rank_zero_module.log
+    loggers = rank_zero_module.log, distributed.log
     with _ONE_AT_A_TIME:  # a filter that goes while another thread walks over them would hide the next one
-        logger.addFilter(is_heard)
+        for logger in loggers:
+            logger.addFilter(is_heard)
         try:
             yield
         finally:
-            logger.removeFilter(is_heard)
+            for logger in loggers:
+                logger.removeFilter(is_heard)
 
 
 def make_fabric(options: TrainingOptions) -> Fabric:

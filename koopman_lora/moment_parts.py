@@ -9,7 +9,21 @@ from typing import NamedTuple
 
 import numpy as np
 
+from koopman_lora.far_out import FarOut
 from koopman_lora.moments import Moments
+
+
+class Common(NamedTuple):
+    """What sums over parts of the pairs must have in common to add.
+
+    Attributes
+    ----------
+    far_out : which states fix the phases of functions
+    shifts : of the features, see `Moments`
+    """
+
+    far_out: FarOut
+    shifts: dict[str, np.ndarray]
 
 
 class PartOfMoments(NamedTuple):

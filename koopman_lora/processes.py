@@ -224,22 +224,11 @@ def made_by_all(make: Callable[[], Any]) -> list[Any]:
     >>> made_by_all(lambda: 3)
     [3]
     """
-    if processes().size == 1:
-        return [make()]
-    failure: Exception | None = None
-    try:
-        made = make()
-    except Exception as error:
-        made, failure = None, error
-    everything = gathered((made, failure))
-    for _, problem in everything:
-        if problem is not None:
-            raise problem
-    return [value for value, _ in everything]
+    return [make()] if processes().size == 1 else _values(gathered(_outcome(make)))
 
 
 def made_by_first(make: Callable[[], Any]) -> Any:
-    """What the first process makes, in all of them.
+    """What the first process makes, or its error, in all of them.
 
     Examples
     --------
@@ -249,9 +238,25 @@ def made_by_first(make: Callable[[], Any]) -> Any:
     rank, size, device = processes()
     if size == 1:
         return make()
-    values = [make() if rank == 0 else None]
-    distributed.broadcast_object_list(values, 0, device=device)
-    return values[0]
+    outcomes = [_outcome(make) if rank == 0 else None]
+    distributed.broadcast_object_list(outcomes, 0, device=device)
+    return _values(outcomes)[0]
+
+
+def _outcome(make: Callable[[], Any]) -> tuple[Any, Exception | None]:
+    try:
+        return make(), None
+    except Exception as error:
+        return None, error
+
+
+def _values(outcomes: Iterable[Any]) -> list[Any]:
+    values = []
+    for value, error in outcomes:
+        if error is not None:
+            raise error
+        values.append(value)
+    return values
 
 
 def agreed(value: Any) -> Any:

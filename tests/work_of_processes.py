@@ -9,16 +9,14 @@ from torch import nn
 
 from koopman_lora.accumulation import estimate_moments, moments_by_block
 from koopman_lora.baselines import DPNetLoss, VAMPLoss
-from koopman_lora.data.groups import block_numbers
 from koopman_lora.data.pairs import lagged_pairs
 from koopman_lora.data.splits import split_pairs
-from koopman_lora.epoch_scores import HeldOutScores
 from koopman_lora.launching import all_processes, is_first_process
 from koopman_lora.losses import NestedLoRALoss
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.processes import alone, mean_of_all, part_of, processes
 from koopman_lora.systems import NoisyRotation
-from koopman_lora.training import fit, raw_moments, train
+from koopman_lora.training import fit, train
 from koopman_lora.training_loop import TrainingLoop
 from koopman_lora.training_options import TrainingOptions
 
