@@ -22,7 +22,7 @@ from koopman_lora.training_options import TrainingOptions
 
 SYSTEM = NoisyRotation(omega=0.7, noise=0.4)
 PAIRS = lagged_pairs(SYSTEM.simulate(n_trajectories=3, n_steps=701, seed=1))
-MANY = lagged_pairs(SYSTEM.simulate(n_trajectories=2, n_steps=9000, seed=2))
+MANY = lagged_pairs(SYSTEM.simulate(n_trajectories=2, n_steps=8500, seed=2))
 N_MODES, N_STEPS = 5, 100
 DOUBLE = TrainingOptions(precision="64-true", weight_decay=1e-3)
 MUON = TrainingOptions(precision="64-true", will_refine=True, gradient_clip=1.0)
@@ -72,8 +72,7 @@ def losses_of_steps(name):
 
     torch.manual_seed(processes().rank)  # the first weights of the first process are those of all
     model = KoopmanLoRAModel(2, N_MODES, hidden_dims=(16, 24, 16), **arguments)
-    split = split_pairs(pairs, 0.2)
-    batch_size = 200 if len(pairs) < 10_000 else 900
+    split, batch_size = split_pairs(pairs, 0.1), 200
     steps = max(1, round(len(split.training) / batch_size))
     TrainingLoop._loss_of_all = remembered
     try:
