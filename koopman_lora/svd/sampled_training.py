@@ -48,7 +48,7 @@ def train_on_samples(
     generator = torch.Generator().manual_seed(seed)
     if objective.is_limited:
         _adam(objective, sample, n_steps, learning_rate, generator)
-        return trained_factors(objective, objective.ritz(), "all steps taken")
+        return trained_factors(objective, objective.choose_coordinates(), "all steps taken")
     _least_squares(objective, sample, n_steps, generator)
     return trained_factors(objective, power_step(objective.H, objective.ritz()), "all steps taken")
 
