@@ -114,7 +114,7 @@ class NeuralSVD(Decomposed, BaseEstimator):
 
     On samples, tables and embeddings are solved for by least squares, in which `orthogonality` and `learning_rate` play
     no part; a power step over the whole matrix ends it, five products with n_modes + oversampling vectors in all. That
-    gave sigma to 1e-4 for decays like 1 / i and better for faster ones; where sigma hardly decays it takes
+    gave sigma to 2e-4 for decays like 1 / i and better for faster ones; where sigma hardly decays it takes
     `polish_steps`. A ConvergenceWarning tells of estimated errors beyond 1e-2. Networks over features are trained by
     Adam.
 
