@@ -85,6 +85,7 @@ Few states instead of many modes
 
 A given matrix
     NeuralSVD                    low-rank SVD of a real or complex matrix
+    matrix_checklist             six points that such a decomposition must pass, with their numbers
 
 Text, pictures, files
     spectrum_table               a spectrum as text

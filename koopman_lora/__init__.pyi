@@ -68,6 +68,7 @@ from .states.metastable_sets import membership_map as membership_map
 from .states.metastable_sets import memberships as memberships
 from .states.metastable_sets import number_of_states as number_of_states
 from .surrogate import sparse_surrogate as sparse_surrogate
+from .svd.checklist import matrix_checklist as matrix_checklist
 from .svd.neural_svd import NeuralSVD as NeuralSVD
 from .tables import comparison_text as comparison_text
 from .tables import health_text as health_text
