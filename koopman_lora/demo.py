@@ -19,7 +19,7 @@ from koopman_lora.tables import spectrum_table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
-_DEMO_BYTES = 3_000_000  # of its trajectories, analysis and pictures
+_DEMO_BYTES = 4_000_000  # of its trajectories, analysis, pictures and report
 
 
 def run_demo(out: str | os.PathLike = "runs/demo", progress: bool = True) -> xr.Dataset:
@@ -44,9 +44,10 @@ def run_demo(out: str | os.PathLike = "runs/demo", progress: bool = True) -> xr.
         estimator.save(folder)
         save_dataset(trajectories, folder / "trajectories.nc")
         _draw(estimator, reference, folder)
+        page = estimator.report(folder / "report.html")
     finally:  # whatever could not be written, the table is not lost
         print(f"{spectrum_table(estimator.spectrum_, reference)}\n\n{estimator.summary()}")
-    print(f"\ntrajectories, analysis and pictures are in {folder}/")
+    print(f"\ntrajectories, analysis and pictures are in {folder}/; all of it on one page to open in a browser: {page}")
     return estimator.spectrum_
 
 
