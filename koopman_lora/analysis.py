@@ -19,6 +19,7 @@ from koopman_lora.checks import checked_methods
 from koopman_lora.comparison import comparison_with
 from koopman_lora.data.inputs import drawn_pairs
 from koopman_lora.data.splits import Split
+from koopman_lora.data.whole_files import check_replaceable
 from koopman_lora.eigenanalysis import eigen_analysis, koopman_modes
 from koopman_lora.findings import OF_THE_FIT, findings_of_pairs
 from koopman_lora.fitted import Fitted, FittedMoments
@@ -183,6 +184,7 @@ class KoopmanAnalysis(FittedFunctions):
         from koopman_lora.interview import answers_of  # pictures and templates, which no other question needs
         from koopman_lora.report import write_report
 
+        check_replaceable(pathlib.Path(path))
         return write_report(answers_of(self), path)
 
     def diagnose(self, bootstrap: Bootstrap | None = None) -> xr.Dataset:

@@ -122,7 +122,6 @@ def _spectrum(a: argparse.Namespace) -> None:
 
 def _report(a: argparse.Namespace) -> None:
     path = pathlib.Path(a.out or pathlib.Path(a.analysis) / "report.html")
-    check_replaceable(path)
     print(f"wrote {_open(a.analysis, a.data)[0].report(path)}")
 
 

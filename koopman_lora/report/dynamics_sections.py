@@ -44,7 +44,8 @@ def eigenvalues_section(answers: Answers) -> Section:
     if isinstance(residuals, str):
         return Section("eigenvalues", "Eigenvalues", reading, figures=(figure,), missing=(residuals,))
     note = str(residuals.attrs["note"])
-    columns = renamed(residual_columns(residuals), {"": "flag"})
+    columns = renamed(residual_columns(residuals), {"": "spurious"})
+    columns["spurious"] = ["yes" if flag else "no" for flag in columns["spurious"]]
     where = "held-out" if residuals.attrs["on_held_out_pairs"] else "fitted"
     table = Table(f"Residuals and condition numbers of the EDMD eigenpairs, at {where} pairs.", columns)
     return Section(
@@ -127,6 +128,8 @@ def _along_time(phi: xr.DataArray, mode: int) -> Figure:
     def draw(ax: Axes) -> None:
         plot_eigenfunctions(phi, modes=[mode], ax=ax)
         ax.set(title=f"$\\phi_{{{mode}}}$")
+        if (legend := ax.get_legend()) is not None:  # of one curve, which the title names
+            legend.remove()
 
     values = phi.sel(mode=mode).values
     text = f"Left singular function {mode} along a stretch of time"

@@ -13,9 +13,11 @@ from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
+from koopman_lora.plots.style import BLACK, BLUE
+
 # Stand for the colours of text and background of the page; no picture has them of its own.
 _INK, _PAPER = "#010203", "#fdfeff"
-_OF_THE_PAGE = {_INK: "currentColor", "#000000": "currentColor", _PAPER: "var(--paper)"}
+_OF_THE_PAGE = {_INK: "currentColor", BLACK: "currentColor", _PAPER: "var(--paper)"}
 _STYLE: dict[Any, Any] = {
     "figure.facecolor": "none",
     "savefig.facecolor": "auto",
@@ -86,8 +88,10 @@ def _of_page(svg: str, alt: str) -> Markup:
     head, body = svg[start:].split(">", 1)
     body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)
     body = re.sub(r"\n\s*", "\n", body)
-    for colour, of_page in _OF_THE_PAGE.items():
-        body = body.replace(colour, of_page)
+    # thin blue lines are lighter on dark; what is made of pixels keeps its colours, and so must its legend
+    of_page = _OF_THE_PAGE | ({} if "<image" in body else {BLUE.lower(): "var(--blue)"})
+    for colour, instead in of_page.items():
+        body = body.replace(colour, instead)
     box = re.search(r'viewBox="([^"]+)"', head)
     width, height = (float(size) for size in box.group(1).split()[2:]) if box else (0.0, 0.0)
     own = "f" + hashlib.blake2b((alt + body).encode(), digest_size=4).hexdigest()
