@@ -227,6 +227,7 @@ def test_lags_are_those_of_scan_lags():
 # --------------------------------------------------------------------------------------------- what is not at hand
 
 
+@pytest.mark.slow
 def test_what_needs_the_frames_is_left_out_with_a_sentence_how_to_get_it(tmp_path):
     estimator, _ = turning()
     opened = kl.open_analysis(estimator.save(tmp_path / "fit"))
@@ -251,6 +252,7 @@ def test_without_held_out_pairs_nothing_is_said_of_noise_or_forecasts():
     assert "2 not tested" in verdict_section(answers).reading
 
 
+@pytest.mark.slow
 def test_short_data_and_large_states_say_what_they_lack():
     answers = answers_of(fitted(np.tile(images()[:60], (1, 6, 6)), n_epochs=1).analysis_)
     assert "analysis.forecast(x, steps, observables)" in answers.forecast_error
@@ -264,6 +266,7 @@ def test_short_data_and_large_states_say_what_they_lack():
 # ------------------------------------------------------------------------------------------------- states of all kinds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n_coordinates", "dims"), [(1, ("x", "state")), (2, ("x", "y", "set")), (3, ("time", "state"))]
 )
@@ -286,6 +289,7 @@ def test_metastable_states_have_a_map_over_what_can_be_drawn(n_coordinates, dims
     assert "2 metastable states" in section.figures[0].alt
 
 
+@pytest.mark.slow
 def test_images_have_a_page():
     answers = answers_of(fitted(images(), n_epochs=1).analysis_)
     found = Page(page(dataclasses.replace(answers, **(FEW | {"functions": answers.functions}))))
