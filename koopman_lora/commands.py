@@ -146,7 +146,7 @@ def _open(folder: str, path: str | None) -> tuple[KoopmanAnalysis, Any]:
         return analysis, None
     data = open_trajectories(path)
     if analysis.was_fitted_to(data):
-        return analysis, data
+        return open_analysis(folder, data), data
     print(f"{path} is not what the model was fitted to: all of it counts as held out.\n")
     return analysis.applied_to(data), data
 

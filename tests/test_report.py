@@ -295,7 +295,7 @@ def test_images_have_a_page():
     found = Page(page(dataclasses.replace(answers, **(FEW | {"functions": answers.functions}))))
     assert "functions are shown along a stretch" in found.sections["functions"]
     assert any("along a stretch of time" in attrs["aria-label"] for attrs in found.pictures)
-    assert ["state", "(6, 6)"] in found.tables["settings"][1]["rows"]
+    assert ["state", "(6, 6)"] in found.tables["settings"][2]["rows"]
 
 
 # ----------------------------------------------------------------------------------------------------------- the file

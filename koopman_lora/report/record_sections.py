@@ -49,8 +49,8 @@ def settings_section(answers: Answers) -> Section:
     reading = "With these, and the same data, the fit can be made again."
     tables = (
         _named("Settings of the estimator.", "setting", answers.settings),
-        _named("Of the fit.", "fact", answers.record),
         _named("Versions with which this page was written.", "package", _versions()),
+        _named("Of the fit.", "fact", answers.record),
     )
     return Section("settings", "Settings and versions", reading, tables=tables)
 
