@@ -19,6 +19,7 @@ from koopman_lora.checks import checked_methods
 from koopman_lora.comparison import comparison_with
 from koopman_lora.data.inputs import drawn_pairs
 from koopman_lora.data.splits import Split
+from koopman_lora.data.whole_files import check_replaceable
 from koopman_lora.eigenanalysis import eigen_analysis, koopman_modes
 from koopman_lora.findings import OF_THE_FIT, findings_of_pairs
 from koopman_lora.fitted import Fitted, FittedMoments
@@ -165,6 +166,26 @@ class KoopmanAnalysis(FittedFunctions):
         """
         bootstrap = self._bootstrap(bootstrap)
         return summarise(self.fitted, self.spectrum, self._intervals(bootstrap), self.diagnose(bootstrap), self.survey)
+
+    def report(self, path: str | os.PathLike) -> pathlib.Path:
+        """Write one HTML page of all that is known of the fit, which needs no network; open it in a browser.
+
+        What needs the frames is left out of it in an analysis that was opened without data, and it says so.
+
+        Parameters
+        ----------
+        path : of the file; what was there is replaced
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
+        from koopman_lora.interview import answers_of  # pictures and templates, which no other question needs
+        from koopman_lora.report import write_report
+
+        check_replaceable(pathlib.Path(path))
+        return write_report(answers_of(self), path)
 
     def diagnose(self, bootstrap: Bootstrap | None = None) -> xr.Dataset:
         """Learned against empirical singular values, with causes, verdict and remedy; see `compare_singular_values`.

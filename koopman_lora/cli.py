@@ -64,6 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_health(commands)
     _add_fit(commands)
     _add_spectrum(commands)
+    _add_report(commands)
     _add_svd(commands)
     return parser
 
@@ -143,6 +144,18 @@ def _add_defaults(parser: argparse.ArgumentParser, parameters: dict[str, Paramet
     for name in names:
         kind, default = parameters[name]
         parser.add_argument(_flag(name), type=kind, default=default, help="default: %(default)s")
+
+
+def _add_report(commands: Any) -> None:
+    report = commands.add_parser(
+        "report",
+        help="one HTML page of all that is known of a fitted analysis",
+        description="One HTML page of all that is known of a fitted analysis, to open in a browser. Without the "
+        "trajectories it leaves out what needs them: functions, longer lags, states, forecasts, health of the data.",
+    )
+    report.add_argument("analysis", help="folder that `koopman-lora fit` wrote")
+    report.add_argument("data", nargs="?", help="trajectories: .nc, .zarr or .npy")
+    report.add_argument("--out", help="file to write (default: report.html in the folder of the analysis)")
 
 
 def _add_svd(commands: Any) -> None:

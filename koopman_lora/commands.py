@@ -120,6 +120,11 @@ def _spectrum(a: argparse.Namespace) -> None:
         print(f"\nwrote {save_dataset(analysis.spectrum, a.out)}")
 
 
+def _report(a: argparse.Namespace) -> None:
+    path = pathlib.Path(a.out or pathlib.Path(a.analysis) / "report.html")
+    print(f"wrote {_open(a.analysis, a.data)[0].report(path)}")
+
+
 def _print_trust(a: argparse.Namespace, analysis: KoopmanAnalysis, bootstrap: Bootstrap) -> None:
     if a.diagnose:
         print("\n" + comparison_text(analysis.diagnose(bootstrap)))
@@ -141,7 +146,7 @@ def _open(folder: str, path: str | None) -> tuple[KoopmanAnalysis, Any]:
         return analysis, None
     data = open_trajectories(path)
     if analysis.was_fitted_to(data):
-        return analysis, data
+        return open_analysis(folder, data), data
     print(f"{path} is not what the model was fitted to: all of it counts as held out.\n")
     return analysis.applied_to(data), data
 
@@ -183,4 +188,12 @@ def _load_matrix(path: pathlib.Path) -> Any:
     raise ValueError(f"matrix must end in .npy (dense) or .npz (scipy.sparse); got {str(path)!r}.")
 
 
-RUN = {"demo": _demo, "simulate": _simulate, "health": _health, "fit": _fit, "spectrum": _spectrum, "svd": _svd}
+RUN = {
+    "demo": _demo,
+    "simulate": _simulate,
+    "health": _health,
+    "fit": _fit,
+    "spectrum": _spectrum,
+    "report": _report,
+    "svd": _svd,
+}

@@ -101,6 +101,7 @@ class FittedQuestions:
     validation = _handed_on(KoopmanAnalysis.validation)
     diagnose = _handed_on(KoopmanAnalysis.diagnose)
     summary = _handed_on(KoopmanAnalysis.summary)
+    report = _handed_on(KoopmanAnalysis.report)
     scores = _handed_on(KoopmanAnalysis.scores)
     select_n_modes = _handed_on(KoopmanAnalysis.select_n_modes)
     residuals = _handed_on(KoopmanAnalysis.residuals)

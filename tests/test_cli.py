@@ -128,6 +128,22 @@ def test_the_command_line_prints_what_python_says_to_the_last_digit(runs, tmp_pa
     assert capsys.readouterr().out == f"{everything_as_text(runs.estimator)}\nwrote {intervals}\n"
 
 
+@pytest.mark.parametrize("with_data", [True, False], ids=["with data", "without data"])
+def test_report_writes_the_page_of_python(runs, tmp_path, capsys, with_data):
+    out = tmp_path / "page.html"
+    assert main(["report", runs.folder, *([runs.data] if with_data else []), "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"wrote {out}\n"
+    text = out.read_text(encoding="utf-8")
+    assert ("koopman-lora report FOLDER DATA" in text) is not with_data
+    assert main(["report", runs.folder]) == 0
+    assert capsys.readouterr().out == f"wrote {runs.folder}/report.html\n"
+
+
+def test_report_is_written_to_no_folder(runs, tmp_path, capsys):
+    assert main(["report", runs.folder, "--out", str(tmp_path)]) == 2
+    assert "is a folder" in capsys.readouterr().err
+
+
 def test_fit_prints_what_python_says(runs):
     estimator = runs.estimator
     expected = [str(estimator.summary()), "", refinement_text(estimator.refinement_), scores_text(estimator.scores())]
@@ -297,7 +313,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path, ca
 
 
 def test_every_command_has_help(capsys):
-    for command in ("demo", "simulate", "fit", "spectrum", "svd"):
+    for command in ("demo", "simulate", "fit", "spectrum", "report", "svd"):
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])
         assert stop.value.code == 0
@@ -315,6 +331,7 @@ def test_demo_writes_everything(tmp_path):
         "spectrum.nc",
         "history.nc",
         "spectrum.png",
+        "report.html",
     }
     reference = kl.systems.FourWellLandscape2D().spectrum(1, 8)
     assert np.allclose(spectrum.canonical_singular_values[:4], reference.singular_values[:4], atol=0.01)
