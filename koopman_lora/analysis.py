@@ -174,9 +174,11 @@ class KoopmanAnalysis(FittedFunctions):
         """Number of modes by four rules and a recommendation, see `kl.select_n_modes`."""
         return select_n_modes(self.validation(), energy=energy, level=level, seed=self.fitted.seed)
 
-    def scan_lags(self, X: Any, lags: Sequence[int], bootstrap: Bootstrap | None = None) -> xr.Dataset:
+    def scan_lags(
+        self, X: Any, lags: Sequence[int], bootstrap: Bootstrap | None = None, weights: Any = None
+    ) -> xr.Dataset:
         """Timescales of these features against the lag, and the shortest lag on the plateau, see `kl.scan_lags`."""
-        return scan_lags(self, X, lags, bootstrap=self._bootstrap(bootstrap))
+        return scan_lags(self, X, lags, bootstrap=self._bootstrap(bootstrap), weights=weights)
 
     def residuals(self, tolerance: float = 0.1) -> xr.Dataset:
         """Residuals and condition numbers of the EDMD eigenpairs, on held-out pairs; see `eigenpair_residuals`."""
@@ -257,7 +259,7 @@ class KoopmanAnalysis(FittedFunctions):
         pairs = drawn_pairs(self.known_split("to fit linear functions to").pairs, n_pairs, np.random.default_rng(0))
         x = real_features("features", features, pairs.x)
         names = pairs.coordinate_names if features is flat_state else None
-        return sparse_surrogate(self.singular_functions(pairs.x), x, names, n_folds)
+        return sparse_surrogate(self.singular_functions(pairs.x), x, names, n_folds, pairs.weights)
 
     def coarse_coordinates(self, x: Any, method: str = "K_matrix") -> xr.DataArray:
         """Slow coordinates of any states, see `kl.coarse_coordinates`."""
@@ -268,8 +270,8 @@ class KoopmanAnalysis(FittedFunctions):
 
         PCCA+ on the leading left singular functions at the fitted pairs.
         """
-        functions = self.singular_functions(self.known_split("to find metastable sets in").pairs.x)
-        coefficients = membership_coefficients(functions, n_states)
+        pairs = self.known_split("to find metastable sets in").pairs
+        coefficients = membership_coefficients(self.singular_functions(pairs.x), n_states, weights=pairs.weights)
         return membership_map(self.model.f, self.spectrum["phi_coefficients"], coefficients)
 
     def coarse_grain(self, n_states: int, bootstrap: Bootstrap | None = None) -> xr.Dataset:

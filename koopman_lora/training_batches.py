@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,8 +22,30 @@ def n_batches(n_pairs: int, batch_size: int, n_modes: int) -> int:
     return max(1, min(round(n_pairs / batch_size), n_pairs // max(n_modes, 2)))
 
 
+class Batch(NamedTuple):
+    """Prepared states of some pairs, and how much each pair counts (n_pairs,); None where all count alike."""
+
+    x: Tensor
+    x_next: Tensor
+    weights: Tensor | None
+
+
+def counted(pairs: LaggedPairs) -> LaggedPairs:
+    """The pairs without those of weight 0, of which a batch would have no mean.
+
+    Examples
+    --------
+    >>> counted(lagged_pairs(np.arange(4.0), weights=[1, 0, 1, 1])).frame
+    array([0, 2])
+    """
+    if pairs.weights is None or pairs.weights.all():
+        return pairs
+    some = pairs.select(pairs.weights > 0)
+    return some.weighted(some.weights)
+
+
 class TrainingBatches:
-    """An endless iterator over batches (x, x_next) of prepared states; none of a pass is dropped.
+    """An endless iterator over batches of prepared states; none of a pass is dropped.
 
     Where pairs count both ways, half of a batch goes backward: as they come, by chance.
 
@@ -37,6 +59,9 @@ class TrainingBatches:
         self.steps_per_pass, self.both_ways = steps_per_pass, pairs.is_reversible
         with torch.no_grad():  # standardised once, in the data's own precision
             self.x, self.x_next = model.prepare(pairs.x), model.prepare(pairs.x_next)
+        self.weights = None
+        if pairs.weights is not None:  # at most 1, so that single precision holds their squares
+            self.weights = torch.from_numpy(pairs.weights / pairs.weights.max()).to(self.x)
         # a generator of its own; layers such as dropout know only torch's one for all threads
         self.generator = torch.Generator().manual_seed(seed)
         self.position = 0
@@ -50,7 +75,7 @@ class TrainingBatches:
     def __iter__(self) -> TrainingBatches:
         return self
 
-    def __next__(self) -> tuple[Tensor, Tensor]:
+    def __next__(self) -> Batch:
         if self.position == self.steps_per_pass:
             self.position = 0
             self._shuffle()
@@ -60,7 +85,7 @@ class TrainingBatches:
         if self.both_ways:
             half = len(rows) // 2
             x, x_next = torch.cat([x[:half], x_next[half:]]), torch.cat([x_next[:half], x[half:]])
-        return x, x_next
+        return Batch(x, x_next, None if self.weights is None else self.weights[rows])
 
     def state(self) -> dict[str, Any]:
         """Where the iterator is: what `restore` needs to go on with the same batches."""

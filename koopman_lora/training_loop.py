@@ -28,7 +28,7 @@ from koopman_lora.losses import NestedLoRALoss, NonFiniteLossError, scalar_loss
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.optimisers import HIDDEN_MOMENTUM, MuonAdamW, hidden_matrices, parameter_groups
 from koopman_lora.surroundings import may_draw, seeded
-from koopman_lora.training_batches import TrainingBatches, n_batches
+from koopman_lora.training_batches import TrainingBatches, counted, n_batches
 from koopman_lora.training_options import TrainingOptions
 
 # Optimisation steps by default; they grow with the cube root of the number of pairs beyond so many.
@@ -101,14 +101,14 @@ class TrainingLoop:
         with quiet_fabric():
             self.fabric = Fabric(accelerator=options.accelerator, devices=1, precision=precision)
         self.model, self.split, self.options, self.seed = model, split, options, seed
-        self.train, self.test = split.training, split.held_out
+        self.train, self.test = counted(split.training), split.held_out
         self.loss = loss or NestedLoRALoss(model.n_modes)
         self.records: list[dict[str, Any]] = []
 
     def _configure(self, n_epochs: int | None, batch_size: int) -> None:
         """Set up optimiser, schedule and data."""
         steps_per_pass = n_batches(len(self.train), batch_size, self.model.n_modes)
-        is_quick = self.options.will_refine and len(self.train) >= PLENTY_OF_PAIRS
+        is_quick = self.options.will_refine and self.train.n_effective >= PLENTY_OF_PAIRS
         hidden = hidden_matrices(self.model.encoders) if is_quick else []
         self.n_epochs = n_epochs or round(self._default_steps(bool(hidden)) / EPOCH_STEPS)
         self.steps_per_epoch = steps_per_pass if n_epochs else EPOCH_STEPS
@@ -181,10 +181,11 @@ class TrainingLoop:
     def _epoch(self, epoch: int) -> float:
         self.model.train()
         total = torch.zeros((), device=self.fabric.device)
-        for x, x_next in itertools.islice(self.batches, self.steps_per_epoch):
+        for x, x_next, weights in itertools.islice(self.batches, self.steps_per_epoch):
+            weighted = {} if weights is None else {"pair_weights": weights}  # a loss of one's own may not know them
             with self._autocast():
-                f, g = self.model.encode(x, x_next)
-                loss = scalar_loss(self.loss(f, g, self.model.svals))
+                f, g = self.model.encode(x, x_next, weights)
+                loss = scalar_loss(self.loss(f, g, self.model.svals, **weighted))
             self.optimizer.zero_grad()
             self.fabric.backward(loss)
             if self.options.gradient_clip is not None:
