@@ -28,6 +28,7 @@ from koopman_lora.lag_scan import scan_lags
 from koopman_lora.moments import EDMD, FeatureMap, Moments
 from koopman_lora.prediction import forecast_band
 from koopman_lora.residuals import eigenpair_residuals
+from koopman_lora.reweighting import EquilibriumWeights, equilibrium_weights
 from koopman_lora.scores import Scores, Validation
 from koopman_lora.selection import select_n_modes
 from koopman_lora.spectrum import clocked
@@ -184,6 +185,15 @@ class KoopmanAnalysis(FittedFunctions):
         """Residuals and condition numbers of the EDMD eigenpairs, on held-out pairs; see `eigenpair_residuals`."""
         moments = self.fitted.moments
         return eigenpair_residuals(moments.training, moments.held_out, tolerance)
+
+    def equilibrium_weights(
+        self, observables: FeatureMap = flat_state, bootstrap: Bootstrap | None = None
+    ) -> EquilibriumWeights:
+        """Weights that make the pairs of the fit stationary, with equilibrium means; see `kl.equilibrium_weights`.
+
+        `found.weighted(pairs, analysis.model.f)` gives pairs with these weights to fit again.
+        """
+        return equilibrium_weights(self._observed(observables), self._bootstrap(bootstrap))
 
     # --------------------------------------------------------------------------------------- what the modes are for
 

@@ -14,7 +14,6 @@ from koopman_lora.data.pairs import BATCH, LaggedPairs, in_both_directions
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import CROSS, Moments
 from koopman_lora.scores import jackknife_error, span_vamp_2
-from koopman_lora.training_batches import counted
 
 # Held-out pairs that the score of an epoch sees at most, however many there are, and their blocks.
 MOST_SCORED, SCORE_BLOCKS = 20_000, 16
@@ -42,16 +41,16 @@ class HeldOutScores:
     """Scores of a model's features, whatever their normalisation, at the held-out pairs, spread evenly over them."""
 
     def __init__(self, model: KoopmanLoRAModel, pairs: LaggedPairs) -> None:
-        self.model, pairs = model, counted(pairs)
-        some = slice(None, None, math.ceil(len(pairs) / MOST_SCORED))
+        self.model = model
+        rows = np.flatnonzero(np.ones(len(pairs)) if pairs.weights is None else pairs.weights)
+        pairs = pairs.select(rows[:: math.ceil(len(rows) / MOST_SCORED)])
         with torch.no_grad():
-            self.states = model.prepare(pairs.x[some]), model.prepare(pairs.x_next[some])
+            self.states = model.prepare(pairs.x), model.prepare(pairs.x_next)
             if pairs.is_reversible:
                 self.states = in_both_directions(*self.states)
         self.weights: tuple[Tensor, ...] = ()
         if pairs.weights is not None:
-            weights = torch.from_numpy(pairs.weights[some])
-            self.weights = (weights.repeat_interleave(2) if pairs.is_reversible else weights,)
+            self.weights = (torch.from_numpy(np.repeat(pairs.weights, 2 if pairs.is_reversible else 1)),)
 
     def score(self, epoch: int) -> EpochScore:
         """VAMP-2 of the span of the features: the span is all that refinement takes of them."""
@@ -67,6 +66,5 @@ class HeldOutScores:
             batches = zip(*(side.split(BATCH) for side in self.states), strict=True)
             f, g = zip(*(self.model.raw(*batch) for batch in batches), strict=True)
             features = self.model.with_constant(torch.cat(f)), self.model.with_constant(torch.cat(g))
-        return estimate_moments(
-            lambda f: f, lambda g: g, (*features, *self.weights), n_blocks=SCORE_BLOCKS, names=CROSS
-        )
+        pairs = (*features, *self.weights)
+        return estimate_moments(lambda f: f, lambda g: g, pairs, n_blocks=SCORE_BLOCKS, names=CROSS)

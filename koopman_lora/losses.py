@@ -315,18 +315,16 @@ class NestedLoRALoss(nn.Module):
         return loss
 
 
-def check_loss(loss: Any, is_weighted: bool = False) -> None:
-    """Raise a TypeError for a function that cannot be called as loss(f, g, svals), or with pair_weights= as well."""
+def check_loss(loss: Any) -> None:
+    """Raise a TypeError for a function that cannot be called as loss(f, g, svals)."""
     try:
         signature = inspect.signature(loss)
     except ValueError:  # of a few built-in functions Python knows none
         return
-    weighted, call = ({"pair_weights": "w"}, "loss(f, g, svals, pair_weights=w)") if is_weighted else ({}, "")
     try:
-        signature.bind("f", "g", "svals", **weighted)
+        signature.bind("f", "g", "svals")
     except TypeError as error:
-        call = call or "loss(f, g, svals)"
-        raise TypeError(f"loss must be called as {call}, and give a scalar tensor; {error}.") from None
+        raise TypeError(f"loss must be called as loss(f, g, svals), and give a scalar tensor; {error}.") from None
 
 
 def scalar_loss(value: Any) -> Tensor:

@@ -26,6 +26,8 @@ NOT_CONNECTED, FEW_COUNT = "not connected", "few pairs count"
 _COUNTING, _FEW = 0.01, 100
 # Share of the sum of moduli that negative weights may have before they are told, and before they are refused.
 _NEGATIVE, _MOST_NEGATIVE = 0.05, 0.5
+# Factor to which the rate of the slowest relaxation must be known, within its interval.
+_UNKNOWN = 10.0
 # Distance from 1 of a relaxation that no pair connects.
 _ROUND_OFF = 1e-10
 
@@ -227,8 +229,9 @@ def _solve(A: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _findings(moments: Moments, n_effective: float, slowest: float, bounds: np.ndarray) -> list[Finding]:
     findings = []
-    if slowest > 1 or bounds[1] >= 1 - _ROUND_OFF:
-        low = f"; its interval is {bounds[0]:.3g} to 1" if np.isfinite(bounds[0]) else ""
+    rate, least = (-np.log(np.clip(value, 1e-300, 1.0)) for value in (slowest, bounds[1]))
+    if slowest > 1 or least < rate / _UNKNOWN:
+        low = f"; its interval is {bounds[0]:.3g} to {bounds[1]:.6g}" if np.isfinite(bounds[0]) else ""
         text = (
             f"the slowest relaxation, {slowest:.4g} per lag, may never end{low}: too few pairs connect parts of the "
             "data, or there is no stationary law, and how the parts compare is unknown. Sample passages between them."

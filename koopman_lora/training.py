@@ -19,7 +19,6 @@ from koopman_lora.moments import CROSS, Moments
 from koopman_lora.normalisation import normalise
 from koopman_lora.ritz import head_matrices
 from koopman_lora.surroundings import gradients
-from koopman_lora.training_batches import counted
 from koopman_lora.training_loop import TrainingLoop, TrainingResult
 from koopman_lora.training_options import TrainingOptions
 
@@ -52,7 +51,7 @@ def fit(
         Pairs are split by `split_pairs(pairs, seed=seed)`; for another split, none, or pairs of your own, give the
         split: `split_pairs(pairs, 0.2)`, `split_pairs(pairs, 0)`, `Split.given(training, held_out)`.
     loss : module called as `loss(f, g, svals)`, `NestedLoRALoss(n_modes)` by default
-        Of pairs with weights it is called as `loss(f, g, svals, pair_weights=weights)`.
+        Pairs with weights come in batches as often as these say: a loss need not know them.
     n_epochs : int, optional
         Passes over the pairs. By default 950 optimisation steps, more for more than 40,000 pairs (with their cube
         root), which count as epochs of 50 steps.
@@ -110,14 +109,14 @@ def train(
 ) -> TrainingResult:
     """`fit` without its last pass over the pairs: the features' normalisation is left to `freeze`."""
     options = TrainingOptions() if options is None else options
-    _check_kinds(model, loss, options, split.pairs.weights is not None)
+    _check_kinds(model, loss, options)
     batch_size, seed = whole("batch_size", batch_size), whole("seed", seed)
     n_epochs = None if n_epochs is None else whole("n_epochs", n_epochs)
     for name, value in (("batch_size", batch_size), ("n_epochs", n_epochs)):
         check_positive(name, value)
     if split.pairs.state_shape != model.state_shape:
         raise ValueError(f"model takes states of shape {model.state_shape}; pairs hold {split.pairs.state_shape}.")
-    training = counted(split.training)
+    training = split.training
     if min(batch_size, len(training)) < max(model.n_modes, 2):
         raise ValueError(
             f"batch_size must be at least n_modes={model.n_modes} (and 2) to estimate moments; got "
@@ -134,7 +133,7 @@ def train(
         return loop.run(n_epochs, batch_size, progress)
 
 
-def _check_kinds(model: Any, loss: Any, options: Any, is_weighted: bool) -> None:
+def _check_kinds(model: Any, loss: Any, options: Any) -> None:
     """Raise a TypeError for a model, a loss or options of another kind."""
     if not isinstance(model, KoopmanLoRAModel):
         raise TypeError(
@@ -146,7 +145,7 @@ def _check_kinds(model: Any, loss: Any, options: Any, is_weighted: bool) -> None
             f"loss must be a module called as loss(f, g, svals), such as NestedLoRALoss(n_modes); got {loss}."
         )
     if loss is not None:
-        check_loss(loss, is_weighted)
+        check_loss(loss)
     if not isinstance(options, TrainingOptions):
         raise TypeError(f"options must be TrainingOptions(...); got {options!r}.")
 

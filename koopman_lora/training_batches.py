@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,32 +23,11 @@ def n_batches(n_pairs: int, batch_size: int, n_modes: int) -> int:
     return max(1, min(round(n_pairs / batch_size), n_pairs // max(n_modes, 2)))
 
 
-class Batch(NamedTuple):
-    """Prepared states of some pairs, and how much each pair counts (n_pairs,); None where all count alike."""
-
-    x: Tensor
-    x_next: Tensor
-    weights: Tensor | None
-
-
-def counted(pairs: LaggedPairs) -> LaggedPairs:
-    """The pairs without those of weight 0, of which a batch would have no mean.
-
-    Examples
-    --------
-    >>> counted(lagged_pairs(np.arange(4.0), weights=[1, 0, 1, 1])).frame
-    array([0, 2])
-    """
-    if pairs.weights is None or pairs.weights.all():
-        return pairs
-    some = pairs.select(pairs.weights > 0)
-    return some.weighted(some.weights)
-
-
 class TrainingBatches:
-    """An endless iterator over batches of prepared states; none of a pass is dropped.
+    """An endless iterator over batches (x, x_next) of prepared states; none of a pass is dropped.
 
-    Where pairs count both ways, half of a batch goes backward: as they come, by chance.
+    Where pairs count both ways, half of a batch goes backward: as they come, by chance. Where they have weights, a pass
+    draws them as often as these say: batches are of the weighted law, also where few pairs have most of the weight.
 
     Parameters
     ----------
@@ -59,9 +39,8 @@ class TrainingBatches:
         self.steps_per_pass, self.both_ways = steps_per_pass, pairs.is_reversible
         with torch.no_grad():  # standardised once, in the data's own precision
             self.x, self.x_next = model.prepare(pairs.x), model.prepare(pairs.x_next)
-        self.weights = None
-        if pairs.weights is not None:  # at most 1, so that single precision holds their squares
-            self.weights = torch.from_numpy(pairs.weights / pairs.weights.max()).to(self.x)
+        # shares of the weight up to each pair
+        self.ends = None if pairs.weights is None else torch.from_numpy(np.cumsum(pairs.weights) / pairs.weights.sum())
         # a generator of its own; layers such as dropout know only torch's one for all threads
         self.generator = torch.Generator().manual_seed(seed)
         self.position = 0
@@ -69,13 +48,22 @@ class TrainingBatches:
 
     def _shuffle(self) -> None:
         self.before = self.generator.get_state()
-        order = torch.randperm(len(self.x), generator=self.generator).to(self.x.device)
-        self.parts = order.tensor_split(self.steps_per_pass)
+        order = torch.randperm(len(self.x), generator=self.generator)
+        if self.ends is not None:
+            order = self._drawn()[order]
+        self.parts = order.to(self.x.device).tensor_split(self.steps_per_pass)
+
+    def _drawn(self) -> Tensor:
+        """As many pairs as there are, each as often as its share of the weight says, to one more or less."""
+        assert self.ends is not None
+        n = len(self.ends)
+        places = (torch.arange(n) + torch.rand((), generator=self.generator, dtype=torch.float64)) / n
+        return torch.searchsorted(self.ends, places, right=True).clamp_max(n - 1)
 
     def __iter__(self) -> TrainingBatches:
         return self
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> tuple[Tensor, Tensor]:
         if self.position == self.steps_per_pass:
             self.position = 0
             self._shuffle()
@@ -85,7 +73,7 @@ class TrainingBatches:
         if self.both_ways:
             half = len(rows) // 2
             x, x_next = torch.cat([x[:half], x_next[half:]]), torch.cat([x_next[:half], x[half:]])
-        return Batch(x, x_next, None if self.weights is None else self.weights[rows])
+        return x, x_next
 
     def state(self) -> dict[str, Any]:
         """Where the iterator is: what `restore` needs to go on with the same batches."""

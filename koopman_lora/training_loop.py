@@ -28,7 +28,7 @@ from koopman_lora.losses import NestedLoRALoss, NonFiniteLossError, scalar_loss
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.optimisers import HIDDEN_MOMENTUM, MuonAdamW, hidden_matrices, parameter_groups
 from koopman_lora.surroundings import may_draw, seeded
-from koopman_lora.training_batches import TrainingBatches, counted, n_batches
+from koopman_lora.training_batches import TrainingBatches, n_batches
 from koopman_lora.training_options import TrainingOptions
 
 # Optimisation steps by default; they grow with the cube root of the number of pairs beyond so many.
@@ -101,7 +101,7 @@ class TrainingLoop:
         with quiet_fabric():
             self.fabric = Fabric(accelerator=options.accelerator, devices=1, precision=precision)
         self.model, self.split, self.options, self.seed = model, split, options, seed
-        self.train, self.test = counted(split.training), split.held_out
+        self.train, self.test = split.training, split.held_out
         self.loss = loss or NestedLoRALoss(model.n_modes)
         self.records: list[dict[str, Any]] = []
 
@@ -181,11 +181,10 @@ class TrainingLoop:
     def _epoch(self, epoch: int) -> float:
         self.model.train()
         total = torch.zeros((), device=self.fabric.device)
-        for x, x_next, weights in itertools.islice(self.batches, self.steps_per_epoch):
-            weighted = {} if weights is None else {"pair_weights": weights}  # a loss of one's own may not know them
+        for x, x_next in itertools.islice(self.batches, self.steps_per_epoch):
             with self._autocast():
-                f, g = self.model.encode(x, x_next, weights)
-                loss = scalar_loss(self.loss(f, g, self.model.svals, **weighted))
+                f, g = self.model.encode(x, x_next)
+                loss = scalar_loss(self.loss(f, g, self.model.svals))
             self.optimizer.zero_grad()
             self.fabric.backward(loss)
             if self.options.gradient_clip is not None:
