@@ -147,9 +147,7 @@ def test_weights_of_biased_starts_recover_exact_timescales():
         weighted = lagged_pairs(runs, weights=np.exp(system.bias(runs.values[:, 0]) / system.temperature)).both_ways()
         bounds = []
         for pairs in (weighted, weighted.weighted(np.ones(len(weighted)))):
-            moments = kl.estimate_moments(
-                lambda x: reference.left(x.numpy()), lambda x: reference.left(x.numpy()), pairs
-            )
+            moments = kl.estimate_moments(functions, functions, pairs)
             bounds.append(kl.bootstrap_intervals(moments).timescales_interval.values[:, 1])
         covered.append([low <= exact <= high for low, high in bounds])
     assert np.sum(covered, axis=0).tolist()[1] == 0
