@@ -239,7 +239,10 @@ class KoopmanLoRAModel(nn.Module):
         return self.standardize(x.to(self.device)).to(self.dtype)
 
     def forward(self, x: Any, x_next: Any, pair_weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Features f(x) and g(x'), each (batch, n_modes), not scaled by the singular values."""
+        """Features f(x) and g(x'), each (batch, n_modes), not scaled by the singular values.
+
+        In training they are normalised by the statistics of the batch, weighted by `pair_weights` (batch,).
+        """
         return self.encode(self.prepare(x), self.prepare(x_next), pair_weights)
 
     def encode(self, z: Tensor, z_next: Tensor, pair_weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -311,12 +314,7 @@ class KoopmanLoRAModel(nn.Module):
         return (features - self.feature_mean[side]) / self.feature_scale[side]
 
     def calibrate(self, x: Tensor, x_next: Tensor, batch_size: int = BATCH) -> None:
-        """Freeze the normalisation: exact means and second moments of the features over all pairs, in float64.
-
-        Parameters
-        ----------
-        x, x_next : tensors of shape (n_pairs, *state)
-        """
+        """Freeze the normalisation: exact means and second moments over all pairs (n_pairs, *state), in float64."""
         self.calibrate_batches(in_batches(batch_size, x=x, x_next=x_next))
 
     @torch.no_grad()

@@ -60,7 +60,7 @@ def test_equal_weights_are_none(weights):
         ((SHORT, SHORT), [1, 2], r"weights must have shape \(3,\), one per pair; got \(2,\)"),
         ((SHORT, SHORT), [1, -2, 3], r"weights must not be negative; got -2 for pair 1, 1 such pairs"),
         ((SHORT, SHORT), [1, np.nan, 3], "weights must be finite"),
-        ((SHORT, SHORT), [0, 0, 0], "weights must not all be 0"),
+        ((SHORT, SHORT), [0, 0, 0], "weights must not all be zero"),
         ([LONG, SHORT], [1, 2, 3], "weights must be given for each of 2 trajectories; got 3"),
         ([LONG, SHORT], [1, np.array([1, 2])], r"weights of trajectory 1 must be one number, or have shape \(3,\)"),
         ([LONG, SHORT], 3.0, "weights must be a list or an array, one entry per trajectory; got 3.0"),

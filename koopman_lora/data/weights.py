@@ -36,7 +36,7 @@ def checked_weights(weights: Any, n_pairs: int) -> np.ndarray | None:
             f"weights must not be negative; got {values[i]:.3g} for pair {i}, {len(negative)} such pairs in all."
         )
     if not values.any():
-        raise ValueError("weights must not all be 0; give at least one pair that counts.")
+        raise ValueError("weights must not all be zero; give at least one pair that counts.")
     return None if (values == values[0]).all() else values
 
 
