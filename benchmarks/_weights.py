@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 import koopman_lora as kl
+from koopman_lora.reweighting import EquilibriumWeights
 from koopman_lora.systems import FourWellLandscape2D, MuellerBrown
 from koopman_lora.systems._grid import boltzmann_weights, jittered
 from koopman_lora.systems.mueller_brown import REFERENCE_SPACING, _landscape
@@ -85,7 +86,7 @@ def populations() -> np.ndarray:
     return reference.weights @ wells(torch.from_numpy(reference.points)).numpy()
 
 
-def off_equilibrium(seed: int, n_runs: int, n_steps: int) -> tuple[kl.EquilibriumWeights, kl.LaggedPairs]:
+def off_equilibrium(seed: int, n_runs: int, n_steps: int) -> tuple[EquilibriumWeights, kl.LaggedPairs]:
     """Weights from short runs out of the four wells, with the populations and their intervals; and the pairs."""
     runs = FourStarts().simulate(n_trajectories=n_runs, n_steps=n_steps, seed=seed)
     pairs = kl.lagged_pairs(runs)

@@ -44,7 +44,6 @@ Moments and spectrum
     Bootstrap                    number of resamples, level, seed
     bootstrap_intervals          intervals of a spectrum
     equilibrium_weights          weights that make short runs from off-equilibrium starts stationary
-    EquilibriumWeights           what it gives: weights of states, equilibrium means with intervals, findings
 
 How far to trust it
     compare_singular_values      learned against empirical values, with verdict and remedy

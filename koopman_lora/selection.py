@@ -203,7 +203,7 @@ def _shifted_correlations(
     The weight of a pair stays with its x.
     """
     result = np.empty((len(shifts), phi.shape[1]))
-    mean_f, mean_g = (np.average(values, axis=0, weights=weights) for values in (phi, psi))
+    mean_f, mean_g = (v.mean(0) if weights is None else weights @ v / weights.sum() for v in (phi, psi))
     for i, (a, b) in enumerate(zip((phi - mean_f).T, (psi - mean_g).T, strict=True)):
         left, norm = a, np.linalg.norm(a) * np.linalg.norm(b)
         if weights is not None:

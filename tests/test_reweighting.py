@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import koopman_lora as kl
 from koopman_lora.moments import Moments
-from koopman_lora.reweighting import FEW_COUNT, NOT_CONNECTED
+from koopman_lora.reweighting import FEW_COUNT, NOT_CONNECTED, EquilibriumWeights
 from koopman_lora.states.markov_models import stationary_distribution
 from koopman_lora.systems import FourWellLandscape2D
 
@@ -156,7 +156,7 @@ def test_features_that_cannot_tell_the_densities_apart_give_negative_weights():
     assert weighted.weights.min() == 0
     worse = kl.lagged_pairs((x, 0.999 * x + 3.0 + 0.3 * rng.normal(size=x.shape)))
     found = kl.equilibrium_weights(kl.estimate_moments(linear, linear, worse))
-    flipped = kl.EquilibriumWeights(-found.coefficients, 1, 1.0, 0.5, np.full(2, np.nan), None, ())
+    flipped = EquilibriumWeights(-found.coefficients, 1, 1.0, 0.5, np.full(2, np.nan), None, ())
     with pytest.raises(ValueError, match="negative weights have"):
         flipped.weighted(worse, linear)
 

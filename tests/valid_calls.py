@@ -185,6 +185,7 @@ def arguments_by_name(folder):
                         "clock": pairs.clock},
         "LaggedPairs.both_ways": {},
         "LaggedPairs.select": {"index": np.arange(5)},
+        "LaggedPairs.weighted": {"weights": np.arange(1.0, 1 + len(pairs))},
         "Moments": {"block_sums": moments.block_sums, "block_counts": moments.block_counts, "clock": moments.clock,
                     "orientation_sums": moments.orientation_sums, "shifts": moments.shifts},
         "Moments.about": {"shifts": moments.shifts},
@@ -217,6 +218,7 @@ def arguments_by_name(folder):
         "Field.series": {"functions": np.asarray},
         "eigen_analysis": {"n_modes": 3},
         "eigenpair_residuals": {"held_out": moments},
+        "equilibrium_weights": {"moments": chain_moments[0]},
         "evaluate_on_grid": {"function": line_functions, "axes": {"x": np.linspace(-1, 1, 9)}},
         "fit": {"pairs": split},
         "forecast_error": {"train": pairs, "test": X},
@@ -279,6 +281,7 @@ def arguments_by_name(folder):
 UNCALLED = {
     "Moments.combined",  # maps of sums between rooms, which no user is shown
     "Moments.mapped",
+    "Moments.with_blocks",
     "NonFiniteLossError",
     "systems.NoReferenceSpectrumError",
     "systems.System",
