@@ -171,3 +171,22 @@ def test_weights_undo_a_bias_of_the_starts_in_linear_functions():
     (low, high), (other_low, other_high) = bounds
     assert ((low <= exact) & (exact <= high)).all()
     assert not ((other_low <= exact) & (exact <= other_high)).all()
+
+
+def test_a_fit_tells_weights_of_equilibrium_to_fit_again_with():
+    """Runs that start away from the middle of a stable linear process: the mean of equilibrium is 0."""
+    rng = np.random.default_rng(0)
+    x = np.empty((400, 8, 2))
+    x[:, 0] = [2.0, 0.0] + 0.5 * rng.normal(size=(400, 2))
+    for t in range(1, 8):
+        x[:, t] = x[:, t - 1] @ np.array([[0.8, -0.1], [0.3, 0.5]]) + 0.6 * rng.normal(size=(400, 2))
+    estimator = fitted(list(x), n_modes=6, hidden_dims=(16,))
+    found = estimator.equilibrium_weights(bootstrap=kl.Bootstrap(100))
+    low, high = found.means.equilibrium_mean_interval.values
+    assert ((low <= 0) & (0 <= high)).all()
+    assert x[:, :-1, 0].mean() > high[0]
+    weighted = found.weighted(estimator.pairs_, estimator.model_.f)
+    again = fitted(weighted)
+    mean = np.average(weighted.x, axis=0, weights=weighted.weights)
+    assert np.abs(mean[0]) < 0.5 * x[:, :-1, 0].mean()
+    assert again.pairs_.n_effective == weighted.n_effective < len(weighted)
