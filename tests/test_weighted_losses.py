@@ -180,6 +180,7 @@ F, G, W = draw(0)
         (W[:3], ValueError, r"pair_weights must have shape \(9,\), one per pair; got \(3,\)"),
         (W.numpy(), TypeError, "pair_weights must be a tensor of real numbers"),
         (W.long(), TypeError, "pair_weights must be a tensor of real numbers"),
+        (W.to("meta"), TypeError, "pair_weights must be on cpu, as f is; got meta"),
     ],
 )
 @pytest.mark.parametrize("loss", [lora_loss, orthonormality_penalty, VAMPLoss(), DPNetLoss()])
