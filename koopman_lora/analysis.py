@@ -30,6 +30,7 @@ from koopman_lora.lag_scan import scan_lags
 from koopman_lora.moments import EDMD, FeatureMap, Moments
 from koopman_lora.prediction import forecast_band
 from koopman_lora.residuals import eigenpair_residuals
+from koopman_lora.reweighting import EquilibriumWeights, equilibrium_weights
 from koopman_lora.scores import Scores, Validation
 from koopman_lora.selection import select_n_modes
 from koopman_lora.spectrum import clocked
@@ -204,14 +205,25 @@ class KoopmanAnalysis(FittedFunctions):
         """Number of modes by four rules and a recommendation, see `kl.select_n_modes`."""
         return select_n_modes(self.validation(), energy=energy, level=level, seed=self.fitted.seed)
 
-    def scan_lags(self, X: Any, lags: Sequence[int], bootstrap: Bootstrap | None = None) -> xr.Dataset:
+    def scan_lags(
+        self, X: Any, lags: Sequence[int], bootstrap: Bootstrap | None = None, weights: Any = None
+    ) -> xr.Dataset:
         """Timescales of these features against the lag, and the shortest lag on the plateau, see `kl.scan_lags`."""
-        return scan_lags(self, X, lags, bootstrap=self._bootstrap(bootstrap))
+        return scan_lags(self, X, lags, bootstrap=self._bootstrap(bootstrap), weights=weights)
 
     def residuals(self, tolerance: float = 0.1) -> xr.Dataset:
         """Residuals and condition numbers of the EDMD eigenpairs, on held-out pairs; see `eigenpair_residuals`."""
         moments = self.fitted.moments
         return eigenpair_residuals(moments.training, moments.held_out, tolerance)
+
+    def equilibrium_weights(
+        self, observables: FeatureMap = flat_state, bootstrap: Bootstrap | None = None
+    ) -> EquilibriumWeights:
+        """Weights that make the pairs of the fit stationary, with equilibrium means; see `kl.equilibrium_weights`.
+
+        `found.weighted(pairs, analysis.model.f)` gives pairs with these weights to fit again.
+        """
+        return equilibrium_weights(self._observed(observables), self._bootstrap(bootstrap))
 
     # --------------------------------------------------------------------------------------- what the modes are for
 
@@ -287,7 +299,7 @@ class KoopmanAnalysis(FittedFunctions):
         pairs = drawn_pairs(self.known_split("to fit linear functions to").pairs, n_pairs, np.random.default_rng(0))
         x = real_features("features", features, pairs.x)
         names = pairs.coordinate_names if features is flat_state else None
-        return sparse_surrogate(self.singular_functions(pairs.x), x, names, n_folds)
+        return sparse_surrogate(self.singular_functions(pairs.x), x, names, n_folds, pairs.weights)
 
     def coarse_coordinates(self, x: Any, method: str = "K_matrix") -> xr.DataArray:
         """Slow coordinates of any states, see `kl.coarse_coordinates`."""
@@ -298,8 +310,8 @@ class KoopmanAnalysis(FittedFunctions):
 
         PCCA+ on the leading left singular functions at the fitted pairs.
         """
-        functions = self.singular_functions(self.known_split("to find metastable sets in").pairs.x)
-        coefficients = membership_coefficients(functions, n_states)
+        pairs = self.known_split("to find metastable sets in").pairs
+        coefficients = membership_coefficients(self.singular_functions(pairs.x), n_states, weights=pairs.weights)
         return membership_map(self.model.f, self.spectrum["phi_coefficients"], coefficients)
 
     def coarse_grain(self, n_states: int, bootstrap: Bootstrap | None = None) -> xr.Dataset:

@@ -106,9 +106,13 @@ def _add_fit(commands: Any) -> None:
         fit.add_argument(_flag(name), type=kind, default=default, help=text)
     widths = parameters["hidden_dims"].default
     fit.add_argument("--hidden-dims", type=int, nargs="+", default=widths, help=f"of the networks (default: {widths})")
+    fit.add_argument("--sample-weight", metavar="FILE", help=_WEIGHTS)
     fit.add_argument("--shared-encoder", action="store_true", help="one network for f and g")
     fit.add_argument("--reversible", action="store_true", help="the process is in equilibrium: pairs count both ways")
     fit.add_argument("--no-refine", dest="refine", action="store_false", help="leave out the Rayleigh-Ritz refinement")
+
+
+_WEIGHTS = ".npy file: a weight for each frame, or each trajectory"
 
 
 def _flag(name: str) -> str:
@@ -125,6 +129,7 @@ def _add_spectrum(commands: Any) -> None:
     add = spectrum.add_argument
     add("analysis", help="folder that `koopman-lora fit` wrote")
     add("data", nargs="?", help="trajectories: .nc, .zarr or .npy")
+    add("--sample-weight", metavar="FILE", help=_WEIGHTS)
     add("--out", help=".nc or .zarr file to write")
     add("--summary", action="store_true", help="print every mode with its interval and a verdict, and what is wrong")
     add("--diagnose", action="store_true", help="print learned against empirical values, the verdict, and findings")

@@ -105,6 +105,7 @@ class FittedQuestions:
     scores = _handed_on(KoopmanAnalysis.scores)
     select_n_modes = _handed_on(KoopmanAnalysis.select_n_modes)
     residuals = _handed_on(KoopmanAnalysis.residuals)
+    equilibrium_weights = _handed_on(KoopmanAnalysis.equilibrium_weights)
     eigen_analysis = _handed_on(KoopmanAnalysis.eigen_analysis)
     koopman_modes = _handed_on(KoopmanAnalysis.koopman_modes)
     forecast = _handed_on(KoopmanAnalysis.forecast)

@@ -109,7 +109,8 @@ def summary_lines(summary: Summary) -> list[str]:
     modes = summary.modes
     a = modes.attrs
     held = f", {a['n_held_out']} of them held out" if a["n_held_out"] else ", none held out"
-    lines = [f"{a['n_pairs']} pairs{held}; {_lag_text(a)}"]
+    weighted = "" if a["n_effective"] == a["n_pairs"] else f", weighted as {a['n_effective']:.0f}"
+    lines = [f"{a['n_pairs']} pairs{weighted}{held}; {_lag_text(a)}"]
     if (modes["own_share"].values < _OWN).any():
         lines.append("~ less than half of this eigenfunction is this singular function: see eigen_analysis()")
     if all(finding.name != DIFFERENT for finding in summary.findings):

@@ -57,6 +57,22 @@ def test_simulate_fit_spectrum_on_files(tmp_path, capsys):
     assert (kl.load_dataset(intervals).canonical_singular_values_interval[:, 1:].diff("bound") > 0).all()
 
 
+def test_weights_from_a_file_are_those_of_python(tmp_path, capsys):
+    data, weights, out = (str(tmp_path / name) for name in ("x.nc", "w.npy", "out"))
+    assert main(["simulate", "NoisyRotation", "--n-trajectories", "2", "--n-steps", "800", "--out", data]) == 0
+    values = np.random.default_rng(0).uniform(size=(2, 800))
+    np.save(weights, values)
+    assert main(["fit", data, "--n-modes", "3", "--n-epochs", "2", "--sample-weight", weights, "--out", out]) == 0
+    expected = kl.KoopmanLoRA(3, n_epochs=2).fit(kl.open_trajectories(data), sample_weight=values)
+    found = kl.load_dataset(f"{out}/spectrum.nc")
+    assert np.allclose(found.canonical_singular_values, expected.spectrum_.canonical_singular_values, rtol=1e-9)
+    capsys.readouterr()
+    assert main(["spectrum", out, data, "--sample-weight", weights, "--scan-lags", "1", "2"]) == 0
+    assert "not what the model was fitted to" not in capsys.readouterr().out
+    assert main(["spectrum", out, data]) == 0
+    assert "not what the model was fitted to" in capsys.readouterr().out
+
+
 def test_health_prints_the_table_and_writes_it(tmp_path, capsys):
     data, out = str(tmp_path / "x.npy"), str(tmp_path / "health.nc")
     x = np.random.default_rng(0).normal(size=(500, 2))
