@@ -1,5 +1,9 @@
 """Files of molecular dynamics to coordinates, and frames back to structures."""
 
+import glob
+import pathlib
+import re
+import shutil
 import sys
 
 import numpy as np
@@ -12,6 +16,7 @@ from koopman_lora.molecules import MoleculeFiles
 mdtraj = pytest.importorskip("mdtraj")
 
 TOPOLOGY = kl.datasets.folder("alanine_dipeptide") / "topology.pdb"
+README = pathlib.Path(__file__).parents[1] / "README.md"
 LENGTHS = (60, 41)
 
 
@@ -325,27 +330,20 @@ def test_what_is_no_state_or_mode_is_refused(call, message):
 # ---- the whole job ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def long_runs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("long")
-    topology = mdtraj.load_topology(str(TOPOLOGY))
-    for i, xyz in enumerate(kl.datasets.load("alanine_dipeptide", "positions").values):
-        mdtraj.Trajectory(xyz, topology, time=0.5 * np.arange(len(xyz))).save(str(folder / f"run{i:02d}.xtc"))
-    return folder
-
-
 @pytest.mark.slow
-def test_angles_of_several_runs_to_states_as_pdb_in_ten_lines(long_runs, tmp_path, monkeypatch):
+def test_angles_of_several_runs_to_states_as_pdb_in_ten_lines(tmp_path, monkeypatch):
+    """The lines of the README, run on the shipped molecule written as XTC."""
     monkeypatch.chdir(tmp_path)
-    files = kl.molecules.MoleculeFiles(sorted(long_runs.glob("*.xtc")), TOPOLOGY)
-    angles = files.torsions(["phi", "psi"])
-    estimator = kl.KoopmanLoRA(n_modes=4, lag=10, reversible=True).fit(angles)
-    phi = [estimator.singular_functions(part) for part in angles]
-    coefficients = kl.membership_coefficients(np.concatenate(phi), n_states=2)
-    memberships = [kl.memberships(part, coefficients) for part in phi]
-    for state in range(2):
-        files.write(kl.molecules.frames_of_state(memberships, state, n=20), f"state{state}.pdb")
+    shutil.copy(TOPOLOGY, "molecule.pdb")
+    for i, xyz in enumerate(kl.datasets.load("alanine_dipeptide", "positions").values):
+        frames = mdtraj.Trajectory(xyz, mdtraj.load_topology(str(TOPOLOGY)), time=0.5 * np.arange(len(xyz)))
+        frames.save(f"run{i:02d}.xtc")
+    (lines,) = re.findall(r"```\n(files = .*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert len(lines.splitlines()) <= 10
+    exec(compile(lines, "README.md", "exec"), {"kl": kl, "np": np, "glob": glob})
     for state, sign in ((0, -1), (1, 1)):  # the larger state is phi < 0
         structures = mdtraj.load(f"state{state}.pdb")
         assert structures.n_frames == 20
         assert (np.sign(mdtraj.compute_phi(structures)[1]) == sign).all()
+    along = np.sign(mdtraj.compute_phi(mdtraj.load("slowest.pdb"))[1].ravel())
+    assert {along[0], along[-1]} == {-1.0, 1.0}
