@@ -9,6 +9,8 @@ From data to a fitted analysis
     systems                      simulators, each with its reference spectrum
 
 Data
+    datasets                     small data sets, shipped with their cards and reference spectra
+    molecules                    files of molecular dynamics to coordinates, and frames back to structures
     open_trajectories            trajectories from NetCDF, Zarr or NumPy files
     Field                        a labelled grid as trajectories, and back to maps and series
     lagged_pairs                 trajectories to pairs (x, x') one lag apart

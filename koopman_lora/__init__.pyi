@@ -1,3 +1,5 @@
+from . import datasets as datasets
+from . import molecules as molecules
 from . import plots as plots
 from . import systems as systems
 from .accumulation import estimate_moments as estimate_moments
