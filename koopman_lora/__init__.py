@@ -9,7 +9,10 @@ From data to a fitted analysis
     systems                      simulators, each with its reference spectrum
 
 Data
+    datasets                     small data sets, shipped with their cards and reference spectra
+    molecules                    files of molecular dynamics to coordinates, and frames back to structures
     open_trajectories            trajectories from NetCDF, Zarr or NumPy files
+    Field                        a labelled grid as trajectories, and back to maps and series
     lagged_pairs                 trajectories to pairs (x, x') one lag apart
     LaggedPairs                  the pairs, with their clock; a torch Dataset
     data_health                  what to know of data before a fit, a row for each coordinate
@@ -17,6 +20,8 @@ Data
     Clock                        lag, time between two frames and its unit
     split_pairs                  training and held-out pairs that share no frame
     Split                        such a split, with its recipe
+    TrajectoryFolds              folds of whole trajectories for scikit-learn's searches
+    cut_trajectory               one trajectory as several
 
 Networks, losses, training
     MLP                          multi-layer perceptron
@@ -40,6 +45,7 @@ Moments and spectrum
     compute_koopman_spectrum     the same for a model and a DataLoader
     Bootstrap                    number of resamples, level, seed
     bootstrap_intervals          intervals of a spectrum
+    equilibrium_weights          weights that make short runs from off-equilibrium starts stationary
 
 How far to trust it
     compare_singular_values      learned against empirical values, with verdict and remedy
@@ -82,6 +88,7 @@ Few states instead of many modes
 
 A given matrix
     NeuralSVD                    low-rank SVD of a real or complex matrix
+    matrix_checklist             six points that such a decomposition must pass, with their numbers
 
 Text, pictures, files
     spectrum_table               a spectrum as text

@@ -1,3 +1,5 @@
+from . import datasets as datasets
+from . import molecules as molecules
 from . import plots as plots
 from . import systems as systems
 from .accumulation import estimate_moments as estimate_moments
@@ -12,7 +14,10 @@ from .bootstrap import Bootstrap as Bootstrap
 from .clock import Clock as Clock
 from .comparison import compare_singular_values as compare_singular_values
 from .cross_validation import cross_validate as cross_validate
+from .data.fields import Field as Field
 from .data.files import open_trajectories as open_trajectories
+from .data.folds import TrajectoryFolds as TrajectoryFolds
+from .data.folds import cut_trajectory as cut_trajectory
 from .data.health import data_health as data_health
 from .data.health_findings import health_findings as health_findings
 from .data.pairs import LaggedPairs as LaggedPairs
@@ -45,6 +50,7 @@ from .prediction import forecast_band as forecast_band
 from .prediction import forecast_error as forecast_error
 from .refinement import refine as refine
 from .residuals import eigenpair_residuals as eigenpair_residuals
+from .reweighting import equilibrium_weights as equilibrium_weights
 from .saved_analysis import open_analysis as open_analysis
 from .scores import held_out_scores as held_out_scores
 from .scores import vamp_scores as vamp_scores
@@ -65,6 +71,7 @@ from .states.metastable_sets import membership_map as membership_map
 from .states.metastable_sets import memberships as memberships
 from .states.metastable_sets import number_of_states as number_of_states
 from .surrogate import sparse_surrogate as sparse_surrogate
+from .svd.checklist import matrix_checklist as matrix_checklist
 from .svd.neural_svd import NeuralSVD as NeuralSVD
 from .tables import comparison_text as comparison_text
 from .tables import health_text as health_text

@@ -12,19 +12,27 @@ import torch
 from torch import Tensor
 
 from koopman_lora._linalg import conjugate_transpose
-from koopman_lora.arguments import check_positive, pair_of, whole
+from koopman_lora.arguments import check_positive, whole
 from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
+from koopman_lora.data.batches import (
+    PairBatch,
+    as_batch,
+    batches_of,
+    check_equal_length,
+    has_states,
+    is_tuple_of_tensors,
+)
 from koopman_lora.data.groups import as_slice, block_numbers, neighbouring_blocks
 from koopman_lora.data.pairs import BATCH, LaggedPairs
+from koopman_lora.data.weights import checked_weights
 from koopman_lora.far_out import FarOut
 from koopman_lora.feature_products import Part, Stack, as_features, check_finite, double, feature_products
-from koopman_lora.kinds import number_array, shown
-from koopman_lora.moment_parts import Common, PartOfMoments, sum_of_parts
+from koopman_lora.kinds import shown
+from koopman_lora.moment_names import checked_observable_names
+from koopman_lora.moment_parts import Common, PartOfMoments, counting, sum_of_parts
 from koopman_lora.moments import CROSS, DEFINITIONS, OBSERVABLES, SAME_MAP, FeatureMap, Moments
 from koopman_lora.processes import made_by_all, made_by_first, part_of, processes
-
-Batches = Iterable[tuple[Tensor, Tensor]]
 
 
 def flat_state(x: Tensor) -> Tensor:
@@ -38,7 +46,7 @@ def flat_state(x: Tensor) -> Tensor:
 def estimate_moments(
     f: FeatureMap,
     g: FeatureMap,
-    pairs: LaggedPairs | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]],
+    pairs: LaggedPairs | tuple[Tensor, ...] | Iterable[tuple[Tensor, ...]],
     *,
     observables: FeatureMap | None = None,
     observable_names: Sequence[str] | None = None,
@@ -55,7 +63,7 @@ def estimate_moments(
         receive torch tensors and may return tensors or arrays, real or complex.
     pairs : LaggedPairs, tuple (x, x_next), or an iterable of batches (x, x_next) such as a DataLoader
         LaggedPairs, and a DataLoader of them, give the moments their clock, and may count `both_ways`; other pairs
-        count in lags.
+        count in lags. Weights travel with LaggedPairs; tuples and batches may be (x, x_next, weights).
     observables : callable, optional
         h, (batch, *state) -> (batch, n_observables): adds H_f = E[f(x)^H h(x)] and H_g = E[g(x')^H h(x')].
     observable_names : sequence of str, optional
@@ -71,8 +79,8 @@ def estimate_moments(
     Raises
     ------
     ValueError
-        For empty data, features that are not (batch, n_features) or not finite, an unknown moment, or `n_blocks` or
-        `batch_size` below 1.
+        For empty data, features that are not (batch, n_features) or not finite, an unknown moment, `n_blocks` or
+        `batch_size` below 1, or weights that are negative or all 0.
 
     References
     ----------
@@ -90,21 +98,22 @@ def estimate_moments(
         if observables is flat_state and observable_names is None:
             observable_names = pairs.coordinate_names
         total = _Accumulator(f, g, observables, names, n_blocks, pairs.is_reversible)
-        return total.over_blocks(pairs, block_numbers(pairs, n_blocks), batch_size, observable_names)
+        return counting(total.over_blocks(pairs, block_numbers(pairs, n_blocks), batch_size, observable_names))
     dataset = getattr(pairs, "dataset", None)
     total = _Accumulator(f, g, observables, names, n_blocks, getattr(dataset, "is_reversible", False) is True)
-    if _is_pair_of_tensors(pairs):
-        x, x_next = (torch.as_tensor(side) for side in pairs)
-        _check_equal_length(x, x_next)
-        total.far_out = FarOut.of_states(x) if len(x) else None
+    if is_tuple_of_tensors(pairs):
+        x, x_next = (torch.as_tensor(side) for side in pairs[:2])
+        check_equal_length(x, x_next)
+        weights = checked_weights(pairs[2], len(x)) if len(pairs) == 3 else None
+        total.fix_direction(x, weights)
         bounds = np.linspace(0, len(x), min(n_blocks, max(len(x), 1)) + 1).astype(int)
         for start, stop in itertools.pairwise(bounds):
-            total.add_block(zip(x[start:stop].split(batch_size), x_next[start:stop].split(batch_size), strict=True))
-        return total.result(Clock(), observable_names)
+            total.add_block(batches_of(x, x_next, weights, slice(start, stop), batch_size))
+        return counting(total.result(Clock(), observable_names))
     for batch in pairs:
-        total.add_block([_as_tensors(batch)])
+        total.add_block([as_batch("pairs", batch)])
         total.limit_blocks(n_blocks)
-    return total.result(getattr(dataset, "clock", Clock()), observable_names)
+    return counting(total.result(getattr(dataset, "clock", Clock()), observable_names))
 
 
 def moments_by_block(
@@ -131,8 +140,9 @@ def moments_by_block(
     """
     labels = pairs.coordinate_names if observables is flat_state else None
     total = _Accumulator(f, g, observables, names, len(np.unique(block)), pairs.is_reversible)
-    if common is not None:
-        total.far_out, total.shifts = common
+    if common is None:
+        return counting(total.over_blocks(pairs, block, BATCH, labels))
+    total.far_out, total.shifts = common
     return total.over_blocks(pairs, block, BATCH, labels)
 
 
@@ -146,30 +156,6 @@ def common_of(
 ) -> Common:
     """What moments by block of parts of the pairs must have in common, see `moments_by_block`."""
     return _Accumulator(f, g, observables, names, 1, pairs.is_reversible).common(pairs, block, BATCH)
-
-
-def _is_pair_of_tensors(pairs: Any) -> bool:
-    return isinstance(pairs, tuple) and len(pairs) == 2 and all(hasattr(side, "shape") for side in pairs)
-
-
-def _as_tensors(batch: Any) -> tuple[Any, ...]:
-    """Both sides of a batch, of arrays as tensors."""
-    sides = zip(("x", "x_next"), pair_of("pairs", batch), strict=True)
-    return tuple(torch.tensor(number_array(k, v)) if isinstance(v, np.ndarray) else v for k, v in sides)
-
-
-def _check_equal_length(x: Any, x_next: Any) -> None:
-    if not (hasattr(x, "shape") and hasattr(x_next, "shape")):
-        raise TypeError(f"x and x_next must be tensors; got {type(x).__name__} and {type(x_next).__name__}.")
-    if np.ndim(x) == 0 or np.ndim(x_next) == 0:
-        raise TypeError("x and x_next must hold several states; got a single number.")
-    if len(x) != len(x_next):
-        raise ValueError(f"x and x_next must hold equally many states; got {len(x)} and {len(x_next)}.")
-
-
-def _has_states(x: Any, x_next: Any) -> bool:
-    _check_equal_length(x, x_next)
-    return len(x) > 0
 
 
 class _Accumulator:
@@ -196,7 +182,9 @@ class _Accumulator:
         self.sums = {name: Stack(min(n_blocks, 64)) for name in self.names}
         self.shifts: dict[str, np.ndarray] = {}
         self.orientation: list[np.ndarray] = []
-        self.counts: list[int] = []
+        self.counts: list[float] = []
+        self.of_pairs: list[np.ndarray] = []  # numbers of pairs, and sums of squared weights
+        self.is_weighted = False
         self.far_out: FarOut | None = None
 
     def over_blocks(
@@ -210,7 +198,7 @@ class _Accumulator:
             mine = np.argsort(block, kind="stable")[part_of(len(pairs))]
             pairs, block = pairs.select(mine), block[mine]
         elif self.far_out is None:
-            self.far_out = FarOut.of_states(pairs.x)
+            self.fix_direction(pairs.x, pairs.weights)
         parts = made_by_all(lambda: self._of_part(pairs, block, batch_size, observable_names))
         return sum_of_parts([part for part in parts if part is not None]).moments
 
@@ -219,7 +207,7 @@ class _Accumulator:
         """What parts must agree on, as if there were none: shifts are those of the first batch of the first block."""
         first = pairs.select(np.flatnonzero(block == block.min())[:batch_size])
         self._fix_shifts(self._features(first.x, first.x_next))
-        return Common(FarOut.of_states(pairs.x), self.shifts)
+        return Common(FarOut.of_states(pairs.x, pairs.weights), self.shifts)
 
     def _of_part(
         self, pairs: LaggedPairs, block: np.ndarray, batch_size: int, observable_names: Sequence[str] | None
@@ -229,9 +217,7 @@ class _Accumulator:
             return None
         for blocks in neighbouring_blocks(block, batch_size):
             if len(blocks) == 1:
-                rows = as_slice(blocks[0])
-                sides = (side[rows].split(batch_size) for side in (pairs.x, pairs.x_next))
-                self.add_block(zip(*sides, strict=True))
+                self.add_block(batches_of(pairs.x, pairs.x_next, pairs.weights, as_slice(blocks[0]), batch_size))
             else:
                 self._add_blocks(pairs, blocks)
         return PartOfMoments(np.unique(block), self.result(pairs.clock, observable_names))
@@ -241,48 +227,56 @@ class _Accumulator:
         """Several small blocks, whose features are evaluated in one go."""
         rows = np.concatenate(blocks)
         x, stops = pairs.x[rows], np.cumsum([len(block) for block in blocks])
-        features = self._features(x, pairs.x_next[rows])
+        features, weights = (
+            self._features(x, pairs.x_next[rows]),
+            None if pairs.weights is None else pairs.weights[rows],
+        )
         for start, stop in itertools.pairwise([0, *stops]):
-            self._add_features([(x[start:stop], {part: values[start:stop] for part, values in features.items()})])
+            part = slice(start, stop)
+            of_part = {name: values[part] for name, values in features.items()}
+            self._add_features([(x[part], of_part, None if weights is None else weights[part])])
 
     @torch.no_grad()
-    def add_block(self, batches: Batches) -> None:
-        self._add_features((x, self._features(x, x_next)) for x, x_next in batches if _has_states(x, x_next))
+    def add_block(self, batches: Iterable[PairBatch]) -> None:
+        self._add_features((x, self._features(x, y), weights) for x, y, weights in batches if has_states(x, y))
 
     def _features(self, x: Tensor, x_next: Tensor) -> dict[Part, np.ndarray]:
         return {part: as_features(self.maps[part[0]], (x, x_next)[part[1]], part[0]) for part in self.needed}
 
-    def _add_features(self, batches: Iterable[tuple[Tensor, dict[Part, np.ndarray]]]) -> None:
-        """One block of states x, in batches, each with its features."""
+    def _add_features(self, batches: Iterable[tuple[Tensor, dict[Part, np.ndarray], np.ndarray | None]]) -> None:
+        """One block of states x, in batches, each with its features and weights."""
         sums: dict[str, np.ndarray] = {}
         orientation: Any = 0.0
-        count = 0
-        for x, features in batches:
+        count, of_pairs = 0.0, np.zeros(2)
+        for x, features, weights in batches:
             self._fix_shifts(features)
             if ("f", 0) in features:
-                orientation = orientation + self._is_far_out(x) @ features["f", 0]
+                orientation = orientation + self._orientation(x, weights) @ features["f", 0]
             with np.errstate(over="ignore", invalid="ignore"):  # told in words, by `check_finite` and `result`
-                added = self._products(features)
+                added = self._products(features, weights)
                 is_finite = np.isfinite(sum(value.sum() for value in added.values()))
             if not is_finite:
                 check_finite(features)
             sums = {name: sums[name] + value for name, value in added.items()} if sums else added
-            count += len(x)
-        if count:
+            self.is_weighted |= weights is not None
+            count += len(x) if weights is None else weights.sum()
+            of_pairs += len(x), len(x) if weights is None else np.square(weights).sum()
+        if sums:
             for name, value in sums.items():
                 self.sums[name].append(value)
             self.orientation.append(orientation)
             self.counts.append(count)
+            self.of_pairs.append(of_pairs)
 
-    def _products(self, features: dict[Part, np.ndarray]) -> dict[str, np.ndarray]:
+    def _products(self, features: dict[Part, np.ndarray], weights: np.ndarray | None) -> dict[str, np.ndarray]:
         """Sums over the pairs of a batch; pairs counted both ways count half each time."""
-        forward = feature_products(features, self.shifts, self.names)
+        forward = feature_products(features, self.shifts, self.names, weights)
         if not self.both_ways:
             if "A_ff" in forward:
                 forward["A_ff"] = (forward["A_ff"] - conjugate_transpose(forward["A_ff"])) / 2
             return forward
         reversed_features = {(name, 1 - time): values for (name, time), values in features.items()}
-        backward = feature_products(reversed_features, self.shifts, self.names)
+        backward = feature_products(reversed_features, self.shifts, self.names, weights)
         signs = {name: -1.0 if name == "A_ff" else 1.0 for name in self.names}
         return {name: (value + signs[name] * backward[name]) / 2 for name, value in forward.items()}
 
@@ -295,11 +289,17 @@ class _Accumulator:
                 values = values.astype(double(values))
                 self.shifts[part[0]] = np.where(is_constant, values[0], values.mean(axis=0))
 
-    def _is_far_out(self, x: Tensor) -> np.ndarray:
-        """1 where the state lies far out along a fixed direction, else 0: sums of functions there fix their phases."""
+    def fix_direction(self, x: Tensor, weights: np.ndarray | None) -> None:
+        if len(x) > 0:
+            self.far_out = FarOut.of_states(x, weights)
+
+    def _orientation(self, x: Tensor, weights: np.ndarray | None) -> np.ndarray:
+        """What each state counts in the sums that fix phases."""
         if self.far_out is None:  # a stream: its first batch decides
-            self.far_out = FarOut.of_states(x)
-        return self.far_out.indicator(x)
+            self.fix_direction(x, weights)
+        assert self.far_out is not None  # batches are never empty here
+        is_far = self.far_out.indicator(x)
+        return is_far if weights is None else is_far * weights
 
     def limit_blocks(self, n_blocks: int) -> None:
         """Merge neighbouring blocks once there are twice as many as wanted, so that a long stream stays small."""
@@ -308,6 +308,7 @@ class _Accumulator:
         for stack in self.sums.values():
             stack.merge_neighbours()
         self.orientation, self.counts = _pairwise_sums(self.orientation), _pairwise_sums(self.counts)
+        self.of_pairs = _pairwise_sums(self.of_pairs)
 
     def result(self, clock: Clock, observable_names: Sequence[str] | None) -> Moments:
         if not self.counts:
@@ -317,7 +318,7 @@ class _Accumulator:
             raise ValueError("f, g or observables give features whose products overflow; choose a unit of larger size.")
         labels = None
         if "H_f" in sums:
-            labels = _checked_names(observable_names, sums["H_f"].shape[2] - 1)
+            labels = checked_observable_names(observable_names, sums["H_f"].shape[2] - 1)
         return Moments(
             sums,
             np.asarray(self.counts, dtype=float),
@@ -326,23 +327,9 @@ class _Accumulator:
             labels,
             self.shifts,
             self.both_ways,
+            np.stack(self.of_pairs) if self.is_weighted else None,
         )
 
 
 def _pairwise_sums(values: list[Any]) -> list[Any]:
     return [a + b for a, b in itertools.zip_longest(values[::2], values[1::2], fillvalue=0)]
-
-
-def _checked_names(names: Sequence[str] | None, n_observables: int) -> tuple[str, ...] | None:
-    """The names as a tuple, or a ValueError if there are not as many as observables.
-
-    Examples
-    --------
-    >>> _checked_names(["x", "y"], 2)
-    ('x', 'y')
-    """
-    if names is None:
-        return None
-    if len(names) != n_observables:
-        raise ValueError(f"observable_names must name {n_observables} observables; got {len(names)}: {list(names)}.")
-    return tuple(map(str, names))

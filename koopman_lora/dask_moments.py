@@ -13,7 +13,7 @@ from koopman_lora.arguments import check_positive
 from koopman_lora.checks import checked
 from koopman_lora.data.groups import block_numbers
 from koopman_lora.data.pairs import LaggedPairs
-from koopman_lora.moment_parts import Common, PartOfMoments, sum_of_parts
+from koopman_lora.moment_parts import Common, PartOfMoments, counting, sum_of_parts
 from koopman_lora.moments import FeatureMap, Moments
 
 # Parts whose sums are added at once; the sums of these in turn.
@@ -73,7 +73,7 @@ def estimate_moments_on_dask(
         parts.append(delayed(_moments_of_part, pure=False)(how, _Whole(pairs.select(rows)), block[rows]))
     while len(parts) > 1:  # in one order whatever comes first, so that the last bit does not depend on the cluster
         parts = [delayed(sum_of_parts, pure=False)(parts[i : i + _AT_ONCE]) for i in range(0, len(parts), _AT_ONCE)]
-    return parts[0].compute().moments
+    return counting(parts[0].compute().moments)
 
 
 def _dask_delayed() -> Any:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from koopman_lora.accumulation import estimate_moments
 from koopman_lora.data.pairs import BATCH, LaggedPairs, in_both_directions
@@ -47,17 +48,24 @@ class HeldOutScores:
 
     def __init__(self, model: KoopmanLoRAModel, pairs: LaggedPairs) -> None:
         self.model = model
-        some = slice(None, None, math.ceil(len(pairs) / MOST_SCORED))
+        rows = np.flatnonzero(np.ones(len(pairs)) if pairs.weights is None else pairs.weights)
+        pairs = pairs.select(rows[:: math.ceil(len(rows) / MOST_SCORED)])
         with torch.no_grad():
-            self.states = model.prepare(pairs.x[some]), model.prepare(pairs.x_next[some])
+            self.states = model.prepare(pairs.x), model.prepare(pairs.x_next)
             if pairs.is_reversible:
                 self.states = in_both_directions(*self.states)
+        weights = pairs.weights
+        if weights is not None and pairs.is_reversible:
+            weights = np.repeat(weights, 2)
         n = len(self.states[0])
         bounds = np.linspace(0, n, min(SCORE_BLOCKS, n) + 1).astype(int)
         mine = part_of(len(bounds) - 1)
         bounds = bounds[mine.start : mine.stop + 1]
         self.states = self.states[0][bounds[0] : bounds[-1]], self.states[1][bounds[0] : bounds[-1]]
         self.block_sizes = np.diff(bounds).tolist()
+        self.weights: tuple[tuple[Tensor, ...], ...] = ()
+        if weights is not None:
+            self.weights = (torch.from_numpy(weights[bounds[0] : bounds[-1]]).split(self.block_sizes),)
 
     def score(self, epoch: int) -> EpochScore:
         """VAMP-2 of the span of the features: the span is all that refinement takes of them."""
@@ -80,8 +88,9 @@ class HeldOutScores:
             batches = zip(*(side.split(BATCH) for side in self.states), strict=True)
             f, g = zip(*(self.model.raw(*batch) for batch in batches), strict=True)
             features = (self.model.with_constant(torch.cat(side)).split(self.block_sizes) for side in (f, g))
-        return estimate_moments(_same, _same, zip(*features, strict=True), n_blocks=SCORE_BLOCKS, names=CROSS)
+        blocks = zip(*features, *self.weights, strict=True)
+        return estimate_moments(_same, _same, blocks, n_blocks=SCORE_BLOCKS, names=CROSS)
 
 
-def _same(features: torch.Tensor) -> torch.Tensor:
+def _same(features: Tensor) -> Tensor:
     return features

@@ -20,7 +20,6 @@ from koopman_lora.finding import Finding
 from koopman_lora.findings import OF_THE_FIT
 from koopman_lora.fits import best_of
 from koopman_lora.fitted import Fitted, finish
-from koopman_lora.fitted_questions import FittedQuestions
 from koopman_lora.kinds import flag
 from koopman_lora.lag_scan import scan_lags
 from koopman_lora.launching import all_processes
@@ -32,9 +31,10 @@ from koopman_lora.surroundings import gradients, seeded
 from koopman_lora.training import check_refinable, train
 from koopman_lora.training_loop import TrainingResult
 from koopman_lora.training_options import TrainingOptions
+from koopman_lora.transformer import ModeTransformer
 
 
-class KoopmanLoRA(FittedQuestions, BaseEstimator):
+class KoopmanLoRA(ModeTransformer, BaseEstimator):
     """Learn the singular value decomposition of the Koopman operator from trajectories.
 
     Holds the settings, and `fit`; what can be asked after it is handed on to `KoopmanAnalysis`, which `save` writes
@@ -159,13 +159,14 @@ class KoopmanLoRA(FittedQuestions, BaseEstimator):
         self.seed = seed
         self.progress = progress
 
-    def fit(self, X: Any, y: None = None) -> KoopmanLoRA:
+    def fit(self, X: Any, y: None = None, sample_weight: Any = None) -> KoopmanLoRA:
         """Pair, split, train, refine, and compute the moments. A fit that fails leaves an earlier one as it was.
 
         Parameters
         ----------
         X : trajectories in any form that `lagged_pairs` takes, or LaggedPairs
         y : not used; there for scikit-learn
+        sample_weight : how much each frame, pair or trajectory counts, see `weights` of `lagged_pairs`
 
         Raises
         ------
@@ -174,15 +175,16 @@ class KoopmanLoRA(FittedQuestions, BaseEstimator):
         """
         options = self._make_options()
         with gradients(), all_processes(options):
-            fitted, training = self._fit(X, options)
+            fitted, training = self._fit(X, sample_weight, options)
             self._warn(fitted.findings)
         self.analysis_, self.training_ = KoopmanAnalysis(fitted), training
+        self._know_columns(X, fitted.model.state_shape)
         return self
 
-    def _fit(self, X: Any, options: TrainingOptions) -> tuple[Fitted, TrainingResult]:
+    def _fit(self, X: Any, sample_weight: Any, options: TrainingOptions) -> tuple[Fitted, TrainingResult]:
         for name in ("shared_encoder", "reversible", "learn_svals", "refine", "progress"):
             flag(name, getattr(self, name))
-        pairs = lagged_pairs(X, self.lag, self.dt, self.time_unit)
+        pairs = lagged_pairs(X, self.lag, self.dt, self.time_unit, weights=sample_weight)
         pairs = pairs.both_ways() if self.reversible else pairs
         loss, seed = self._make_loss(), whole("seed", self.seed)
         n_fits = whole("n_fits", self.n_fits)
@@ -259,8 +261,14 @@ class KoopmanLoRA(FittedQuestions, BaseEstimator):
         return intervals_of(self, bootstrap, refit, n_jobs)
 
     def scan_lags(
-        self, X: Any, lags: Sequence[int], refit: bool = False, bootstrap: Bootstrap | None = None
+        self,
+        X: Any,
+        lags: Sequence[int],
+        refit: bool = False,
+        bootstrap: Bootstrap | None = None,
+        sample_weight: Any = None,
     ) -> xr.Dataset:
         """Timescales against the lag with intervals, and the shortest lag on the plateau, see `kl.scan_lags`."""
         self.fitted()
-        return scan_lags(self, X, lags, refit, Bootstrap(seed=self.seed) if bootstrap is None else bootstrap)
+        bootstrap = Bootstrap(seed=self.seed) if bootstrap is None else bootstrap
+        return scan_lags(self, X, lags, refit, bootstrap, sample_weight)

@@ -23,6 +23,8 @@ class FarOut(NamedTuple):
         >>> FarOut.of_states(torch.tensor([[0.0], [2.0]])).indicator(torch.tensor([[1.6], [1.8]]))
         array([0., 1.])
         """
+        if weights is not None and not weights.any():  # the first batch of a stream, of which others may count
+            weights = None
         flat = _flat(x)
         # in units of the largest entry, whose square cannot overflow
         top = np.abs(flat).max(axis=0)

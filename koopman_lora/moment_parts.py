@@ -48,3 +48,22 @@ def sum_of_parts(parts: Sequence[PartOfMoments]) -> PartOfMoments:
     numbers = np.concatenate([part.numbers for part in parts])
     everything = functools.reduce(operator.add, (part.moments for part in parts))
     return PartOfMoments(np.unique(numbers), everything.merged(numbers))
+
+
+def counting(moments: Moments) -> Moments:
+    """The moments, unless their pairs all have the weight 0, as only part of them may.
+
+    Raises
+    ------
+    ValueError
+        If they do.
+
+    Examples
+    --------
+    >>> counting(Moments({"M_f": np.zeros((1, 1, 1))}, np.array([0.0])))
+    Traceback (most recent call last):
+    ValueError: pairs all have the weight 0; give at least one that counts.
+    """
+    if not moments.block_counts.sum() > 0:
+        raise ValueError("pairs all have the weight 0; give at least one that counts.")
+    return moments

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from koopman_lora.batch_means import batch_mean
 from koopman_lora.loss_terms import best_svals, lora_terms
 from koopman_lora.moments import Moments
 from koopman_lora.processes import all_rows, processes
@@ -88,7 +89,7 @@ def _matrix(mean: np.ndarray, scale: np.ndarray, has_constant: bool) -> np.ndarr
     return matrix
 
 
-def normalise_batch(features: Tensor, centred: bool, scaled: bool) -> Tensor:
+def normalise_batch(features: Tensor, centred: bool, scaled: bool, pair_weights: Tensor | None = None) -> Tensor:
     """Features (batch, n_learned) of mean zero where `centred`, of unit second moment where `scaled`, in this batch.
 
     Examples
@@ -99,13 +100,13 @@ def normalise_batch(features: Tensor, centred: bool, scaled: bool) -> Tensor:
     """
     features = at_least_single(features)
     if processes().size > 1:
-        return _normalise_over_all(features, centred, scaled)
-    if centred and scaled and not features.is_complex():
+        return _normalise_over_all(features, centred, scaled, pair_weights)
+    if pair_weights is None and centred and scaled and not features.is_complex():
         # the same as below in one fused kernel, a tenth of the step's time less
         return nn.functional.batch_norm(features, None, None, training=True, eps=_FLOOR)
     if centred:
-        features = features - features.mean(0)
-    return features / (features.abs().square().mean(0) + _FLOOR).sqrt() if scaled else features
+        features = features - batch_mean(features, pair_weights)
+    return features / (batch_mean(features.abs().square(), pair_weights) + _FLOOR).sqrt() if scaled else features
 
 
 def at_least_single(features: Tensor) -> Tensor:
@@ -119,16 +120,16 @@ def at_least_single(features: Tensor) -> Tensor:
     return features.float() if features.dtype in (torch.bfloat16, torch.float16) else features
 
 
-def _normalise_over_all(features: Tensor, centred: bool, scaled: bool) -> Tensor:
+def _normalise_over_all(features: Tensor, centred: bool, scaled: bool, weights: Tensor | None) -> Tensor:
     """`normalise_batch` of the batch of which this process has a part."""
-    mean, variance, _ = mean_and_variance_of_all(features)
+    mean, variance, _ = mean_and_variance_of_all(features, weights)
     power = variance if centred else variance + mean.abs().square()
     features = features - mean if centred else features
     return features / (power + _FLOOR).sqrt() if scaled else features
 
 
-def mean_and_variance_of_all(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and variance (n_features,) over the rows of all processes, and how many these are, in one message.
+def mean_and_variance_of_all(features: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and variance (n_features,) over the rows of all processes, and their total weight, in one message.
 
     Variances of the parts and the spread of their means add without loss; sums of squares would lose what an offset
     swamps.
@@ -138,9 +139,10 @@ def mean_and_variance_of_all(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     >>> mean_and_variance_of_all(torch.tensor([[1.0], [3.0]]))
     (tensor([2.]), tensor([1.]), tensor([2.]))
     """
-    own = features.mean(0)
-    variance = (features - own).abs().square().mean(0)
-    table = torch.stack([torch.full_like(own, len(features)), own, variance.to(own.dtype)])[None]
+    own = batch_mean(features, weights)
+    variance = batch_mean((features - own).abs().square(), weights)
+    count = torch.full_like(own, len(features)) if weights is None else weights.sum().to(own.dtype).expand_as(own)
+    table = torch.stack([count, own, variance.to(own.dtype)])[None]
     rank, size, _ = processes()
     counts, means, variances = all_rows(table, size, slice(rank, rank + 1)).unbind(1)  # (process, feature)
     shares = counts / counts.sum(0)
@@ -178,25 +180,34 @@ def _batch_norm_of_all(layer: Any, x: Tensor) -> Tensor:
     return x * layer.weight.view(shape) + layer.bias.view(shape) if layer.affine else x
 
 
-def mean_and_power(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Means and second moments (side, n_features) of batches of features (side, batch, n_features), in float64.
+def mean_and_power(batches: Iterable[tuple[Tensor, np.ndarray | None]]) -> tuple[Tensor, Tensor]:
+    """Means and second moments (side, n_features) of batches, in float64.
+
+    Parameters
+    ----------
+    batches : features (side, batch, n_features), and weights (batch,) or None for pairs that count alike
 
     Raises
     ------
     ValueError
-        Without any.
+        Without any, or with weights of 0 alone.
 
     Examples
     --------
-    >>> mean_and_power([torch.ones(2, 3, 1), torch.zeros(2, 1, 1)])[0][:, 0]
+    >>> mean_and_power([(torch.ones(2, 3, 1), None), (torch.zeros(2, 1, 1), None)])[0][:, 0]
     tensor([0.7500, 0.7500], dtype=torch.float64)
     """
-    count, first, second = 0, torch.zeros(()), torch.zeros(())
-    for features in batches:
+    count, first, second = 0.0, torch.zeros(()), torch.zeros(())
+    for features, weights in batches:
         wide = features.to(torch.complex128 if features.is_complex() else torch.float64)
-        count, first, second = count + features.shape[1], first + wide.sum(1), second + wide.abs().square().sum(1)
-    if count == 0:
-        raise ValueError("batches of pairs to calibrate on are empty; give at least one pair (x, x_next).")
+        power = wide.abs().square()
+        if weights is not None:
+            column = torch.from_numpy(weights).to(wide.device)[:, None]
+            wide, power = wide * column, power * column
+        count += features.shape[1] if weights is None else weights.sum()
+        first, second = first + wide.sum(1), second + power.sum(1)
+    if not count > 0:
+        raise ValueError("batches of pairs to calibrate on are empty; give at least one pair (x, x_next) that counts.")
     return first / count, second / count
 
 

@@ -93,6 +93,7 @@ def encoder(n_in, n_out):
 def arguments_by_name(folder):
     """Valid arguments by the name of the parameter, and by callable where one name means several things."""
     rng = np.random.default_rng(0)
+    grid = xr.DataArray(rng.normal(size=(20, 3)), dims=("time", "lat"))
     torch.manual_seed(0)
     system = kl.systems.NoisyRotation()
     data = system.simulate(n_trajectories=2, n_steps=300, seed=0)
@@ -168,7 +169,9 @@ def arguments_by_name(folder):
         "VAMPLoss.forward": {"f": features, "g": features, "svals": torch.ones(3)},
         "NestedLoRALoss": {"weights": [1.0, 1.0, 1.0]},
         "NestedLoRALoss.forward": {"f": features, "g": features, "svals": torch.ones(3)},
-        "lora_loss": {"f": features, "g": features, "svals": torch.ones(3), "weights": [1.0, 1.0, 1.0]},
+        "lora_loss": {"f": features, "g": features, "svals": torch.ones(3), "weights": [1.0, 1.0, 1.0],
+                      "pair_weights": torch.arange(1.0, 17.0)},
+        "lagged_pairs": {"weights": [2.0, 1.0]},
         "KoopmanLoRAModel.calibrate": {"x": batch, "x_next": batch},
         "KoopmanLoRAModel.calibrate_batches": {"batches": [(batch, batch)]},
         "KoopmanLoRAModel.forward": {"x": batch, "x_next": batch},
@@ -184,6 +187,7 @@ def arguments_by_name(folder):
                         "clock": pairs.clock},
         "LaggedPairs.both_ways": {},
         "LaggedPairs.select": {"index": np.arange(5)},
+        "LaggedPairs.weighted": {"weights": np.arange(1.0, 1 + len(pairs))},
         "Moments": {"block_sums": moments.block_sums, "block_counts": moments.block_counts, "clock": moments.clock,
                     "orientation_sums": moments.orientation_sums, "shifts": moments.shifts},
         "Moments.about": {"shifts": moments.shifts},
@@ -195,6 +199,7 @@ def arguments_by_name(folder):
         "Moments.selected": {"blocks": np.arange(4)},
         "Moments.transformed": {"A_f": np.eye(3), "A_g": np.eye(3)},
         "NeuralSVD.fit_many": {"matrices": [H, H]},
+        "NeuralSVD.trim": {"n": 1},
         "NeuralSVD.transform_columns": {"features": H.T[:, :3]},
         "NeuralSVD.transform_rows": {"features": H[:, :3]},
         "MLP.forward": {"x": batch}, "CNN.forward": {"x": torch.randn(2, 8, 8)},
@@ -209,8 +214,13 @@ def arguments_by_name(folder):
         "compare_subspaces": {"a": phi, "b": psi, "weights": np.ones(60)},
         "coarse_coordinates": {"spectrum": estimator.spectrum_},
         "cross_validate": {"n_folds": 2},
+        "cut_trajectory": {"n_parts": 2},
+        "Field": {"data": grid},
+        "Field.fields": {"values": np.ones((2, 3))}, "Field.maps": {"values": np.ones((2, 3))},
+        "Field.series": {"functions": np.asarray},
         "eigen_analysis": {"n_modes": 3},
         "eigenpair_residuals": {"held_out": moments},
+        "equilibrium_weights": {"moments": chain_moments[0]},
         "evaluate_on_grid": {"function": line_functions, "axes": {"x": np.linspace(-1, 1, 9)}},
         "fit": {"pairs": split},
         "forecast_error": {"train": pairs, "test": X},
@@ -255,6 +265,7 @@ def arguments_by_name(folder):
     }  # fmt: skip
     instances = {
         "Bootstrap": few, "CNN": kl.CNN(1, 3, (4,), 2, 8), "Clock": kl.Clock(2, 0.5, "ps"), "DPNetLoss": kl.DPNetLoss(),
+        "Field": kl.Field(grid), "TrajectoryFolds": kl.TrajectoryFolds(2),
         "KoopmanAnalysis": analysis, "KoopmanLoRA": estimator, "KoopmanLoRAModel": model, "LaggedPairs": pairs,
         "MLP": kl.MLP(2, 3, (6,)), "Moments": moments, "NestedLoRALoss": kl.NestedLoRALoss(3), "NeuralSVD": svd,
         "PeriodicEmbedding": kl.PeriodicEmbedding(), "Split": split, "VAMPLoss": kl.VAMPLoss(),
@@ -272,6 +283,7 @@ def arguments_by_name(folder):
 UNCALLED = {
     "Moments.combined",  # maps of sums between rooms, which no user is shown
     "Moments.mapped",
+    "Moments.with_blocks",
     "NonFiniteLossError",
     "systems.NoReferenceSpectrumError",
     "systems.System",
