@@ -15,14 +15,18 @@ import xarray as xr
 
 import koopman_lora as kl
 
-FRONT_DOORS = {"": kl, "plots.": kl.plots, "systems.": kl.systems}
+FRONT_DOORS = {
+    "": kl, "plots.": kl.plots, "systems.": kl.systems, "datasets.": kl.datasets, "molecules.": kl.molecules
+}  # fmt: skip
 
 
 def public_callables():
     """Everything that a user may call, (name as users write it after `kl.`, callable): functions, classes, methods."""
     found = {}
     for prefix, module in FRONT_DOORS.items():
-        for name in dir(module):  # names of a lazy front door are not in its __dict__ before they are used
+        for name in getattr(
+            module, "__all__", dir(module)
+        ):  # names of a lazy front door are not in its __dict__ before they are used
             value = getattr(module, name)
             if name.startswith("_") or isinstance(value, types.ModuleType):
                 continue
@@ -90,6 +94,20 @@ def encoder(n_in, n_out):
     return torch.nn.Sequential(torch.nn.Linear(n_in, 6), torch.nn.Tanh(), torch.nn.Linear(6, n_out))
 
 
+TOPOLOGY = kl.datasets.folder("alanine_dipeptide") / "topology.pdb"
+
+
+def written_molecule(folder):
+    """A trajectory of five frames as XTC, and its topology."""
+    import mdtraj
+
+    frames = mdtraj.load(str(TOPOLOGY))
+    frames = mdtraj.join([frames] * 5)
+    frames.time = np.arange(5.0)
+    frames.save(str(folder / "run.xtc"))
+    return folder / "run.xtc", TOPOLOGY
+
+
 def arguments_by_name(folder):
     """Valid arguments by the name of the parameter, and by callable where one name means several things."""
     rng = np.random.default_rng(0)
@@ -132,6 +150,7 @@ def arguments_by_name(folder):
     kl.save_dataset(spectrum, paths["result.nc"])
     np.save(paths["data.npy"], X[0])
     estimator.save(paths["analysis"])
+    molecule = kl.molecules.MoleculeFiles(*written_molecule(folder))
 
     def fitted(**settings):
         return kl.KoopmanLoRA(**{"n_modes": 3, "hidden_dims": (6,), "n_epochs": 1} | settings).fit(data)
@@ -255,6 +274,16 @@ def arguments_by_name(folder):
         "systems.FiniteMarkovChain.spectrum": {"n_modes": 3}, "systems.NoisyLogisticMap.spectrum": {"n_modes": 3},
         "systems.Duffing.velocity": {"x": X[0][:10].T}, "systems.Lorenz63.velocity": {"x": np.ones((3, 4))},
         "flat_state": {"x": batch},
+        "molecules.MoleculeFiles": {"paths": molecule.paths, "topology": TOPOLOGY},
+        "molecules.MoleculeFiles.aligned_positions": {"atoms": "all"},
+        "molecules.MoleculeFiles.distances": {"atoms": "all"},
+        "molecules.MoleculeFiles.structures": {"frames": [[0, 1], [0, 0]]},
+        "molecules.MoleculeFiles.write": {"frames": [[0, 1]], "path": folder / "chosen.pdb"},
+        "molecules.frames_along_mode": {"values": phi[:, 1]},
+        "molecules.frames_of_state": {"states": [0, 1, 1, 0], "state": 1},
+        "molecules.transition_frames": {"states": [0, 1, 1, 0], "origin": 0},
+        "datasets.card": {"name": "markov_chain"}, "datasets.folder": {"name": "markov_chain"},
+        "datasets.load": {"name": "markov_chain"}, "datasets.reference": {"name": "markov_chain"},
         "systems.FourWellLangevin1D.potential": {"x": np.linspace(-1, 1, 5)[:, None]},
         "systems.MuellerBrown.potential": {"x": X[0][:10].clip(-2, 2)},
         "systems.NoisyLogisticMap.stationary_density": {"x": np.linspace(0.1, 0.9, 5)},
@@ -265,7 +294,7 @@ def arguments_by_name(folder):
         "KoopmanAnalysis": analysis, "KoopmanLoRA": estimator, "KoopmanLoRAModel": model, "LaggedPairs": pairs,
         "MLP": kl.MLP(2, 3, (6,)), "Moments": moments, "NestedLoRALoss": kl.NestedLoRALoss(3), "NeuralSVD": svd,
         "PeriodicEmbedding": kl.PeriodicEmbedding(), "Split": split, "VAMPLoss": kl.VAMPLoss(),
-        "systems.ReferenceSpectrum": reference, "systems.FiniteMarkovChain": chain,
+        "molecules.MoleculeFiles": molecule, "systems.ReferenceSpectrum": reference, "systems.FiniteMarkovChain": chain,
         "systems.LinearGaussian": kl.systems.LinearGaussian(common["A"], common["B"]),
         "systems.OrnsteinUhlenbeck": kl.systems.OrnsteinUhlenbeck(common["drift"], common["diffusion"]),
         "systems.NoisyLogisticMap": kl.systems.NoisyLogisticMap(6), "systems.System": system,
