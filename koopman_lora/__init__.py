@@ -45,6 +45,7 @@ Moments and spectrum
     compute_koopman_spectrum     the same for a model and a DataLoader
     Bootstrap                    number of resamples, level, seed
     bootstrap_intervals          intervals of a spectrum
+    equilibrium_weights          weights that make short runs from off-equilibrium starts stationary
 
 How far to trust it
     compare_singular_values      learned against empirical values, with verdict and remedy

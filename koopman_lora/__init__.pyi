@@ -50,6 +50,7 @@ from .prediction import forecast_band as forecast_band
 from .prediction import forecast_error as forecast_error
 from .refinement import refine as refine
 from .residuals import eigenpair_residuals as eigenpair_residuals
+from .reweighting import equilibrium_weights as equilibrium_weights
 from .saved_analysis import open_analysis as open_analysis
 from .scores import held_out_scores as held_out_scores
 from .scores import vamp_scores as vamp_scores

@@ -64,6 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_health(commands)
     _add_fit(commands)
     _add_spectrum(commands)
+    _add_report(commands)
     _add_svd(commands)
     return parser
 
@@ -105,9 +106,13 @@ def _add_fit(commands: Any) -> None:
         fit.add_argument(_flag(name), type=kind, default=default, help=text)
     widths = parameters["hidden_dims"].default
     fit.add_argument("--hidden-dims", type=int, nargs="+", default=widths, help=f"of the networks (default: {widths})")
+    fit.add_argument("--sample-weight", metavar="FILE", help=_WEIGHTS)
     fit.add_argument("--shared-encoder", action="store_true", help="one network for f and g")
     fit.add_argument("--reversible", action="store_true", help="the process is in equilibrium: pairs count both ways")
     fit.add_argument("--no-refine", dest="refine", action="store_false", help="leave out the Rayleigh-Ritz refinement")
+
+
+_WEIGHTS = ".npy file: a weight for each frame, or each trajectory"
 
 
 def _flag(name: str) -> str:
@@ -124,6 +129,7 @@ def _add_spectrum(commands: Any) -> None:
     add = spectrum.add_argument
     add("analysis", help="folder that `koopman-lora fit` wrote")
     add("data", nargs="?", help="trajectories: .nc, .zarr or .npy")
+    add("--sample-weight", metavar="FILE", help=_WEIGHTS)
     add("--out", help=".nc or .zarr file to write")
     add("--summary", action="store_true", help="print every mode with its interval and a verdict, and what is wrong")
     add("--diagnose", action="store_true", help="print learned against empirical values, the verdict, and findings")
@@ -143,6 +149,18 @@ def _add_defaults(parser: argparse.ArgumentParser, parameters: dict[str, Paramet
     for name in names:
         kind, default = parameters[name]
         parser.add_argument(_flag(name), type=kind, default=default, help="default: %(default)s")
+
+
+def _add_report(commands: Any) -> None:
+    report = commands.add_parser(
+        "report",
+        help="one HTML page of all that is known of a fitted analysis",
+        description="One HTML page of all that is known of a fitted analysis, to open in a browser. Without the "
+        "trajectories it leaves out what needs them: functions, longer lags, states, forecasts, health of the data.",
+    )
+    report.add_argument("analysis", help="folder that `koopman-lora fit` wrote")
+    report.add_argument("data", nargs="?", help="trajectories: .nc, .zarr or .npy")
+    report.add_argument("--out", help="file to write (default: report.html in the folder of the analysis)")
 
 
 def _add_svd(commands: Any) -> None:

@@ -72,11 +72,13 @@ def _health(a: argparse.Namespace) -> None:
 
 def _fit(a: argparse.Namespace) -> None:
     folder = prepare_folder(a.out)  # before the data are read, which may take long
-    options = {name: value for name, value in vars(a).items() if name not in ("command", "data", "out")}
+    options = {
+        name: value for name, value in vars(a).items() if name not in ("command", "data", "out", "sample_weight")
+    }
     options["nesting"] = None if a.nesting == "none" else a.nesting
     data = open_trajectories(a.data)
     prepare_folder(folder, _expected_bytes(a, data))
-    estimator = KoopmanLoRA(**options, progress=True).fit(data)
+    estimator = KoopmanLoRA(**options, progress=True).fit(data, sample_weight=_weights(a.sample_weight))
     try:
         estimator.save(folder)
     finally:  # whatever could not be written, the table is not lost
@@ -107,17 +109,23 @@ def _spectrum(a: argparse.Namespace) -> None:
         _check_ending(path)
     if a.scan_lags and a.data is None:
         raise ValueError("--scan-lags needs the trajectories: koopman-lora spectrum FOLDER DATA --scan-lags ...")
-    analysis, data = _open(a.analysis, a.data)
+    weights = _weights(a.sample_weight)
+    analysis, data = _open(a.analysis, a.data, weights)
     bootstrap = Bootstrap(a.n_resamples, a.level, analysis.fitted.seed if a.seed is None else a.seed)
     print(analysis.summary(bootstrap) if a.summary else spectrum_table(analysis.spectrum))
     _print_trust(a, analysis, bootstrap)
     if a.scan_lags:
-        print("\n" + scan_text(analysis.scan_lags(data, a.scan_lags, bootstrap)))
+        print("\n" + scan_text(analysis.scan_lags(data, a.scan_lags, bootstrap, weights)))
     if a.intervals:
         intervals = analysis.intervals(bootstrap)
         print(f"\n{intervals_text(intervals)}\nwrote {save_dataset(intervals, a.intervals)}")
     if a.out:
         print(f"\nwrote {save_dataset(analysis.spectrum, a.out)}")
+
+
+def _report(a: argparse.Namespace) -> None:
+    path = pathlib.Path(a.out or pathlib.Path(a.analysis) / "report.html")
+    print(f"wrote {_open(a.analysis, a.data)[0].report(path)}")
 
 
 def _print_trust(a: argparse.Namespace, analysis: KoopmanAnalysis, bootstrap: Bootstrap) -> None:
@@ -134,16 +142,22 @@ def _print_trust(a: argparse.Namespace, analysis: KoopmanAnalysis, bootstrap: Bo
         print("\n" + residuals_text(analysis.residuals(a.tolerance)))
 
 
-def _open(folder: str, path: str | None) -> tuple[KoopmanAnalysis, Any]:
+def _weights(path: str | None) -> Any:
+    """A weight for each frame or trajectory, from a file; None without."""
+    return None if path is None else read_array(pathlib.Path(path), "give a .npy file of weights")
+
+
+def _open(folder: str, path: str | None, weights: Any) -> tuple[KoopmanAnalysis, Any]:
     """The analysis, and the trajectories where a path is given: those of the fit, or others that it is applied to."""
     analysis = open_analysis(folder)
     if path is None:
         return analysis, None
     data = open_trajectories(path)
-    if analysis.was_fitted_to(data):
-        return analysis, data
+    pairs = analysis.pairs_of(data, weights)
+    if analysis.was_fitted_to(pairs):
+        return open_analysis(folder, pairs), data
     print(f"{path} is not what the model was fitted to: all of it counts as held out.\n")
-    return analysis.applied_to(data), data
+    return analysis.applied_to(pairs), data
 
 
 def _check_ending(path: str | None) -> None:
@@ -183,4 +197,12 @@ def _load_matrix(path: pathlib.Path) -> Any:
     raise ValueError(f"matrix must end in .npy (dense) or .npz (scipy.sparse); got {str(path)!r}.")
 
 
-RUN = {"demo": _demo, "simulate": _simulate, "health": _health, "fit": _fit, "spectrum": _spectrum, "svd": _svd}
+RUN = {
+    "demo": _demo,
+    "simulate": _simulate,
+    "health": _health,
+    "fit": _fit,
+    "spectrum": _spectrum,
+    "report": _report,
+    "svd": _svd,
+}

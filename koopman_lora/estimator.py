@@ -153,13 +153,14 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
         self.seed = seed
         self.progress = progress
 
-    def fit(self, X: Any, y: None = None) -> KoopmanLoRA:
+    def fit(self, X: Any, y: None = None, sample_weight: Any = None) -> KoopmanLoRA:
         """Pair, split, train, refine, and compute the moments. A fit that fails leaves an earlier one as it was.
 
         Parameters
         ----------
         X : trajectories in any form that `lagged_pairs` takes, or LaggedPairs
         y : not used; there for scikit-learn
+        sample_weight : how much each frame, pair or trajectory counts, see `weights` of `lagged_pairs`
 
         Raises
         ------
@@ -167,16 +168,16 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
             For data or options that cannot be used; see `lagged_pairs` and `kl.fit`.
         """
         with gradients():
-            fitted, training = self._fit(X)
+            fitted, training = self._fit(X, sample_weight)
         self._warn(fitted.findings)
         self.analysis_, self.training_ = KoopmanAnalysis(fitted), training
         self._know_columns(X, fitted.model.state_shape)
         return self
 
-    def _fit(self, X: Any) -> tuple[Fitted, TrainingResult]:
+    def _fit(self, X: Any, sample_weight: Any) -> tuple[Fitted, TrainingResult]:
         for name in ("shared_encoder", "reversible", "learn_svals", "refine", "progress"):
             flag(name, getattr(self, name))
-        pairs = lagged_pairs(X, self.lag, self.dt, self.time_unit)
+        pairs = lagged_pairs(X, self.lag, self.dt, self.time_unit, weights=sample_weight)
         pairs = pairs.both_ways() if self.reversible else pairs
         loss, options, seed = self._make_loss(), self._make_options(), whole("seed", self.seed)
         n_fits = whole("n_fits", self.n_fits)
@@ -252,8 +253,14 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
         return intervals_of(self, bootstrap, refit, n_jobs)
 
     def scan_lags(
-        self, X: Any, lags: Sequence[int], refit: bool = False, bootstrap: Bootstrap | None = None
+        self,
+        X: Any,
+        lags: Sequence[int],
+        refit: bool = False,
+        bootstrap: Bootstrap | None = None,
+        sample_weight: Any = None,
     ) -> xr.Dataset:
         """Timescales against the lag with intervals, and the shortest lag on the plateau, see `kl.scan_lags`."""
         self.fitted()
-        return scan_lags(self, X, lags, refit, Bootstrap(seed=self.seed) if bootstrap is None else bootstrap)
+        bootstrap = Bootstrap(seed=self.seed) if bootstrap is None else bootstrap
+        return scan_lags(self, X, lags, refit, bootstrap, sample_weight)

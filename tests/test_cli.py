@@ -57,6 +57,22 @@ def test_simulate_fit_spectrum_on_files(tmp_path, capsys):
     assert (kl.load_dataset(intervals).canonical_singular_values_interval[:, 1:].diff("bound") > 0).all()
 
 
+def test_weights_from_a_file_are_those_of_python(tmp_path, capsys):
+    data, weights, out = (str(tmp_path / name) for name in ("x.nc", "w.npy", "out"))
+    assert main(["simulate", "NoisyRotation", "--n-trajectories", "2", "--n-steps", "800", "--out", data]) == 0
+    values = np.random.default_rng(0).uniform(size=(2, 800))
+    np.save(weights, values)
+    assert main(["fit", data, "--n-modes", "3", "--n-epochs", "2", "--sample-weight", weights, "--out", out]) == 0
+    expected = kl.KoopmanLoRA(3, n_epochs=2).fit(kl.open_trajectories(data), sample_weight=values)
+    found = kl.load_dataset(f"{out}/spectrum.nc")
+    assert np.allclose(found.canonical_singular_values, expected.spectrum_.canonical_singular_values, rtol=1e-9)
+    capsys.readouterr()
+    assert main(["spectrum", out, data, "--sample-weight", weights, "--scan-lags", "1", "2"]) == 0
+    assert "not what the model was fitted to" not in capsys.readouterr().out
+    assert main(["spectrum", out, data]) == 0
+    assert "not what the model was fitted to" in capsys.readouterr().out
+
+
 def test_health_prints_the_table_and_writes_it(tmp_path, capsys):
     data, out = str(tmp_path / "x.npy"), str(tmp_path / "health.nc")
     x = np.random.default_rng(0).normal(size=(500, 2))
@@ -126,6 +142,22 @@ def test_the_command_line_prints_what_python_says_to_the_last_digit(runs, tmp_pa
     data, intervals = [runs.data] if with_data else [], str(tmp_path / "i.nc")
     assert main(["spectrum", runs.folder, *data, *QUESTIONS, "--intervals", intervals]) == 0
     assert capsys.readouterr().out == f"{everything_as_text(runs.estimator)}\nwrote {intervals}\n"
+
+
+@pytest.mark.parametrize("with_data", [True, False], ids=["with data", "without data"])
+def test_report_writes_the_page_of_python(runs, tmp_path, capsys, with_data):
+    out = tmp_path / "page.html"
+    assert main(["report", runs.folder, *([runs.data] if with_data else []), "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"wrote {out}\n"
+    text = out.read_text(encoding="utf-8")
+    assert ("koopman-lora report FOLDER DATA" in text) is not with_data
+    assert main(["report", runs.folder]) == 0
+    assert capsys.readouterr().out == f"wrote {runs.folder}/report.html\n"
+
+
+def test_report_is_written_to_no_folder(runs, tmp_path, capsys):
+    assert main(["report", runs.folder, "--out", str(tmp_path)]) == 2
+    assert "is a folder" in capsys.readouterr().err
 
 
 def test_fit_prints_what_python_says(runs):
@@ -297,7 +329,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path, ca
 
 
 def test_every_command_has_help(capsys):
-    for command in ("demo", "simulate", "fit", "spectrum", "svd"):
+    for command in ("demo", "simulate", "fit", "spectrum", "report", "svd"):
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])
         assert stop.value.code == 0
@@ -315,6 +347,7 @@ def test_demo_writes_everything(tmp_path):
         "spectrum.nc",
         "history.nc",
         "spectrum.png",
+        "report.html",
     }
     reference = kl.systems.FourWellLandscape2D().spectrum(1, 8)
     assert np.allclose(spectrum.canonical_singular_values[:4], reference.singular_values[:4], atol=0.01)
