@@ -38,6 +38,8 @@ from .lag_scan import scan_lags as scan_lags
 from .losses import NestedLoRALoss as NestedLoRALoss
 from .losses import NonFiniteLossError as NonFiniteLossError
 from .losses import lora_loss as lora_loss
+from .mode_export import export_mode as export_mode
+from .mode_transformer import ModeTransformer as ModeTransformer
 from .model import KoopmanLoRAModel as KoopmanLoRAModel
 from .moments import Moments as Moments
 from .prediction import forecast as forecast
