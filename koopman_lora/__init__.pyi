@@ -73,6 +73,6 @@ from .tables import health_text as health_text
 from .tables import importance_text as importance_text
 from .tables import spectrum_table as spectrum_table
 from .training import fit as fit
-from .training_loop import TrainingOptions as TrainingOptions
+from .training_options import TrainingOptions as TrainingOptions
 
 __version__: str

@@ -29,7 +29,8 @@ from koopman_lora.refits import Refits, intervals_of, refit_halves
 from koopman_lora.suitable_models import suitable_model
 from koopman_lora.surroundings import gradients, seeded
 from koopman_lora.training import check_refinable, train
-from koopman_lora.training_loop import TrainingOptions, TrainingResult
+from koopman_lora.training_loop import TrainingResult
+from koopman_lora.training_options import TrainingOptions
 
 
 class KoopmanLoRA(FittedQuestions, BaseEstimator):

@@ -19,7 +19,8 @@ from koopman_lora.moments import CROSS, Moments
 from koopman_lora.normalisation import normalise
 from koopman_lora.ritz import head_matrices
 from koopman_lora.surroundings import gradients
-from koopman_lora.training_loop import TrainingLoop, TrainingOptions, TrainingResult
+from koopman_lora.training_loop import TrainingLoop, TrainingResult
+from koopman_lora.training_options import TrainingOptions
 
 
 def fit(

@@ -1,4 +1,4 @@
-"""The training loop on Lightning Fabric, its options and its result; data in memory, best state restored."""
+"""The training loop on Lightning Fabric, and its result; the best state is restored."""
 
 from __future__ import annotations
 
@@ -11,28 +11,25 @@ import math
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
 from koopman_lora._labels import EPOCH, MODE, labelled, provenance
-from koopman_lora.accumulation import estimate_moments
-from koopman_lora.arguments import check_positive
-from koopman_lora.checks import checked
-from koopman_lora.data.pairs import BATCH, in_both_directions
 from koopman_lora.data.scales import standardization
 from koopman_lora.data.splits import Split
+from koopman_lora.epoch_scores import EpochScore, HeldOutScores
 from koopman_lora.kinds import flag
 from koopman_lora.losses import NestedLoRALoss, NonFiniteLossError, scalar_loss
 from koopman_lora.model import KoopmanLoRAModel
-from koopman_lora.moments import CROSS, Moments
-from koopman_lora.optimisers import HIDDEN_LEARNING_RATE, HIDDEN_MOMENTUM, MuonAdamW, hidden_matrices
-from koopman_lora.scores import jackknife_error, span_vamp_2
+from koopman_lora.optimisers import HIDDEN_MOMENTUM, MuonAdamW, hidden_matrices, parameter_groups
 from koopman_lora.surroundings import may_draw, seeded
+from koopman_lora.training_batches import TrainingBatches, n_batches
+from koopman_lora.training_options import TrainingOptions
 
 # Optimisation steps by default; they grow with the cube root of the number of pairs beyond so many.
 N_STEPS, MANY_PAIRS = 950, 40_000
@@ -40,64 +37,9 @@ N_STEPS, MANY_PAIRS = 950, 40_000
 # a state of one coordinate, and up to so many times more for more of them. On few pairs that momentum over-fits, and
 # un-refined features need the time for their last layers. Measured on all systems of `benchmarks/`.
 N_QUICK_STEPS, MOST_TIMES, PLENTY_OF_PAIRS = 250, 4, 15_000
-# Steps of an epoch of the default training, and held-out pairs that its score sees at most, however many there are.
-EPOCH_STEPS, MOST_SCORED = 50, 20_000
-# The singular values learn slower than the encoders: a sval that falls before its functions are found takes their
-# gradient away. Measured on the logistic map, 20 modes: a factor of 1 loses the modes below 0.1.
-SVALS_LEARNING_RATE = 0.3
-# Words of Fabric for what can be trained. With weights in half precision the mean and scale of the states are in half
-# precision too, which an offset of the data does not survive, and NumPy has no bfloat16 for the moments.
-PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
+# Steps of an epoch of the default training, however many pairs there are.
+EPOCH_STEPS = 50
 _ONE_AT_A_TIME = threading.Lock()
-
-
-@checked
-@dataclasses.dataclass(frozen=True)
-class TrainingOptions:
-    """How `fit` optimises, and where.
-
-    Parameters
-    ----------
-    learning_rate, weight_decay : of Adam; the learning rate is the peak of a one-cycle schedule
-    gradient_clip : largest norm of the gradient, if any
-    patience : stop after so many epochs without a better held-out score, by default a third of them, at least 10
-    will_refine : the features are for `kl.refine`, so that fewer steps will do where pairs are plenty, with
-        orthogonalised momentum for hidden matrices (`MuonAdamW`)
-    standardize : set the model's standardisation from the training pairs
-    accelerator : for Lightning Fabric: 'cpu', 'gpu', 'auto'
-    precision : '32-true' or '64-true', or for half precision where it does no harm 'bf16-mixed' or '16-mixed'
-
-    Raises
-    ------
-    ValueError
-        For values out of range.
-
-    Examples
-    --------
-    >>> TrainingOptions(learning_rate=0)
-    Traceback (most recent call last):
-    ValueError: learning_rate must be positive; got 0.
-    """
-
-    learning_rate: float = 1e-2
-    weight_decay: float = 0.0
-    gradient_clip: float | None = None
-    patience: int | None = None
-    will_refine: bool = False
-    standardize: bool = True
-    accelerator: str = "cpu"
-    precision: str = "32-true"
-
-    def __post_init__(self) -> None:
-        for name in ("learning_rate", "gradient_clip", "patience"):
-            check_positive(name, getattr(self, name))
-        if self.precision not in PRECISIONS:
-            raise ValueError(
-                f"precision must be one of {', '.join(map(repr, PRECISIONS))}; got {self.precision!r}. The "
-                "weights must be in single precision at least; for speed use 'bf16-mixed'."
-            )
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay must not be negative; got {self.weight_decay}.")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -142,24 +84,6 @@ def quiet_fabric() -> Iterator[None]:
             logger.removeFilter(is_heard)
 
 
-class _Score(NamedTuple):
-    """Held-out score after an epoch, and its values with one block of the held-out pairs left out."""
-
-    epoch: int
-    value: float
-    leaving_out: np.ndarray
-
-    def is_worse_than(self, best: _Score) -> bool:
-        """Whether the distance to `best` is more than one standard error, paired over blocks.
-
-        Scores of neighbouring epochs differ by noise; of states that cannot be told apart the later one has the smaller
-        learning rate behind it, and less noise in its weights.
-        """
-        paired = jackknife_error(best.leaving_out - self.leaving_out)
-        # a state that fails on a few outliers has a huge paired error: that must not excuse it
-        return best.value - self.value > float(min(paired, jackknife_error(best.leaving_out)))
-
-
 class TrainingLoop:
     """State of one training run: what `run` needs, set up once."""
 
@@ -182,15 +106,13 @@ class TrainingLoop:
         self.records: list[dict[str, Any]] = []
 
     def _configure(self, n_epochs: int | None, batch_size: int) -> None:
-        """Set up optimiser, schedule and the data in memory."""
-        # no batch smaller than n_modes or 2, also where few pairs are cut into parts of equal size
-        most = len(self.train) // max(self.model.n_modes, 2)
-        self.steps_per_pass = max(1, min(round(len(self.train) / batch_size), most))
+        """Set up optimiser, schedule and data."""
+        steps_per_pass = n_batches(len(self.train), batch_size, self.model.n_modes)
         is_quick = self.options.will_refine and len(self.train) >= PLENTY_OF_PAIRS
         hidden = hidden_matrices(self.model.encoders) if is_quick else []
         self.n_epochs = n_epochs or round(self._default_steps(bool(hidden)) / EPOCH_STEPS)
-        self.steps_per_epoch = self.steps_per_pass if n_epochs else EPOCH_STEPS
-        groups = self._groups(hidden)
+        self.steps_per_epoch = steps_per_pass if n_epochs else EPOCH_STEPS
+        groups = parameter_groups(self.model, self.options.learning_rate, hidden)
         fused = not any(p.is_complex() for p in self.model.parameters())  # torch has it for real numbers only
         optimizer = MuonAdamW(groups, weight_decay=self.options.weight_decay, fused=fused)
         # at least 4 steps, so that the warm-up of the schedule is never empty
@@ -210,42 +132,24 @@ class TrainingLoop:
         }
         if self.options.standardize:
             self.model.standardize.set_statistics(*standardization(self.train, self.model.standardize.periodic))
-        with torch.no_grad():  # standardised once, in the data's own precision
-            self.x, self.x_next = self.model.prepare(self.train.x), self.model.prepare(self.train.x_next)
-            if self.test is not None:
-                some = slice(None, None, math.ceil(len(self.test) / MOST_SCORED))
-                self.test_states = self.model.prepare(self.test.x[some]), self.model.prepare(self.test.x_next[some])
-                if self.test.is_reversible:
-                    self.test_states = in_both_directions(*self.test_states)
+        # on the model's device, where `setup` has moved it
+        self.batches = TrainingBatches(self.model, self.train, steps_per_pass, self.seed)
+        self.scores = None if self.test is None else HeldOutScores(self.model, self.test)
 
     def _default_steps(self, has_hidden: bool) -> float:
         growth = max(1.0, len(self.train) / MANY_PAIRS) ** (1 / 3)
         return growth * (N_QUICK_STEPS * min(self.model.n_inputs, MOST_TIMES) if has_hidden else N_STEPS)
 
-    def _groups(self, hidden: list[nn.Parameter]) -> list[dict[str, Any]]:
-        """Parameters with the peaks of their learning rates."""
-        rate, apart = self.options.learning_rate, {id(p) for p in (*hidden, self.model.svals_params)}
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in self.model.parameters() if id(p) not in apart], "lr": rate}
-        ]
-        if self.model.svals_params is not None:
-            groups.append({"params": [self.model.svals_params], "lr": SVALS_LEARNING_RATE * rate})
-        if hidden:
-            groups.append({"params": hidden, "lr": HIDDEN_LEARNING_RATE * rate, "is_hidden": True})
-        return groups
-
     def run(self, n_epochs: int | None, batch_size: int, progress: bool) -> TrainingResult:
         """Train; the best state is in the model afterwards."""
         self._configure(n_epochs, batch_size)
-        # batches from a generator of their own; layers such as dropout know only torch's one for all threads
-        self.batches = self._batches(torch.Generator().manual_seed(self.seed))
         drawing = may_draw(self.model) or may_draw(self.loss)
         with seeded(self.seed, self.fabric.device) if drawing else contextlib.nullcontext():
             return self._run(progress)
 
     def _run(self, progress: bool) -> TrainingResult:
-        best: _Score | None = None
-        chosen: _Score | None = None
+        best: EpochScore | None = None
+        chosen: EpochScore | None = None
         state: dict[str, Any] | None = None
         stop_reason, start = "finished", time.perf_counter()
         patience = self.options.patience or max(10, math.ceil(self.n_epochs / 3))
@@ -257,7 +161,7 @@ class TrainingLoop:
                 if state is not None:  # leave the model as good as it was, not broken
                     self.model.load_state_dict(state)
                 raise
-            score = _Score(epoch, -mean_loss, np.zeros(2)) if self.test is None else self._held_out_score(epoch)
+            score = EpochScore(epoch, -mean_loss, np.zeros(2)) if self.scores is None else self.scores.score(epoch)
             self._record(mean_loss, score.value)
             bar.set_postfix(loss=f"{mean_loss:.4f}", score=f"{score.value:.4f}")
             if best is None or score.value > best.value:
@@ -299,39 +203,9 @@ class TrainingLoop:
             )
         return mean_loss
 
-    def _batches(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """States of every step, in one random order of the pairs after the other; none is dropped.
-
-        Where pairs count both ways, half of them go backward: as they come, by chance.
-        """
-        while True:
-            order = torch.randperm(len(self.train), generator=generator).to(self.fabric.device)
-            for rows in order.tensor_split(self.steps_per_pass):  # sizes differ by one pair at most
-                x, x_next = self.x[rows], self.x_next[rows]
-                if self.train.is_reversible:
-                    half = len(rows) // 2
-                    x, x_next = torch.cat([x[:half], x_next[half:]]), torch.cat([x_next[:half], x[half:]])
-                yield x, x_next
-
     def _autocast(self) -> contextlib.AbstractContextManager:
         """Fabric's, where it changes this thread alone: for '64-true' it sets the default precision of all threads."""
         return self.fabric.autocast() if self.options.precision.endswith("mixed") else contextlib.nullcontext()
-
-    def _held_out_score(self, epoch: int) -> _Score:
-        """VAMP-2 of the span of the features at the held-out pairs: the span is all that refinement takes of them."""
-        self.model.eval()
-        test = self._moments(*self.test_states, n_blocks=16)
-        # a single held-out pair tells no error: then the highest score is the best
-        leaving_out = span_vamp_2(test.leaving_out()) if test.n_blocks > 1 else np.zeros(2)
-        return _Score(epoch, float(span_vamp_2(test)), leaving_out)
-
-    def _moments(self, z: Tensor, z_next: Tensor, n_blocks: int) -> Moments:
-        # whitening makes the score independent of the normalisation, which is frozen only at the end
-        with torch.no_grad():
-            batches = zip(z.split(BATCH), z_next.split(BATCH), strict=True)
-            f, g = zip(*(self.model.raw(*batch) for batch in batches), strict=True)
-            features = self.model.with_constant(torch.cat(f)), self.model.with_constant(torch.cat(g))
-        return estimate_moments(lambda f: f, lambda g: g, features, n_blocks=n_blocks, names=CROSS)
 
     def _record(self, mean_loss: float, score: float) -> None:
         record: dict[str, Any] = {"loss": mean_loss, "learning_rate": self.optimizer.param_groups[0]["lr"]}

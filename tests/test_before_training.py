@@ -21,7 +21,7 @@ from koopman_lora.refinement import refine
 from koopman_lora.svd.neural_svd import NeuralSVD
 from koopman_lora.systems import NoisyRotation
 from koopman_lora.training import fit
-from koopman_lora.training_loop import TrainingOptions
+from koopman_lora.training_options import TrainingOptions
 
 SYSTEM = NoisyRotation(omega=0.5, noise=0.5)
 STATES = SYSTEM.simulate(n_trajectories=2, n_steps=201, seed=0)

@@ -7,7 +7,7 @@ from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.estimator import KoopmanLoRA
 from koopman_lora.signatures import parameters_of
 from koopman_lora.svd.neural_svd import NeuralSVD
-from koopman_lora.training_loop import TrainingOptions
+from koopman_lora.training_options import TrainingOptions
 
 
 @pytest.mark.parametrize("thing", [KoopmanLoRA, NeuralSVD, Bootstrap, KoopmanAnalysis.residuals, TrainingOptions])

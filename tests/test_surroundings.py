@@ -21,7 +21,8 @@ from koopman_lora.surroundings import gradients, may_draw, seeded
 from koopman_lora.svd.neural_svd import NeuralSVD
 from koopman_lora.systems import NoisyRotation
 from koopman_lora.training import fit
-from koopman_lora.training_loop import TrainingOptions, quiet_fabric
+from koopman_lora.training_loop import quiet_fabric
+from koopman_lora.training_options import TrainingOptions
 
 SYSTEM = NoisyRotation(omega=0.5, noise=0.5)
 STATES = SYSTEM.simulate(n_trajectories=2, n_steps=401, seed=0)

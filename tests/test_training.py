@@ -18,7 +18,7 @@ from koopman_lora.model import KoopmanLoRAModel, NotCalibratedError
 from koopman_lora.moments import CROSS
 from koopman_lora.systems import LinearGaussian, NoisyLogisticMap, NoisyRotation
 from koopman_lora.training import fit, freeze, raw_moments, train
-from koopman_lora.training_loop import TrainingOptions
+from koopman_lora.training_options import TrainingOptions
 
 ROTATION = NoisyRotation(omega=0.7, noise=0.4)
 PAIRS = lagged_pairs(ROTATION.simulate(n_trajectories=2, n_steps=1500, seed=1))

@@ -14,7 +14,9 @@ from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.scores import vamp_scores
 from koopman_lora.systems import NoisyRotation
 from koopman_lora.training import fit, raw_moments
-from koopman_lora.training_loop import TrainingLoop, TrainingOptions
+from koopman_lora.training_batches import TrainingBatches
+from koopman_lora.training_loop import TrainingLoop
+from koopman_lora.training_options import TrainingOptions
 
 ROTATION = NoisyRotation(omega=0.7, noise=0.4)
 PAIRS = lagged_pairs(ROTATION.simulate(n_trajectories=2, n_steps=1500, seed=1))
@@ -327,10 +329,23 @@ def test_training_ends_by_itself_long_before_the_last_epoch_where_nothing_is_gai
 
 
 def test_held_out_scores_see_part_of_very_many_pairs_evenly(monkeypatch):
-    monkeypatch.setattr("koopman_lora.training_loop.MOST_SCORED", 100)
+    monkeypatch.setattr("koopman_lora.epoch_scores.MOST_SCORED", 100)
     loop = TrainingLoop(make_model(), split_pairs(PAIRS, 0.1), None, TrainingOptions(standardize=False))
     loop._configure(1, 256)
     x = loop.test.x
     stride = -(-len(x) // 100)
-    assert torch.equal(loop.test_states[0], x[::stride].float())
-    assert len(loop.test_states[0]) <= 100
+    assert torch.equal(loop.scores.states[0], x[::stride].float())
+    assert len(loop.scores.states[0]) <= 100
+
+
+def test_batches_go_on_from_a_state_as_if_nothing_had_happened():
+    batches = TrainingBatches(make_model(), PAIRS, steps_per_pass=7, seed=3)
+    for _ in range(10):
+        next(batches)
+    state = batches.state()
+    expected = [next(batches) for _ in range(9)]
+    other = TrainingBatches(make_model(), PAIRS, steps_per_pass=7, seed=0)
+    other.restore(state)
+    for (x, x_next), (y, y_next) in zip(expected, other, strict=False):
+        assert torch.equal(x, y)
+        assert torch.equal(x_next, y_next)

@@ -1,0 +1,64 @@
+"""The held-out score of every epoch, and which of two states is worse."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from koopman_lora.accumulation import estimate_moments
+from koopman_lora.data.pairs import BATCH, LaggedPairs, in_both_directions
+from koopman_lora.model import KoopmanLoRAModel
+from koopman_lora.moments import CROSS, Moments
+from koopman_lora.scores import jackknife_error, span_vamp_2
+
+# Held-out pairs that the score of an epoch sees at most, however many there are, and their blocks.
+MOST_SCORED, SCORE_BLOCKS = 20_000, 16
+
+
+class EpochScore(NamedTuple):
+    """Held-out score after an epoch, and its values with one block of the held-out pairs left out."""
+
+    epoch: int
+    value: float
+    leaving_out: np.ndarray
+
+    def is_worse_than(self, best: EpochScore) -> bool:
+        """Whether the distance to `best` is more than one standard error, paired over blocks.
+
+        Scores of neighbouring epochs differ by noise; of states that cannot be told apart the later one has the smaller
+        learning rate behind it, and less noise in its weights.
+        """
+        paired = jackknife_error(best.leaving_out - self.leaving_out)
+        # a state that fails on a few outliers has a huge paired error: that must not excuse it
+        return best.value - self.value > float(min(paired, jackknife_error(best.leaving_out)))
+
+
+class HeldOutScores:
+    """Scores of a model's features, whatever their normalisation, at the held-out pairs, spread evenly over them."""
+
+    def __init__(self, model: KoopmanLoRAModel, pairs: LaggedPairs) -> None:
+        self.model = model
+        some = slice(None, None, math.ceil(len(pairs) / MOST_SCORED))
+        with torch.no_grad():
+            self.states = model.prepare(pairs.x[some]), model.prepare(pairs.x_next[some])
+            if pairs.is_reversible:
+                self.states = in_both_directions(*self.states)
+
+    def score(self, epoch: int) -> EpochScore:
+        """VAMP-2 of the span of the features: the span is all that refinement takes of them."""
+        self.model.eval()
+        test = self._moments()
+        # a single held-out pair tells no error: then the highest score is the best
+        leaving_out = span_vamp_2(test.leaving_out()) if test.n_blocks > 1 else np.zeros(2)
+        return EpochScore(epoch, float(span_vamp_2(test)), leaving_out)
+
+    def _moments(self) -> Moments:
+        # whitening makes the score independent of the normalisation, which is frozen only at the end
+        with torch.no_grad():
+            batches = zip(*(side.split(BATCH) for side in self.states), strict=True)
+            f, g = zip(*(self.model.raw(*batch) for batch in batches), strict=True)
+            features = self.model.with_constant(torch.cat(f)), self.model.with_constant(torch.cat(g))
+        return estimate_moments(lambda f: f, lambda g: g, features, n_blocks=SCORE_BLOCKS, names=CROSS)
