@@ -1,7 +1,5 @@
 """Fitted modes as files that need no koopman_lora: TorchScript, as PLUMED loads it, and torch.export."""
 
-from __future__ import annotations
-
 import copy
 import io
 import json
@@ -23,6 +21,7 @@ from koopman_lora.fitted_functions import FittedFunctions
 from koopman_lora.io import plain
 from koopman_lora.model import KoopmanLoRAModel
 
+# no `annotations` from __future__ here: TorchScript knows no types as text
 TORCHSCRIPT, EXPORTED = (".pt", ".ptc"), ".pt2"
 # Where a file says what its functions are.
 CARD = "modes.json"
@@ -92,10 +91,11 @@ def export_mode(
     `cv: PYTORCH_MODEL FILE=modes.ptc ARG=phi,psi`, with the functions as `cv.node-0`, `cv.node-1`, ... in their order
     here. `.pt2` is `torch.export`: `torch.export.load(path).module()`.
 
-    The network takes states as they were fitted, in the same units and order, (batch, *state) with any batch, and gives
-    (batch, n_functions). Standardisation, periodic coordinates, refinement and phases are inside; gradients reach
-    the states. TorchScript takes single and double precision, `.pt2` that of the model, and both answer in it; inside
-    it computes in that of the model, or in double precision after `.double()`.
+    The network takes states as they were fitted, in the same units and order (angles of PLUMED are in radians, and its
+    LibTorch should not be older than this torch), (batch, *state) with any batch, and gives (batch, n_functions).
+    Standardisation, periodic coordinates, refinement and phases are inside; gradients reach the states. TorchScript
+    takes single and double precision, `.pt2` that of the model, and both answer in it; inside they compute in that of
+    the model, TorchScript in double precision after `.double()`.
 
     A complex function is two columns, its real and its imaginary part. The constant mode, which no state changes, is
     not exported. What the columns are stands in the file as JSON: give `_extra_files={"modes.json": ""}` to
