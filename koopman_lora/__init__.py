@@ -17,6 +17,8 @@ Data
     Clock                        lag, time between two frames and its unit
     split_pairs                  training and held-out pairs that share no frame
     Split                        such a split, with its recipe
+    TrajectoryFolds              folds of whole trajectories for scikit-learn's searches
+    cut_trajectory               one trajectory as several
 
 Networks, losses, training
     MLP                          multi-layer perceptron

@@ -13,6 +13,8 @@ from .clock import Clock as Clock
 from .comparison import compare_singular_values as compare_singular_values
 from .cross_validation import cross_validate as cross_validate
 from .data.files import open_trajectories as open_trajectories
+from .data.folds import TrajectoryFolds as TrajectoryFolds
+from .data.folds import cut_trajectory as cut_trajectory
 from .data.health import data_health as data_health
 from .data.health_findings import health_findings as health_findings
 from .data.pairs import LaggedPairs as LaggedPairs
