@@ -139,7 +139,7 @@ def arguments_by_name(folder):
         return kl.NeuralSVD(**{"max_steps": 5} | settings).fit(H)
 
     def transformer(**settings):
-        return kl.ModeTransformer(**{"analysis": analysis} | settings).fit(X[0])
+        return kl.FittedModes(**{"analysis": analysis} | settings).fit(X[0])
 
     common = {
         "X": X, "data": X, "pairs": pairs, "moments": moments, "model": model, "bootstrap": few, "spectrum": spectrum,
@@ -218,8 +218,8 @@ def arguments_by_name(folder):
         "export_mode": {"path": folder / "modes.ptc", "modes": [2, 3], "functions": "left"},
         "KoopmanAnalysis.export_mode": {"path": folder / "modes.ptc", "modes": [2, 3], "functions": "left"},
         "KoopmanLoRA.export_mode": {"path": folder / "modes.ptc", "modes": [2, 3], "functions": "left"},
-        "ModeTransformer": {"modes": [2, 3], "functions": "left"}, "ModeTransformer.fit": {"X": X[0]},
-        "ModeTransformer.transform": {"X": X[0]},
+        "FittedModes": {"modes": [2, 3], "functions": "left"}, "FittedModes.fit": {"X": X[0]},
+        "FittedModes.transform": {"X": X[0]},
         "fit": {"pairs": split},
         "forecast_error": {"train": pairs, "test": X},
         "importance_text": {"importance": importance},
@@ -264,7 +264,7 @@ def arguments_by_name(folder):
     instances = {
         "Bootstrap": few, "CNN": kl.CNN(1, 3, (4,), 2, 8), "Clock": kl.Clock(2, 0.5, "ps"), "DPNetLoss": kl.DPNetLoss(),
         "KoopmanAnalysis": analysis, "KoopmanLoRA": estimator, "KoopmanLoRAModel": model, "LaggedPairs": pairs,
-        "MLP": kl.MLP(2, 3, (6,)), "ModeTransformer": kl.ModeTransformer(analysis),
+        "MLP": kl.MLP(2, 3, (6,)), "FittedModes": kl.FittedModes(analysis),
         "Moments": moments, "NestedLoRALoss": kl.NestedLoRALoss(3), "NeuralSVD": svd,
         "PeriodicEmbedding": kl.PeriodicEmbedding(), "Split": split, "VAMPLoss": kl.VAMPLoss(),
         "systems.ReferenceSpectrum": reference, "systems.FiniteMarkovChain": chain,
@@ -274,7 +274,7 @@ def arguments_by_name(folder):
     }  # fmt: skip
     instances["NeuralSVD.fit_many"] = kl.NeuralSVD(2, max_steps=5)
     wholes = {"KoopmanLoRA": Whole(fitted, kl.KoopmanLoRA), "NeuralSVD": Whole(decomposed, kl.NeuralSVD)}
-    wholes["ModeTransformer"] = Whole(transformer, kl.ModeTransformer)
+    wholes["FittedModes"] = Whole(transformer, kl.FittedModes)
     return common, special, instances, wholes
 
 

@@ -13,11 +13,12 @@ from koopman_lora.chosen_modes import choose_modes
 from koopman_lora.fitted_functions import FittedFunctions
 
 
-class ModeTransformer(TransformerMixin, BaseEstimator):
+class FittedModes(TransformerMixin, BaseEstimator):
     """Modes of a fit as features of states: a fitted step of a scikit-learn Pipeline, which `fit` leaves as it is.
 
-    Also where the analysis was opened from a folder. `clone` gives the transformer itself, so that cross-validation
-    neither fits the modes again nor copies them.
+    `KoopmanLoRA` is a step itself, which fits its modes anew with every `fit`; these stay, can be chosen, and may be
+    those of an analysis from a folder. `clone` gives the transformer itself, so that cross-validation neither fits the
+    modes again nor copies them.
 
     Parameters
     ----------
@@ -33,7 +34,7 @@ class ModeTransformer(TransformerMixin, BaseEstimator):
     >>> data = NoisyRotation().simulate(n_trajectories=1, n_steps=500)
     >>> analysis = kl.KoopmanLoRA(n_modes=3, hidden_dims=(8,), n_epochs=2).fit(data).analysis_
     >>> x = data.values[0]
-    >>> make_pipeline(ModeTransformer(analysis), LogisticRegression()).fit(x, x[:, 0] > 0).score(x, x[:, 0] > 0) > 0.9
+    >>> make_pipeline(FittedModes(analysis), LogisticRegression()).fit(x, x[:, 0] > 0).score(x, x[:, 0] > 0) > 0.9
     True
     """
 
@@ -44,7 +45,7 @@ class ModeTransformer(TransformerMixin, BaseEstimator):
         self.modes = modes
         self.functions = functions
 
-    def __sklearn_clone__(self) -> ModeTransformer:
+    def __sklearn_clone__(self) -> FittedModes:
         return self
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -55,7 +56,7 @@ class ModeTransformer(TransformerMixin, BaseEstimator):
         """Entries of a state."""
         return math.prod(self.analysis.model.state_shape)
 
-    def fit(self, X: Any = None, y: Any = None) -> ModeTransformer:
+    def fit(self, X: Any = None, y: Any = None) -> FittedModes:
         """Nothing is left to fit; the choice of modes is checked.
 
         Raises
