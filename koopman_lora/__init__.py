@@ -10,6 +10,7 @@ From data to a fitted analysis
 
 Data
     open_trajectories            trajectories from NetCDF, Zarr or NumPy files
+    Field                        a labelled grid as trajectories, and back to maps and series
     lagged_pairs                 trajectories to pairs (x, x') one lag apart
     LaggedPairs                  the pairs, with their clock; a torch Dataset
     data_health                  what to know of data before a fit, a row for each coordinate
@@ -86,6 +87,7 @@ Few states instead of many modes
 
 A given matrix
     NeuralSVD                    low-rank SVD of a real or complex matrix
+    matrix_checklist             six points that such a decomposition must pass, with their numbers
 
 Text, pictures, files
     spectrum_table               a spectrum as text

@@ -9,6 +9,7 @@ import torch
 import xarray as xr
 
 from koopman_lora._labels import COORDINATE, TIME
+from koopman_lora.data.fields import Field
 
 
 def unpacked(data: Any) -> Any:
@@ -17,7 +18,7 @@ def unpacked(data: Any) -> Any:
     pandas and polars tables become labelled arrays with the names of their columns, and of an index of dates, times or
     time differences the times. Of deeptime, `TrajectoryDataset`, `TrajectoriesDataset` and `TimeLaggedDataset` give
     trajectories or explicit pairs. A torch `DataLoader` gives its data set, in order, and a `Dataset` of pairs explicit
-    pairs.
+    pairs. A `Field` gives its trajectories.
 
     Raises
     ------
@@ -31,6 +32,8 @@ def unpacked(data: Any) -> Any:
     >>> unpacked(table).coords["coordinate"].values.tolist(), unpacked(table).dims
     (['u', 'v'], ('time', 'coordinate'))
     """
+    if isinstance(data, Field):
+        return data.trajectories
     if isinstance(data, list):
         return [unpacked(part) if _is_table(part) else part for part in data]
     if _is_table(data):
