@@ -66,6 +66,8 @@ What the modes are for
     timescales_from_singular_values  for dynamics known to be reversible
     input_importance             which inputs drive a mode: what sigma loses without them, with intervals
     sparse_surrogate             modes as linear functions of few coordinates, with their R^2
+    export_mode                  modes as a network in a file: TorchScript, as PLUMED loads it, or torch.export
+    FittedModes                  modes as a step of a scikit-learn Pipeline
     evaluate_on_grid             functions of the state on a grid
     forecast                     expected states and observables
     forecast_band                the same with a bootstrap band
