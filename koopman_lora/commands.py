@@ -147,7 +147,7 @@ def _weights(path: str | None) -> Any:
     return None if path is None else read_array(pathlib.Path(path), "give a .npy file of weights")
 
 
-def _open(folder: str, path: str | None, weights: Any) -> tuple[KoopmanAnalysis, Any]:
+def _open(folder: str, path: str | None, weights: Any = None) -> tuple[KoopmanAnalysis, Any]:
     """The analysis, and the trajectories where a path is given: those of the fit, or others that it is applied to."""
     analysis = open_analysis(folder)
     if path is None:
