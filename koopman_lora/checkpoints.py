@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from koopman_lora.data.seals import told_of
-from koopman_lora.data.whole_files import write_whole
+from koopman_lora.data.whole_files import remove_leftovers, write_whole
 from koopman_lora.kinds import shown
 from koopman_lora.sealed_tensors import read_sealed, sealed_bytes
 
@@ -91,7 +91,7 @@ class Checkpoints:
 
         def write(temporary: pathlib.Path) -> None:
             temporary.write_bytes(content)
-            if self._newest_is_whole:  # else the one before is all that there is
+            if self._newest_is_whole and newest.exists():  # else the one before is all that there is
                 newest.replace(previous)
 
         self._last = time.monotonic()  # also of an attempt
@@ -116,6 +116,8 @@ class Checkpoints:
         ValueError
             If all are damaged, or the state is of another run: it says what differs.
         """
+        if self.folder.is_dir():
+            remove_leftovers(self.folder / NEWEST)  # here, for a run that is done is not saved again
         damaged: list[str] = []
         for path in self._files():
             if not path.exists():

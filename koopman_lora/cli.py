@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         RUN[arguments.command](arguments)
     except KeyboardInterrupt as stop:
-        print(f"koopman-lora {arguments.command}: {stop or 'interrupted'}", file=sys.stderr)
+        print(f"koopman-lora {arguments.command}: {str(stop) or 'interrupted'}", file=sys.stderr)
         return 130
     except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
         print(f"koopman-lora {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _DEMO_BYTES = 3_000_000  # of its trajectories, analysis and pictures
 
 
-def run_demo(out: str | os.PathLike = "runs/demo", progress: bool = True) -> xr.Dataset:
+def run_demo(out: str | os.PathLike = "runs/demo", progress: bool | None = None) -> xr.Dataset:
     """Fit the two-dimensional four-well landscape and write everything into the folder `out`.
 
     Returns
