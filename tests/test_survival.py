@@ -57,7 +57,7 @@ def killed_while_moving(saved, folder, n_moved):
 
 
 def is_saved(fit, folder):
-    found = kl.open_analysis(folder).moments.everywhere
+    found = kl.open_analysis(folder).moments
     return np.array_equal(found.T_fg, fit.moments_.T_fg)
 
 
