@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import pathlib
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import xarray as xr
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator
 from torch import nn
 
 from koopman_lora.analysis import KoopmanAnalysis
@@ -23,7 +24,6 @@ from koopman_lora.finding import Finding
 from koopman_lora.findings import OF_THE_FIT
 from koopman_lora.fits import best_of
 from koopman_lora.fitted import Fitted, finish
-from koopman_lora.fitted_questions import FittedQuestions
 from koopman_lora.kinds import flag
 from koopman_lora.lag_scan import scan_lags
 from koopman_lora.losses import NestedLoRALoss
@@ -35,9 +35,10 @@ from koopman_lora.training import check_refinable, train
 from koopman_lora.training_loop import TrainingResult
 from koopman_lora.training_options import TrainingOptions
 from koopman_lora.training_reports import INTERRUPTED
+from koopman_lora.transformer import ModeTransformer
 
 
-class KoopmanLoRA(FittedQuestions, BaseEstimator):
+class KoopmanLoRA(ModeTransformer, BaseEstimator):
     """Learn the singular value decomposition of the Koopman operator from trajectories.
 
     Holds the settings, and `fit`; what can be asked after it is handed on to `KoopmanAnalysis`, which `save` writes
@@ -167,8 +168,9 @@ class KoopmanLoRA(FittedQuestions, BaseEstimator):
 
     def __sklearn_clone__(self) -> KoopmanLoRA:
         """An unfitted copy, for other data: what is kept and logged is of this fit alone."""
-        settings = self.get_params(deep=False) | {"checkpoint": None, "log_to": None}
-        return type(self)(**{name: clone(value, safe=False) for name, value in settings.items()})
+        settings = copy.copy(self)
+        settings.checkpoint = settings.log_to = None
+        return super(KoopmanLoRA, settings).__sklearn_clone__()
 
     def fit(self, X: Any, y: None = None, resume: bool = False) -> KoopmanLoRA:
         """Pair, split, train, refine, and compute the moments. A fit that fails leaves an earlier one as it was.
@@ -194,6 +196,7 @@ class KoopmanLoRA(FittedQuestions, BaseEstimator):
             fitted, training = self._fit(X, resume)
         self._warn(fitted.findings)
         self.analysis_, self.training_ = KoopmanAnalysis(fitted), training
+        self._know_columns(X, fitted.model.state_shape)
         return self
 
     def _fit(self, X: Any, resume: bool) -> tuple[Fitted, TrainingResult]:

@@ -11,6 +11,15 @@ import xarray as xr
 from torch import Tensor
 
 from koopman_lora._labels import TIME, TRAJECTORY
+from koopman_lora.data.containers import unpacked
+
+_TWO_PARTS = (
+    "Complex data not supported: give real and imaginary parts as two coordinates: np.stack([z.real, z.imag], axis=-1)."
+)
+
+
+class ComplexDataError(TypeError, ValueError):
+    """States must be real."""
 
 
 def labelled_parts(data: Any) -> list[xr.DataArray]:
@@ -54,13 +63,22 @@ def _as_tensor(values: Any, name: str) -> Tensor:
 
 def _real_array(values: Any, name: str) -> np.ndarray:
     """A copy in a precision that torch knows: integers become floating point, nothing is lost on the way."""
+    if hasattr(values, "toarray") and hasattr(values, "tocsr"):
+        raise TypeError(f"{name} is a sparse matrix, and sparse input is not supported; give {name}.toarray().")
     if not isinstance(values, np.ndarray):
         try:
             values = np.asarray(values)
         except ValueError:
             raise TypeError(f"{name} is not a rectangular array of numbers.") from None
+    if values.dtype.kind == "O" and values.ndim:
+        values = _numbers_of_objects(values, name)
+    if values.dtype.kind == "c":
+        raise ComplexDataError(f"{name} must hold real numbers; got dtype {values.dtype}. {_TWO_PARTS}")
     if values.dtype.kind not in "fiu":
-        raise TypeError(f"{name} must hold real numbers; got dtype {values.dtype}. {_remedy(values.dtype.kind)}")
+        raise TypeError(
+            f"{name} must hold real numbers; got dtype {values.dtype}. Convert with .astype(float), if they are "
+            "numbers."
+        )
     if isinstance(values, np.ma.MaskedArray):
         _check_mask(values, name)
     # float16 and long double have no torch counterpart worth training in; float32 holds integers up to 2**24
@@ -68,19 +86,24 @@ def _real_array(values: Any, name: str) -> np.ndarray:
     return np.array(values, dtype=np.float32 if values.dtype.itemsize <= single else np.float64)
 
 
-def _remedy(kind: str) -> str:
-    if kind == "c":
-        return "Give real and imaginary parts as two coordinates: np.stack([z.real, z.imag], axis=-1)."
-    return "Convert with .astype(float), if they are numbers."
+def _numbers_of_objects(values: np.ndarray, name: str) -> np.ndarray:
+    """Numbers that were kept as Python objects, as those of tables with mixed columns are."""
+    try:
+        return values.astype(float)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must hold real numbers; got dtype object: {error}.") from None
 
 
 def _real_tensor(values: Tensor, name: str) -> Tensor:
     """Real numbers as they are, integers in floating point."""
     if values.layout != torch.strided or values.is_meta:
         raise TypeError(f"{name} must be a dense tensor with data; got {values.layout} on {values.device}.")
-    if values.is_complex() or values.dtype == torch.bool:
-        advice = _remedy("c") if values.is_complex() else "Convert with .double(), if they are numbers."
-        raise TypeError(f"{name} must hold real numbers; got dtype {values.dtype}. {advice}")
+    if values.is_complex():
+        raise ComplexDataError(f"{name} must hold real numbers; got dtype {values.dtype}. {_TWO_PARTS}")
+    if values.dtype == torch.bool:
+        raise TypeError(
+            f"{name} must hold real numbers; got dtype {values.dtype}. Convert with .double(), if they are numbers."
+        )
     if values.is_floating_point():
         return values
     return values.float() if values.element_size() <= 2 else values.double()
@@ -105,7 +128,10 @@ def _check_same_shape(trajectories: Sequence[Tensor]) -> None:
             f"trajectory {other} has {shapes[other]}."
         )
     if 0 in shapes[0]:
-        raise ValueError(f"states must not be empty; got state shape {shapes[0]}.")
+        raise ValueError(
+            f"states must not be empty; got 0 feature(s) (shape={tuple(trajectories[0].shape)}) while a minimum of 1 "
+            "is required."
+        )
 
 
 def _check_finite(values: Tensor, name: str) -> None:
@@ -171,6 +197,7 @@ def as_states(x: Any, state_shape: tuple[int, ...]) -> Tensor:
     >>> as_states([1.0, 2.0], (1,)).shape
     torch.Size([2, 1])
     """
+    x = unpacked(x)
     if isinstance(x, xr.DataArray):
         x = x.values
     states = _real_tensor(x, "x") if isinstance(x, Tensor) else torch.from_numpy(_real_array(x, "x")).double()

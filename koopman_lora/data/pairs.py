@@ -22,6 +22,7 @@ from koopman_lora.data.arrays import (
     explicit_sides,
     labelled_parts,
 )
+from koopman_lora.data.containers import lag_of, unpacked
 from koopman_lora.data.time_axis import common_time_step
 from koopman_lora.kinds import Positions, check_positions
 
@@ -169,7 +170,8 @@ def lagged_pairs(
         One array (time, *state); a list of such arrays of any lengths; an xarray.DataArray with a dimension 'time' and
         optionally 'trajectory', or a list of those; or a tuple `(x, x_next)` of explicit pairs, each (n_pairs, *state),
         in time order. numpy or torch; real, integers become floating point. A one-dimensional array is a series of
-        scalar states.
+        scalar states. Also what `containers.unpacked` knows: tables of pandas and polars, data sets of deeptime and
+        torch.
     lag : int, optional
         Lag in frames, 1 for trajectories by default. For explicit pairs, the lag at which they were made; without it
         their lag is unknown, and what needs it asks for it.
@@ -194,6 +196,7 @@ def lagged_pairs(
     >>> pairs.x[:, 0].tolist(), pairs.x_next[:, 0].tolist()
     ([0.0, 1.0, 10.0], [2.0, 3.0, 12.0])
     """
+    lag, data = _agreed_lag(lag, lag_of(data)), unpacked(data)
     if isinstance(data, LaggedPairs):
         return _checked_pairs(data, lag, dt, time_unit)
     if isinstance(data, xr.Dataset):
@@ -217,6 +220,13 @@ def lagged_pairs(
     return LaggedPairs(x, x_next, trajectory, frame, clock, names)
 
 
+def _agreed_lag(lag: int | None, known: int | None) -> int | None:
+    """The lag that was given, or that the data know."""
+    if lag is not None and known is not None and lag != known:
+        raise ValueError(f"lag={lag} contradicts the data, whose lagtime is {known}; leave it out.")
+    return known if lag is None else lag
+
+
 def _make_clock(lag: int | None, dt: float | None, time_unit: str | None) -> Clock:
     return Clock(lag, 1.0 if dt is None else check_dt(dt), time_unit or "")
 
@@ -236,7 +246,8 @@ def _cut_pairs(trajectories: list[Tensor], lag: int) -> tuple[Tensor, Tensor, np
     if short:
         listed = ", ".join(f"trajectory {i} ({lengths[i]} frames)" for i in short[:10])
         listed += f", and {len(short) - 10} more" if len(short) > 10 else ""
-        raise ValueError(f"lag={lag} needs trajectories of more than {lag} frames; too short: {listed}.")
+        listed = "data hold 1 sample" if lengths == [1] else f"too short: {listed}"
+        raise ValueError(f"lag={lag} needs trajectories of more than {lag} frames; {listed}.")
     counts = [n - lag for n in lengths]
     x = torch.cat([t[:-lag] for t in trajectories]) if len(counts) > 1 else trajectories[0][:-lag]
     x_next = torch.cat([t[lag:] for t in trajectories]) if len(counts) > 1 else trajectories[0][lag:]
