@@ -30,6 +30,18 @@ def test_scikit_learn_checks(estimator, check):
     check(estimator)
 
 
+@pytest.mark.filterwarnings("ignore")
+@parametrize_with_checks(
+    [kl.NeuralSVD(n_modes=1)],
+    expected_failed_checks=lambda _: {
+        "check_complex_data": "complex matrices are welcome",
+        "check_n_features_in_after_fitting": "a matrix to follow must have the whole shape, and our error says so",
+    },
+)
+def test_scikit_learn_checks_of_a_matrix(estimator, check):
+    check(estimator)
+
+
 def test_transform_gives_the_left_singular_functions():
     estimator = kl.KoopmanLoRA(**SMALL).fit(RUNS)
     assert np.array_equal(estimator.transform(RUNS[1]), estimator.singular_functions(RUNS[1]))

@@ -93,6 +93,7 @@ def encoder(n_in, n_out):
 def arguments_by_name(folder):
     """Valid arguments by the name of the parameter, and by callable where one name means several things."""
     rng = np.random.default_rng(0)
+    grid = xr.DataArray(rng.normal(size=(20, 3)), dims=("time", "lat"))
     torch.manual_seed(0)
     system = kl.systems.NoisyRotation()
     data = system.simulate(n_trajectories=2, n_steps=300, seed=0)
@@ -210,6 +211,10 @@ def arguments_by_name(folder):
         "compare_subspaces": {"a": phi, "b": psi, "weights": np.ones(60)},
         "coarse_coordinates": {"spectrum": estimator.spectrum_},
         "cross_validate": {"n_folds": 2},
+        "cut_trajectory": {"n_parts": 2},
+        "Field": {"data": grid},
+        "Field.fields": {"values": np.ones((2, 3))}, "Field.maps": {"values": np.ones((2, 3))},
+        "Field.series": {"functions": np.asarray},
         "eigen_analysis": {"n_modes": 3},
         "eigenpair_residuals": {"held_out": moments},
         "evaluate_on_grid": {"function": line_functions, "axes": {"x": np.linspace(-1, 1, 9)}},
@@ -256,6 +261,7 @@ def arguments_by_name(folder):
     }  # fmt: skip
     instances = {
         "Bootstrap": few, "CNN": kl.CNN(1, 3, (4,), 2, 8), "Clock": kl.Clock(2, 0.5, "ps"), "DPNetLoss": kl.DPNetLoss(),
+        "Field": kl.Field(grid), "TrajectoryFolds": kl.TrajectoryFolds(2),
         "KoopmanAnalysis": analysis, "KoopmanLoRA": estimator, "KoopmanLoRAModel": model, "LaggedPairs": pairs,
         "MLP": kl.MLP(2, 3, (6,)), "Moments": moments, "NestedLoRALoss": kl.NestedLoRALoss(3), "NeuralSVD": svd,
         "PeriodicEmbedding": kl.PeriodicEmbedding(), "Split": split, "VAMPLoss": kl.VAMPLoss(),
