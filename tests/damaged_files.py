@@ -118,7 +118,8 @@ def on_command_line(folder, *arguments):
 
 
 def decompose(path):
-    return on_command_line(path.parent, "svd", path, "--n-modes", "2", "--out", path.parent / "out.nc")
+    (text,) = on_command_line(path.parent, "svd", path, "--n-modes", "2", "--out", path.parent / "out.nc")
+    return [text.splitlines()[0]]  # the singular values; behind them stand round-off errors
 
 
 def fit(path):
