@@ -102,9 +102,14 @@ Text, pictures, files
     save_model, load_model       a model in safetensors
 """
 
+import logging as _logging
+
 import lazy_loader as _lazy
 
 # names are imported on first use, from where the stub says (SPEC 1 of Scientific Python): torch takes seconds
 __getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
+
+# what is said of fits goes where the program says, and nowhere if it does not
+_logging.getLogger(__name__).addHandler(_logging.NullHandler())
 
 __version__ = "0.1.0"
