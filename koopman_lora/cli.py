@@ -29,12 +29,15 @@ _FIT_FLAGS = {
     "accelerator": "cpu, gpu or auto",
     "precision": "of Lightning Fabric",
     "seed": "of weights, split and batches",
+    "checkpoint": "folder to keep the training in, so that --resume can go on after it was killed",
+    "checkpoint_every": "seconds between two states that are kept there; 0 for every step",
+    "log_to": "folder for loss and score of every epoch, as CSV",
 }
 _NOT_SIMULATED = {"System", "ReferenceSpectrum", "NoReferenceSpectrumError"}  # of the names in koopman_lora.systems
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, or 2 after a message on standard error.
+    """Run the command line; returns the exit status: 0, 2 after a message on standard error, 130 when interrupted.
 
     Examples
     --------
@@ -49,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         RUN[arguments.command](arguments)
+    except KeyboardInterrupt as stop:
+        print(f"koopman-lora {arguments.command}: {str(stop) or 'interrupted'}", file=sys.stderr)
+        return 130
     except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
         print(f"koopman-lora {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -109,6 +115,8 @@ def _add_fit(commands: Any) -> None:
     fit.add_argument("--sample-weight", metavar="FILE", help=_WEIGHTS)
     fit.add_argument("--shared-encoder", action="store_true", help="one network for f and g")
     fit.add_argument("--reversible", action="store_true", help="the process is in equilibrium: pairs count both ways")
+    fit.add_argument("--resume", action="store_true", help="go on from --checkpoint, where there is one")
+    fit.add_argument("--quiet", dest="progress", action="store_false", default=None, help="no progress bar")
     fit.add_argument("--no-refine", dest="refine", action="store_false", help="leave out the Rayleigh-Ritz refinement")
 
 

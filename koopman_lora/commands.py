@@ -37,6 +37,7 @@ from koopman_lora.tables import (
     selection_text,
     spectrum_table,
 )
+from koopman_lora.training_reports import INTERRUPTED
 
 
 def _demo(a: argparse.Namespace) -> None:
@@ -72,18 +73,20 @@ def _health(a: argparse.Namespace) -> None:
 
 def _fit(a: argparse.Namespace) -> None:
     folder = prepare_folder(a.out)  # before the data are read, which may take long
-    options = {
-        name: value for name, value in vars(a).items() if name not in ("command", "data", "out", "sample_weight")
-    }
+    apart = ("command", "data", "out", "resume", "sample_weight")
+    options = {name: value for name, value in vars(a).items() if name not in apart}
     options["nesting"] = None if a.nesting == "none" else a.nesting
     data = open_trajectories(a.data)
     prepare_folder(folder, _expected_bytes(a, data))
-    estimator = KoopmanLoRA(**options, progress=True).fit(data, sample_weight=_weights(a.sample_weight))
+    estimator = KoopmanLoRA(**options).fit(data, sample_weight=_weights(a.sample_weight), resume=a.resume)
     try:
         estimator.save(folder)
     finally:  # whatever could not be written, the table is not lost
         _print_fit(estimator)
     print(f"\nthe analysis is in {folder}/: ask it with koopman-lora spectrum {folder}, or kl.open_analysis")
+    for finding in estimator.findings_:
+        if finding.name == INTERRUPTED:
+            raise KeyboardInterrupt(finding.message)
 
 
 def _expected_bytes(a: argparse.Namespace, data: Any) -> int:
@@ -147,7 +150,7 @@ def _weights(path: str | None) -> Any:
     return None if path is None else read_array(pathlib.Path(path), "give a .npy file of weights")
 
 
-def _open(folder: str, path: str | None, weights: Any) -> tuple[KoopmanAnalysis, Any]:
+def _open(folder: str, path: str | None, weights: Any = None) -> tuple[KoopmanAnalysis, Any]:
     """The analysis, and the trajectories where a path is given: those of the fit, or others that it is applied to."""
     analysis = open_analysis(folder)
     if path is None:

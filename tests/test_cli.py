@@ -1,6 +1,7 @@
 import contextlib
 import functools
 import io
+import signal
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ from koopman_lora.tables import (
     selection_text,
     spectrum_table,
 )
+from koopman_lora.training_loop import TrainingLoop
 
 
 def test_simulate_fit_spectrum_on_files(tmp_path, capsys):
@@ -366,3 +368,53 @@ def test_demo_is_twice_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "_draw", lambda *_: None)
     first, second = (run_demo(tmp_path / name, progress=False) for name in "ab")
     assert np.array_equal(first.canonical_singular_values, second.canonical_singular_values)
+
+
+# ---- killed and interrupted ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_fit_is_kept_and_resumed(runs, tmp_path, capsys):
+    options = ["--n-modes", "3", "--n-epochs", "1", "--hidden-dims", "8", "--checkpoint", str(tmp_path / "kept")]
+    options += ["--checkpoint-every", "0", "--log-to", str(tmp_path / "log"), "--out", str(tmp_path / "fit"), "--quiet"]
+    assert main(["fit", runs.data, *options]) == 0
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["newest.safetensors", "previous.safetensors"]
+    assert (tmp_path / "log" / "version_0" / "metrics.csv").read_text().count("\n") == 2
+    first = kl.load_model(tmp_path / "fit" / "model.safetensors").state_dict()
+    capsys.readouterr()
+    assert main(["fit", runs.data, *options]) == 2
+    assert "is of an earlier fit; go on with it by resume=True" in capsys.readouterr().err
+    assert main(["fit", runs.data, *options, "--resume"]) == 0
+    again = kl.load_model(tmp_path / "fit" / "model.safetensors").state_dict()
+    assert all(np.array_equal(value, again[name]) for name, value in first.items())
+    assert main(["fit", runs.data, "--resume", "--out", str(tmp_path / "fit")]) == 2
+    assert "resume=True needs the folder that the fit was kept in" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_interrupted_fit_is_written_and_says_how_to_go_on(runs, tmp_path, monkeypatch, capsys):
+    step, done = TrainingLoop._step, []
+
+    def interrupted(self, *batch):
+        done.append(self)
+        if len(done) == 12:
+            signal.raise_signal(signal.SIGINT)
+        step(self, *batch)
+
+    monkeypatch.setattr(TrainingLoop, "_step", interrupted)
+    options = ["--n-modes", "3", "--n-epochs", "9", "--hidden-dims", "8", "--checkpoint", str(tmp_path / "kept")]
+    assert main(["fit", runs.data, *options, "--out", str(tmp_path / "fit"), "--quiet"]) == 130
+    printed = capsys.readouterr()
+    assert "- interrupted: training was interrupted (SIGINT) after" in printed.out
+    assert printed.err.startswith("koopman-lora fit: training was interrupted (SIGINT) after ")
+    assert printed.err.endswith(f"The same fit with resume=True goes on from checkpoint '{tmp_path / 'kept'}'.\n")
+    assert kl.open_analysis(tmp_path / "fit").fitted.findings[0].name == "interrupted"
+
+
+def test_ctrl_c_elsewhere_is_one_line(monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("koopman_lora.commands.open_trajectories", stop)
+    assert main(["health", "x.nc"]) == 130
+    assert capsys.readouterr().err == "koopman-lora health: interrupted\n"

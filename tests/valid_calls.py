@@ -158,6 +158,9 @@ def arguments_by_name(folder):
     def decomposed(**settings):
         return kl.NeuralSVD(**{"max_steps": 5} | settings).fit(H)
 
+    def transformer(**settings):
+        return kl.FittedModes(**{"analysis": analysis} | settings).fit(X[0])
+
     common = {
         "X": X, "data": X, "pairs": pairs, "moments": moments, "model": model, "bootstrap": few, "spectrum": spectrum,
         "split": split, "system": system, "lags": [1, 2], "steps": 3, "x": X[0][:10],
@@ -177,7 +180,7 @@ def arguments_by_name(folder):
         "diffusion": np.eye(2), "transition_matrix": chain.transition_matrix, "n_steps": 50, "threshold": 1e-13,
         "n_shifts": 50, "other": kl.Clock(2, 0.5, "ps"), "purpose": "to look ahead", "training": pairs, "source": 0,
         "target": 1, "coordinates": [0], "truth": None, "max_steps": 5, "modes": [1, 2], "observable_names": ["a", "b"],
-        "health": kl.data_health(data),
+        "health": kl.data_health(data), "analysis": analysis,
     }  # fmt: skip
     special = {
         "Bootstrap.percentiles": {"samples": rng.normal(size=(20, 3))},
@@ -241,6 +244,11 @@ def arguments_by_name(folder):
         "eigenpair_residuals": {"held_out": moments},
         "equilibrium_weights": {"moments": chain_moments[0]},
         "evaluate_on_grid": {"function": line_functions, "axes": {"x": np.linspace(-1, 1, 9)}},
+        "export_mode": {"path": folder / "modes.ptc", "modes": [2, 3], "functions": "left"},
+        "KoopmanAnalysis.export_mode": {"path": folder / "modes.ptc", "modes": [2, 3], "functions": "left"},
+        "KoopmanLoRA.export_mode": {"path": folder / "modes.ptc", "modes": [2, 3], "functions": "left"},
+        "FittedModes": {"modes": [2, 3], "functions": "left"}, "FittedModes.fit": {"X": X[0]},
+        "FittedModes.transform": {"X": X[0]},
         "fit": {"pairs": split},
         "forecast_error": {"train": pairs, "test": X},
         "importance_text": {"importance": importance},
@@ -296,7 +304,8 @@ def arguments_by_name(folder):
         "Bootstrap": few, "CNN": kl.CNN(1, 3, (4,), 2, 8), "Clock": kl.Clock(2, 0.5, "ps"), "DPNetLoss": kl.DPNetLoss(),
         "Field": kl.Field(grid), "TrajectoryFolds": kl.TrajectoryFolds(2),
         "KoopmanAnalysis": analysis, "KoopmanLoRA": estimator, "KoopmanLoRAModel": model, "LaggedPairs": pairs,
-        "MLP": kl.MLP(2, 3, (6,)), "Moments": moments, "NestedLoRALoss": kl.NestedLoRALoss(3), "NeuralSVD": svd,
+        "MLP": kl.MLP(2, 3, (6,)), "FittedModes": kl.FittedModes(analysis),
+        "Moments": moments, "NestedLoRALoss": kl.NestedLoRALoss(3), "NeuralSVD": svd,
         "PeriodicEmbedding": kl.PeriodicEmbedding(), "Split": split, "VAMPLoss": kl.VAMPLoss(),
         "molecules.MoleculeFiles": molecule, "systems.ReferenceSpectrum": reference, "systems.FiniteMarkovChain": chain,
         "systems.LinearGaussian": kl.systems.LinearGaussian(common["A"], common["B"]),
@@ -305,6 +314,7 @@ def arguments_by_name(folder):
     }  # fmt: skip
     instances["NeuralSVD.fit_many"] = kl.NeuralSVD(2, max_steps=5)
     wholes = {"KoopmanLoRA": Whole(fitted, kl.KoopmanLoRA), "NeuralSVD": Whole(decomposed, kl.NeuralSVD)}
+    wholes["FittedModes"] = Whole(transformer, kl.FittedModes)
     return common, special, instances, wholes
 
 
