@@ -33,6 +33,7 @@ from .encoders import MLP as MLP
 from .encoders import PeriodicEmbedding as PeriodicEmbedding
 from .estimator import KoopmanLoRA as KoopmanLoRA
 from .findings import training_findings as training_findings
+from .fitted_modes import FittedModes as FittedModes
 from .importance import input_importance as input_importance
 from .intervals import bootstrap_intervals as bootstrap_intervals
 from .io import load_dataset as load_dataset
@@ -43,6 +44,7 @@ from .lag_scan import scan_lags as scan_lags
 from .losses import NestedLoRALoss as NestedLoRALoss
 from .losses import NonFiniteLossError as NonFiniteLossError
 from .losses import lora_loss as lora_loss
+from .mode_export import export_mode as export_mode
 from .model import KoopmanLoRAModel as KoopmanLoRAModel
 from .moments import Moments as Moments
 from .prediction import forecast as forecast

@@ -28,6 +28,7 @@ from koopman_lora.importance import functions_of, input_importance
 from koopman_lora.intervals import bootstrap_intervals
 from koopman_lora.lag_scan import scan_lags
 from koopman_lora.launching import is_first_process
+from koopman_lora.mode_export import export_mode
 from koopman_lora.moments import EDMD, FeatureMap, Moments
 from koopman_lora.prediction import forecast_band
 from koopman_lora.residuals import eigenpair_residuals
@@ -305,6 +306,12 @@ class KoopmanAnalysis(FittedFunctions):
         x = real_features("features", features, pairs.x)
         names = pairs.coordinate_names if features is flat_state else None
         return sparse_surrogate(self.singular_functions(pairs.x), x, names, n_folds, pairs.weights)
+
+    def export_mode(
+        self, path: str | os.PathLike, modes: int | Sequence[int] | None = None, functions: str = "left"
+    ) -> pathlib.Path:
+        """Write modes as a network for programs without koopman_lora, such as PLUMED; see `kl.export_mode`."""
+        return export_mode(self, path, modes, functions)
 
     def coarse_coordinates(self, x: Any, method: str = "K_matrix") -> xr.DataArray:
         """Slow coordinates of any states, see `kl.coarse_coordinates`."""

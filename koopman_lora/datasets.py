@@ -10,6 +10,8 @@ from koopman_lora.checks import checked
 from koopman_lora.data.files import read_netcdf
 from koopman_lora.kinds import check_word
 
+__all__ = ["card", "folder", "load", "names", "reference"]
+
 _TRAJECTORIES, _REFERENCE, _CARD = "trajectories.nc", "reference.nc", "README.md"
 
 

@@ -23,7 +23,7 @@ _DEMO_BYTES = 4_000_000  # of its trajectories, analysis, pictures and report
 _PAGE = "report.html"
 
 
-def run_demo(out: str | os.PathLike = "runs/demo", progress: bool = True) -> xr.Dataset:
+def run_demo(out: str | os.PathLike = "runs/demo", progress: bool | None = None) -> xr.Dataset:
     """Fit the two-dimensional four-well landscape and write everything into the folder `out`.
 
     Returns

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import os
+import pathlib
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -31,6 +35,7 @@ from koopman_lora.surroundings import gradients, seeded
 from koopman_lora.training import check_refinable, train
 from koopman_lora.training_loop import TrainingResult
 from koopman_lora.training_options import TrainingOptions
+from koopman_lora.training_reports import INTERRUPTED
 from koopman_lora.transformer import ModeTransformer
 
 
@@ -76,7 +81,9 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
         and `summary()` says on what they agree.
     dt, time_unit : physical time between two frames and its unit; read from a DataArray where it has them
     seed : of the initial weights, the split and the batches; global random states are left as they were
-    progress : show a progress bar
+    checkpoint, checkpoint_every, log_to : see `TrainingOptions`; of several fits each gets a folder inside. A clone for
+        other data has neither checkpoint nor logger.
+    progress : show a progress bar; by default where standard error is a terminal
 
     Attributes
     ----------
@@ -125,7 +132,10 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
         num_nodes: int | None = None,
         precision: str = "32-true",
         seed: int = 0,
-        progress: bool = False,
+        checkpoint: str | os.PathLike | None = None,
+        checkpoint_every: float = 60.0,
+        log_to: Any = None,
+        progress: bool | None = None,
     ) -> None:
         self.n_modes = n_modes
         self.lag = lag
@@ -157,23 +167,39 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
         self.num_nodes = num_nodes
         self.precision = precision
         self.seed = seed
+        self.checkpoint = checkpoint
+        self.checkpoint_every = checkpoint_every
+        self.log_to = log_to
         self.progress = progress
 
-    def fit(self, X: Any, y: None = None, sample_weight: Any = None) -> KoopmanLoRA:
+    def __sklearn_clone__(self) -> KoopmanLoRA:
+        """An unfitted copy, for other data: what is kept and logged is of this fit alone."""
+        settings = copy.copy(self)
+        settings.checkpoint = settings.log_to = None
+        return super(KoopmanLoRA, settings).__sklearn_clone__()
+
+    def fit(self, X: Any, y: None = None, sample_weight: Any = None, resume: bool = False) -> KoopmanLoRA:
         """Pair, split, train, refine, and compute the moments. A fit that fails leaves an earlier one as it was.
+
+        Ctrl-C or SIGTERM end the training between two steps, and the fit with the best state so far, which is said; a
+        second one stops at once.
 
         Parameters
         ----------
         X : trajectories in any form that `lagged_pairs` takes, or LaggedPairs
         y : not used; there for scikit-learn
         sample_weight : how much each frame, pair or trajectory counts, see `weights` of `lagged_pairs`
+        resume : go on from `checkpoint`, where there is one, as if the fit had not been killed: fits that are done are
+            not repeated, one that was under way ends as it would have ended
 
         Raises
         ------
         ValueError, TypeError
             For data or options that cannot be used; see `lagged_pairs` and `kl.fit`.
+        FileExistsError
+            For a folder with a checkpoint, without `resume`.
         """
-        options = self._make_options()
+        options = self._make_options(resume)
         with gradients(), all_processes(options):
             fitted, training = self._fit(X, sample_weight, options)
             self._warn(fitted.findings)
@@ -182,7 +208,7 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
         return self
 
     def _fit(self, X: Any, sample_weight: Any, options: TrainingOptions) -> tuple[Fitted, TrainingResult]:
-        for name in ("shared_encoder", "reversible", "learn_svals", "refine", "progress"):
+        for name in ("shared_encoder", "reversible", "learn_svals", "refine"):
             flag(name, getattr(self, name))
         pairs = lagged_pairs(X, self.lag, self.dt, self.time_unit, weights=sample_weight)
         pairs = pairs.both_ways() if self.reversible else pairs
@@ -202,6 +228,8 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
                 model.set_periodic(periodic, self.period)
         if self.refine:
             check_refinable(model, split)
+        if options.checkpoint is not None and self.n_fits > 1:
+            options = dataclasses.replace(options, checkpoint=pathlib.Path(options.checkpoint) / f"seed_{seed}")
         how = {name: getattr(self, name) for name in ("n_epochs", "batch_size", "progress")}
         training = train(model, split, loss=loss, options=options, seed=seed, **how)
         return finish(model, training, self.refine, self.batch_size, seed, self._settings()), training
@@ -209,7 +237,7 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
     def _warn(self, findings: tuple[Finding, ...]) -> None:
         """Warn of what is wrong with the trained features and refinement cannot mend, and of a fit worth nothing."""
         for finding in findings:
-            if finding.name in ("small batch", *OF_THE_FIT) or not self.refine:
+            if finding.name in (INTERRUPTED, "small batch", *OF_THE_FIT) or not self.refine:
                 warnings.warn(finding.message, stacklevel=3)
 
     def _settings(self) -> dict[str, Any]:
@@ -218,10 +246,10 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
         settings = {name: as_plain(value) for name, value in self.get_params(deep=False).items()}
         return {name: value for name, value in settings.items() if isinstance(value, plain)}
 
-    def _make_options(self) -> TrainingOptions:
-        names = ("learning_rate", "weight_decay", "gradient_clip", "patience")
-        where = ("accelerator", "devices", "num_nodes", "precision")
-        return TrainingOptions(will_refine=self.refine, **{name: getattr(self, name) for name in (*names, *where)})
+    def _make_options(self, resume: bool) -> TrainingOptions:
+        names = ["learning_rate", "weight_decay", "gradient_clip", "patience"]
+        names += ["accelerator", "devices", "num_nodes", "precision", "checkpoint", "checkpoint_every", "log_to"]
+        return TrainingOptions(will_refine=self.refine, resume=resume, **{name: getattr(self, name) for name in names})
 
     def _make_loss(self) -> nn.Module:
         if self.refine and not number("held_out", self.held_out) > 0:

@@ -111,6 +111,7 @@ class FittedQuestions:
     forecast = _handed_on(KoopmanAnalysis.forecast)
     input_importance = _handed_on(KoopmanAnalysis.input_importance)
     sparse_surrogate = _handed_on(KoopmanAnalysis.sparse_surrogate)
+    export_mode = _handed_on(KoopmanAnalysis.export_mode)
     coarse_coordinates = _handed_on(KoopmanAnalysis.coarse_coordinates)
     membership_map = _handed_on(KoopmanAnalysis.membership_map)
     coarse_grain = _handed_on(KoopmanAnalysis.coarse_grain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 
 import numpy as np
 
@@ -39,6 +40,8 @@ ERRORS_BEYOND_LINEAR, ERRORS_BEYOND_FEW = 2.0, 1.0
 LINEAR, TRAINED = "linear", "trained"
 # What solutions are judged by.
 BY_HELD_OUT, BY_FOLDS = "held-out pairs", "folds of the training pairs"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -147,6 +150,7 @@ def rewrite_heads(
     choose = by_folds if _is_many(split) else by_held_out
     best, scores = choose(candidates, moments, ERRORS_BEYOND_LINEAR if can_fill else ERRORS_BEYOND_FEW)
     start, threshold = candidates.names[best]
+    logger.info("refinement takes %s, threshold %g, VAMP-2 %.4f", start, threshold, scores[best])
     training, everything = (candidates.one(best, m) for m in (moments.training, moments.everything))
     # where svals are not learned, they are in the features: sqrt(sigma) phi and sqrt(sigma) psi
     scale = 1.0 if model.learn_svals else np.sqrt(everything.values)

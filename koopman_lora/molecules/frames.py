@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from koopman_lora.checks import checked
-from koopman_lora.kinds import Count, Share, real_array, whole
+from koopman_lora.kinds import MOST, Count, Share, real_array, whole
 
 
 @checked
@@ -145,7 +145,7 @@ def _parts(name: str, values: Any, ndims: Sequence[int]) -> list[np.ndarray]:
     """An array for each trajectory, all with one number of columns."""
     is_one = not isinstance(values, (list, tuple)) or all(np.ndim(value) == 0 for value in values)
     parts = [real_array(name, part) for part in ([values] if is_one else values)]
-    shapes = {part.shape[1:] for part in parts}
+    shapes = {(part.ndim, part.shape[1:]) for part in parts}
     if len(shapes) != 1 or parts[0].ndim not in ndims or 0 in parts[0].shape[1:] or sum(map(len, parts)) < 2:
         wanted = " or ".join(("(n_frames,)", "(n_frames, n_states)")[n - 1] for n in ndims)
         raise ValueError(
@@ -156,7 +156,7 @@ def _parts(name: str, values: Any, ndims: Sequence[int]) -> list[np.ndarray]:
 
 
 def _labels(name: str, part: np.ndarray) -> np.ndarray:
-    if (part != np.round(part)).any():
+    if (part != np.round(part)).any() or (np.abs(part) > MOST).any():
         raise ValueError(f"{name} must be whole numbers of states, or memberships (n_frames, n_states); got {part}.")
     return part.astype(int)
 
