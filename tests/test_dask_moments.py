@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from small_pairs import PAIRS, complex_f, f, g, h
+from small_pairs import PAIRS, SERIES, complex_f, f, g, h
 
 from koopman_lora.accumulation import estimate_moments, flat_state
 from koopman_lora.dask_moments import estimate_moments_on_dask
@@ -42,7 +42,10 @@ def test_moments_of_threads_equal_plain_ones(part_size, n_blocks):
     assert_equal(found, plain)
 
 
-@pytest.mark.parametrize("pairs", [PAIRS, PAIRS.both_ways()])
+WEIGHTED = lagged_pairs(SERIES, 2, weights=[np.arange(len(series)) // 40 for series in SERIES])
+
+
+@pytest.mark.parametrize("pairs", [PAIRS, PAIRS.both_ways(), WEIGHTED], ids=["plain", "both ways", "weighted"])
 def test_moments_of_a_cluster_equal_plain_ones(cluster, pairs):
     plain = estimate_moments(complex_f, g, pairs, n_blocks=5)
     assert_equal(estimate_moments_on_dask(complex_f, g, pairs, n_blocks=5, part_size=20), plain)

@@ -1,7 +1,9 @@
 """What `test_processes.py` does once in its own process and once in two: `torchrun ... work_of_processes.py FOLDER`."""
 
 import pathlib
+import signal
 import sys
+import warnings
 
 import numpy as np
 import torch
@@ -23,6 +25,9 @@ from koopman_lora.training_options import TrainingOptions
 SYSTEM = NoisyRotation(omega=0.7, noise=0.4)
 PAIRS = lagged_pairs(SYSTEM.simulate(n_trajectories=3, n_steps=701, seed=1))
 MANY = lagged_pairs(SYSTEM.simulate(n_trajectories=2, n_steps=8500, seed=2))
+WEIGHTED = lagged_pairs(
+    SYSTEM.simulate(n_trajectories=2, n_steps=801, seed=3), weights=np.random.default_rng(0).integers(0, 3, (2, 801))
+)
 N_MODES, N_STEPS = 5, 100
 DOUBLE = TrainingOptions(precision="64-true", weight_decay=1e-3)
 MUON = TrainingOptions(precision="64-true", will_refine=True, gradient_clip=1.0)
@@ -54,6 +59,7 @@ TRAININGS = {
         {"has_centering": True},
     ),
     "both ways": (PAIRS.both_ways(), NestedLoRALoss(N_MODES), DOUBLE, {"shared_encoder": True, **NORMALISED}),
+    "weights": (WEIGHTED, NestedLoRALoss(N_MODES), DOUBLE, NORMALISED),
     "VAMP": (PAIRS, VAMPLoss("E"), DOUBLE, {}),
     "DPNet": (PAIRS, DPNetLoss(), DOUBLE, {}),
     "a loss of the user's": (PAIRS, OneOfTheUsers(), DOUBLE, {"learn_svals": True}),
@@ -99,7 +105,8 @@ def g(x):
 def moments_of_all():
     """Moments of every kind, whose blocks have as many pairs in each process, or not."""
     made = {}
-    for name, pairs in {"plain": PAIRS, "both ways": PAIRS.both_ways(), "three": PAIRS.select([5, 9, 700])}.items():
+    kinds = {"plain": PAIRS, "both ways": PAIRS.both_ways(), "three": PAIRS.select([5, 9, 700]), "weights": WEIGHTED}
+    for name, pairs in kinds.items():
         for n_blocks in (1, 7):
             key = f"{name}, {n_blocks} blocks"
             moments = estimate_moments(f, g, pairs, observables=lambda x: x**3, n_blocks=n_blocks, batch_size=100)
@@ -110,6 +117,40 @@ def moments_of_all():
     scattered = np.arange(len(PAIRS)) % 3
     made["scattered blocks"] = moments_by_block(f, g, PAIRS, scattered).block_sums["T_fg"]
     return made
+
+
+def interrupted(folder):
+    """Histories of a run, and of one that one process alone was told to stop, and that went on."""
+    plain = TrainingLoop._loss_of_all
+    calls = iter(range(10**6))
+
+    def interrupting(self, *features):
+        if next(calls) == 13 and processes().rank == processes().size - 1:
+            signal.raise_signal(signal.SIGTERM)
+        return plain(self, *features)
+
+    def history(**options):
+        torch.manual_seed(0)
+        model = KoopmanLoRAModel(2, N_MODES, hidden_dims=(8,), **NORMALISED)
+        options = TrainingOptions(precision="64-true", **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            result = train(model, split_pairs(PAIRS, 0.1), n_epochs=4, options=options)
+        return result.stop_reason, result.history.loss.values
+
+    whole = history()
+    TrainingLoop._loss_of_all = interrupting
+    try:
+        stopped = history(checkpoint=folder)
+    finally:
+        TrainingLoop._loss_of_all = plain
+    resumed = history(checkpoint=folder, resume=True)
+    return {
+        "stopped: reasons": np.array([whole[0], stopped[0], resumed[0]]),
+        "stopped: after": len(stopped[1]),
+        "stopped: whole": whole[1],
+        "stopped: resumed": resumed[1],
+    }
 
 
 def everything():
@@ -148,6 +189,7 @@ def run(folder):
     with all_processes(DOUBLE):
         rank, made = processes().rank, everything()
         made |= {f"refused: {name}": text for name, text in refusals().items()}
+        made |= interrupted(pathlib.Path(folder) / "checkpoint")
         made["part"] = np.array([part_of(7).start, part_of(7).stop])
         with alone():
             made["alone"] = mean_of_all([torch.tensor(float(rank))], [1])[0][0].numpy()
