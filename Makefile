@@ -48,6 +48,7 @@ benchmarks: $(VENV)/.installed
 	for seed in 0 1 2; do $(BIN)/python benchmarks/dynamics.py $$seed || exit 1; done
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/trust.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/verdicts.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/alanine.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/matrix_svd.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/startup.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/survival.py

@@ -28,8 +28,8 @@ from koopman_lora.scores import Validation
 from koopman_lora.survey import Survey
 
 # v2: a checksum of the record; v3: other facts of a refinement; v4: is_reversible; v5: several fits, the survey, what a
-# refinement was chosen by
-FORMAT = "koopman_lora.analysis.v5"
+# refinement was chosen by; v6: weights of pairs
+FORMAT = "koopman_lora.analysis.v6"
 RECORD, MODEL, MOMENTS, VALIDATION = "analysis.json", "model.safetensors", "moments.nc", "validation.nc"
 SPECTRUM, HISTORY, FITS = "spectrum.nc", "history.nc", "fits.nc"
 FILES = (SPECTRUM, HISTORY, MODEL, MOMENTS, VALIDATION, FITS)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from koopman_lora.accumulation import estimate_moments
 from koopman_lora.data.pairs import BATCH, LaggedPairs, in_both_directions
@@ -41,11 +42,15 @@ class HeldOutScores:
 
     def __init__(self, model: KoopmanLoRAModel, pairs: LaggedPairs) -> None:
         self.model = model
-        some = slice(None, None, math.ceil(len(pairs) / MOST_SCORED))
+        rows = np.flatnonzero(np.ones(len(pairs)) if pairs.weights is None else pairs.weights)
+        pairs = pairs.select(rows[:: math.ceil(len(rows) / MOST_SCORED)])
         with torch.no_grad():
-            self.states = model.prepare(pairs.x[some]), model.prepare(pairs.x_next[some])
+            self.states = model.prepare(pairs.x), model.prepare(pairs.x_next)
             if pairs.is_reversible:
                 self.states = in_both_directions(*self.states)
+        self.weights: tuple[Tensor, ...] = ()
+        if pairs.weights is not None:
+            self.weights = (torch.from_numpy(np.repeat(pairs.weights, 2 if pairs.is_reversible else 1)),)
 
     def score(self, epoch: int) -> EpochScore:
         """VAMP-2 of the span of the features: the span is all that refinement takes of them."""
@@ -61,4 +66,5 @@ class HeldOutScores:
             batches = zip(*(side.split(BATCH) for side in self.states), strict=True)
             f, g = zip(*(self.model.raw(*batch) for batch in batches), strict=True)
             features = self.model.with_constant(torch.cat(f)), self.model.with_constant(torch.cat(g))
-        return estimate_moments(lambda f: f, lambda g: g, features, n_blocks=SCORE_BLOCKS, names=CROSS)
+        pairs = (*features, *self.weights)
+        return estimate_moments(lambda f: f, lambda g: g, pairs, n_blocks=SCORE_BLOCKS, names=CROSS)

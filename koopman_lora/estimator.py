@@ -172,7 +172,7 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
         settings.checkpoint = settings.log_to = None
         return super(KoopmanLoRA, settings).__sklearn_clone__()
 
-    def fit(self, X: Any, y: None = None, resume: bool = False) -> KoopmanLoRA:
+    def fit(self, X: Any, y: None = None, sample_weight: Any = None, resume: bool = False) -> KoopmanLoRA:
         """Pair, split, train, refine, and compute the moments. A fit that fails leaves an earlier one as it was.
 
         Ctrl-C or SIGTERM end the training between two steps, and the fit with the best state so far, which is said; a
@@ -182,6 +182,7 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
         ----------
         X : trajectories in any form that `lagged_pairs` takes, or LaggedPairs
         y : not used; there for scikit-learn
+        sample_weight : how much each frame, pair or trajectory counts, see `weights` of `lagged_pairs`
         resume : go on from `checkpoint`, where there is one, as if the fit had not been killed: fits that are done are
             not repeated, one that was under way ends as it would have ended
 
@@ -193,16 +194,16 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
             For a folder with a checkpoint, without `resume`.
         """
         with gradients():
-            fitted, training = self._fit(X, resume)
+            fitted, training = self._fit(X, sample_weight, resume)
         self._warn(fitted.findings)
         self.analysis_, self.training_ = KoopmanAnalysis(fitted), training
         self._know_columns(X, fitted.model.state_shape)
         return self
 
-    def _fit(self, X: Any, resume: bool) -> tuple[Fitted, TrainingResult]:
+    def _fit(self, X: Any, sample_weight: Any, resume: bool) -> tuple[Fitted, TrainingResult]:
         for name in ("shared_encoder", "reversible", "learn_svals", "refine"):
             flag(name, getattr(self, name))
-        pairs = lagged_pairs(X, self.lag, self.dt, self.time_unit)
+        pairs = lagged_pairs(X, self.lag, self.dt, self.time_unit, weights=sample_weight)
         pairs = pairs.both_ways() if self.reversible else pairs
         loss, options, seed = self._make_loss(), self._make_options(resume), whole("seed", self.seed)
         n_fits = whole("n_fits", self.n_fits)
@@ -281,8 +282,14 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
         return intervals_of(self, bootstrap, refit, n_jobs)
 
     def scan_lags(
-        self, X: Any, lags: Sequence[int], refit: bool = False, bootstrap: Bootstrap | None = None
+        self,
+        X: Any,
+        lags: Sequence[int],
+        refit: bool = False,
+        bootstrap: Bootstrap | None = None,
+        sample_weight: Any = None,
     ) -> xr.Dataset:
         """Timescales against the lag with intervals, and the shortest lag on the plateau, see `kl.scan_lags`."""
         self.fitted()
-        return scan_lags(self, X, lags, refit, Bootstrap(seed=self.seed) if bootstrap is None else bootstrap)
+        bootstrap = Bootstrap(seed=self.seed) if bootstrap is None else bootstrap
+        return scan_lags(self, X, lags, refit, bootstrap, sample_weight)

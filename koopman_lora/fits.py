@@ -49,14 +49,16 @@ def best_of(fit: Callable[[int], tuple[Fitted, TrainingResult]], seeds: Iterable
 
 
 def _functions(fitted: Fitted) -> np.ndarray:
-    """Left singular functions (n_states, n_modes) at states spread evenly over those of the fit."""
+    """Left singular functions (n_states, n_modes) at states spread evenly over those of the fit, times root weights."""
     if fitted.split is None:
         raise AssertionError("a fit has its split")
-    x = fitted.split.pairs.x
+    x, weights = fitted.split.pairs.x, fitted.split.pairs.weights
     rows = np.linspace(0, len(x) - 1, min(len(x), MOST_STATES)).astype(int)
     with torch.no_grad():
         features = fitted.model.f(x[torch.from_numpy(rows)])
-    return evaluate_functions(features, model_spectrum(fitted.model, fitted.moments.everywhere)["phi_coefficients"])
+    spectrum = model_spectrum(fitted.model, fitted.moments.everywhere)
+    values = evaluate_functions(features, spectrum["phi_coefficients"])
+    return values if weights is None else values * np.sqrt(weights[rows])[:, None]
 
 
 def _vamp_2(fitted: Fitted) -> float:

@@ -12,6 +12,7 @@ from koopman_lora.checks import checked
 from koopman_lora.data.groups import SPLIT_BLOCKS, block_numbers
 from koopman_lora.data.pairs import LaggedPairs
 from koopman_lora.data.splits import Split
+from koopman_lora.data.weights import effective_number
 from koopman_lora.kinds import is_real
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import CROSS, FeatureMap
@@ -161,7 +162,8 @@ def rewrite_heads(
 
 
 def _is_many(split: Split) -> bool:
-    return bool(np.count_nonzero(split.is_training) >= PLENTY_OF_PAIRS)
+    weights = None if split.pairs.weights is None else split.pairs.weights[split.is_training]
+    return effective_number(weights, int(np.count_nonzero(split.is_training))) >= PLENTY_OF_PAIRS
 
 
 def _moments(maps: tuple[FeatureMap, FeatureMap], split: Split, held_out: LaggedPairs) -> MomentsOfParts:

@@ -107,7 +107,7 @@ def lag_findings(functions: np.ndarray, pairs: LaggedPairs) -> list[Finding]:
     times = np.array([pairs.clock.dt / rate[0] for rate in rates])
     grows = falls[0] > 0 and times[-1] > _GROWTH * times[0] and np.all(np.diff(times) > 0)
     # noise keeps |lambda| above 0 at any lag, and looks slower the longer the lag
-    correlation, noise = np.exp(-_MULTIPLES[-1] * lag * rates[-1][0]), np.sqrt(x.shape[1] / len(x))
+    correlation, noise = np.exp(-_MULTIPLES[-1] * lag * rates[-1][0]), np.sqrt(x.shape[1] / moments.n_effective)
     if not grows or correlation < _ABOVE_NOISE * noise:
         return []
     listed = ", ".join(f"{time:.3g} at lag {multiple * lag}" for time, multiple in zip(times, _MULTIPLES, strict=True))

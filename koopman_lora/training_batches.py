@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,7 +26,8 @@ def n_batches(n_pairs: int, batch_size: int, n_modes: int) -> int:
 class TrainingBatches:
     """An endless iterator over batches (x, x_next) of prepared states; none of a pass is dropped.
 
-    Where pairs count both ways, half of a batch goes backward: as they come, by chance.
+    Where pairs count both ways, half of a batch goes backward: as they come, by chance. Where they have weights, a pass
+    draws them as often as these say: batches are of the weighted law, also where few pairs have most of the weight.
 
     Parameters
     ----------
@@ -37,6 +39,8 @@ class TrainingBatches:
         self.steps_per_pass, self.both_ways = steps_per_pass, pairs.is_reversible
         with torch.no_grad():  # standardised once, in the data's own precision
             self.x, self.x_next = model.prepare(pairs.x), model.prepare(pairs.x_next)
+        # shares of the weight up to each pair
+        self.ends = None if pairs.weights is None else torch.from_numpy(np.cumsum(pairs.weights) / pairs.weights.sum())
         # a generator of its own; layers such as dropout know only torch's one for all threads
         self.generator = torch.Generator().manual_seed(seed)
         self.position = 0
@@ -44,8 +48,17 @@ class TrainingBatches:
 
     def _shuffle(self) -> None:
         self.before = self.generator.get_state()
-        order = torch.randperm(len(self.x), generator=self.generator).to(self.x.device)
-        self.parts = order.tensor_split(self.steps_per_pass)
+        order = torch.randperm(len(self.x), generator=self.generator)
+        if self.ends is not None:
+            order = self._drawn()[order]
+        self.parts = order.to(self.x.device).tensor_split(self.steps_per_pass)
+
+    def _drawn(self) -> Tensor:
+        """As many pairs as there are, each as often as its share of the weight says, to one more or less."""
+        assert self.ends is not None
+        n = len(self.ends)
+        places = (torch.arange(n) + torch.rand((), generator=self.generator, dtype=torch.float64)) / n
+        return torch.searchsorted(self.ends, places, right=True).clamp_max(n - 1)
 
     def __iter__(self) -> TrainingBatches:
         return self

@@ -118,7 +118,7 @@ class TrainingLoop:
     def _configure(self, n_epochs: int | None, batch_size: int) -> None:
         """Set up optimiser, schedule and data."""
         steps_per_pass = n_batches(len(self.train), batch_size, self.model.n_modes)
-        is_quick = self.options.will_refine and len(self.train) >= PLENTY_OF_PAIRS
+        is_quick = self.options.will_refine and self.train.n_effective >= PLENTY_OF_PAIRS
         hidden = hidden_matrices(self.model.encoders) if is_quick else []
         self.n_epochs = n_epochs or round(self._default_steps(bool(hidden)) / EPOCH_STEPS)
         self.steps_per_epoch = steps_per_pass if n_epochs else EPOCH_STEPS

@@ -72,6 +72,7 @@ def summarise(
     findings += _transition_findings(modes) + _difference_findings(comparison) + _fit_findings(fitted.fits, modes)
     attrs = provenance(
         n_pairs=moments.n_pairs,
+        n_effective=moments.n_effective,
         n_held_out=0 if validation is None else validation.moments.n_pairs,
         level=intervals.attrs["level"],
         spread=_spread(comparison),

@@ -19,6 +19,7 @@ TABLE = pd.DataFrame(RUNS[0], columns=["u", "v"])
 EXPECTED = {
     "check_fit1d": "a one-dimensional array is a series of scalar states",
     "check_transformer_data_not_an_array": "a list is a list of trajectories, never the rows of one",
+    "check_sample_weight_equivalence_on_dense_data": "rows follow one another: repeated ones are another trajectory",
 }
 
 

@@ -95,6 +95,7 @@ def _attrs(pairs: LaggedPairs, frames: Frames, n_entries: int) -> dict[str, Any]
         n_trajectories=len(lengths),
         n_frames=len(frames.rows),
         n_pairs=len(pairs),
+        n_effective=pairs.n_effective,
         shortest_trajectory=int(lengths.min()),
         mean_trajectory=float(lengths.mean()),
         lag_time=pairs.clock.lag_time,

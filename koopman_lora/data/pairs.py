@@ -12,6 +12,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from koopman_lora._labels import TRAJECTORY
 from koopman_lora.arguments import check_positive, whole
 from koopman_lora.checks import checked
 from koopman_lora.clock import Clock, check_dt
@@ -24,6 +25,7 @@ from koopman_lora.data.arrays import (
 )
 from koopman_lora.data.containers import lag_of, unpacked
 from koopman_lora.data.time_axis import common_time_step
+from koopman_lora.data.weights import checked_weights, effective_number, weights_of_pairs
 from koopman_lora.kinds import Positions, check_positions
 
 # States that pass through a network, or are read, at once: fills the caches and bounds the memory.
@@ -35,7 +37,8 @@ BATCH = 8192
 class LaggedPairs:
     """Pairs (x, x') one lag apart, in time order within each trajectory.
 
-    A torch Dataset of pairs as well: `DataLoader(pairs, batch_size=256, shuffle=True)` gives batches (x, x_next).
+    A torch Dataset of pairs as well: `DataLoader(pairs, batch_size=256, shuffle=True)` gives batches (x, x_next),
+    or (x, x_next, weights) where pairs have weights.
 
     Attributes
     ----------
@@ -44,6 +47,7 @@ class LaggedPairs:
     clock : lag, time between two frames and its unit
     coordinate_names : names along a vector state, or None
     is_reversible : every pair counts as (x, x') and as (x', x), see `both_ways`
+    weights : how much each pair counts (n_pairs,), see `weighted`; None where all count alike
     """
 
     x: Tensor
@@ -53,6 +57,7 @@ class LaggedPairs:
     clock: Clock
     coordinate_names: tuple[str, ...] | None = None
     is_reversible: bool = False
+    weights: np.ndarray | None = None
 
     @property
     def n_pairs(self) -> int:
@@ -62,14 +67,21 @@ class LaggedPairs:
     def __len__(self) -> int:
         return self.n_pairs
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.x[index], self.x_next[index]
+    @property
+    def n_effective(self) -> float:
+        """Kish's effective number of pairs, `(sum w)^2 / sum w^2`: so many of equal weight tell as much."""
+        return effective_number(self.weights, self.n_pairs)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        sides = self.x[index], self.x_next[index]
+        return sides if self.weights is None else (*sides, torch.from_numpy(self.weights)[index])
 
     def __repr__(self) -> str:
         n_trajectories = len(np.unique(self.trajectory))
         return (
             f"LaggedPairs({self.n_pairs} pairs of states {self.state_shape} in {n_trajectories} "
-            f"trajector{'y' if n_trajectories == 1 else 'ies'}{', both ways' if self.is_reversible else ''}, "
+            f"trajector{'y' if n_trajectories == 1 else 'ies'}{', both ways' if self.is_reversible else ''}"
+            f"{'' if self.weights is None else f', weighted as {self.n_effective:.0f}'}, "
             f"{self.clock})"
         )
 
@@ -78,8 +90,8 @@ class LaggedPairs:
         """Shape of one state."""
         return tuple(self.x.shape[1:])
 
-    def batches(self, size: int = BATCH) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches (x, x_next) in order.
+    def batches(self, size: int = BATCH) -> Iterator[tuple[Tensor, ...]]:
+        """Batches (x, x_next) in order, with their weights behind them where pairs have weights.
 
         Raises
         ------
@@ -87,7 +99,8 @@ class LaggedPairs:
             For a size that is no integer of at least 1.
         """
         check_positive("size", whole("size", size))
-        return zip(self.x.split(size), self.x_next.split(size), strict=True)
+        sides = (self.x, self.x_next) if self.weights is None else (self.x, self.x_next, torch.from_numpy(self.weights))
+        return zip(*(side.split(size) for side in sides), strict=True)
 
     def both_ways(self) -> LaggedPairs:
         """The same pairs of a process known to be in equilibrium, reversible: each counts in both directions of time.
@@ -102,6 +115,25 @@ class LaggedPairs:
         (array([[1.5]]), array([[1.]]), 2)
         """
         return dataclasses.replace(self, is_reversible=True)
+
+    def weighted(self, weights: Any) -> LaggedPairs:
+        """The same pairs, each counted as often as its weight (n_pairs,) says, in place of weights that they had.
+
+        Only the relative size of weights matters: of equal ones nothing is kept. All that is estimated from the pairs
+        is of weighted means: losses, moments, scores, intervals.
+
+        Raises
+        ------
+        ValueError
+            For weights that are not (n_pairs,), negative, not finite, or all 0.
+
+        Examples
+        --------
+        >>> pairs = lagged_pairs(np.arange(4.0)).weighted([0.0, 1.0, 3.0])
+        >>> estimate_moments(lambda x: x, lambda x: x, pairs).M_f, round(pairs.n_effective, 3)
+        (array([[3.25]]), 1.6)
+        """
+        return dataclasses.replace(self, weights=checked_weights(weights, self.n_pairs))
 
     def select(self, index: Positions) -> LaggedPairs:
         """Pairs at `index`, positions or a boolean mask (n_pairs,).
@@ -124,6 +156,7 @@ class LaggedPairs:
             x_next=self.x_next[rows],
             trajectory=self.trajectory[index],
             frame=self.frame[index],
+            weights=None if self.weights is None else self.weights[index],
         )
 
     def fingerprint(self) -> str:
@@ -161,6 +194,7 @@ def lagged_pairs(
     dt: float | None = None,
     time_unit: str | None = None,
     check_constant: bool = True,
+    weights: Any = None,
 ) -> LaggedPairs:
     """All pairs of states `lag` frames apart within each trajectory.
 
@@ -180,6 +214,10 @@ def lagged_pairs(
         dates in days, hours, ..., months or years. What is given wins.
     check_constant : bool
         Refuse vector states with a coordinate that never changes.
+    weights : array, list or DataArray, optional
+        How much each pair counts, none negative. For trajectories in their own form, an array (time,) for each, or one
+        number for each of a list: the weight of a pair is that of its first frame. For explicit pairs (n_pairs,). Only
+        their relative size matters; see `LaggedPairs.weighted`.
 
     Raises
     ------
@@ -187,8 +225,8 @@ def lagged_pairs(
         For boolean, complex or object data.
     ValueError
         For empty data, mixed state shapes, NaN, inf or masked entries, trajectories not longer than the lag, constant
-        columns, a lag below 1, times that are not evenly spaced where no dt is given, or a lag or dt that contradicts
-        pairs made before.
+        columns, a lag below 1, times that are not evenly spaced where no dt is given, a lag or dt that contradicts
+        pairs made before, or weights that do not fit the data, are negative, not finite, or all 0.
 
     Examples
     --------
@@ -198,7 +236,8 @@ def lagged_pairs(
     """
     lag, data = _agreed_lag(lag, lag_of(data)), unpacked(data)
     if isinstance(data, LaggedPairs):
-        return _checked_pairs(data, lag, dt, time_unit)
+        pairs = _checked_pairs(data, lag, dt, time_unit)
+        return pairs if weights is None else pairs.weighted(weights)
     if isinstance(data, xr.Dataset):
         raise TypeError("data must be a DataArray, not a Dataset; pick a variable or call .to_dataarray('coordinate').")
     is_explicit = isinstance(data, tuple)
@@ -214,10 +253,15 @@ def lagged_pairs(
         x, x_next = explicit_sides(data)
         trajectory, frame = np.zeros(len(x), dtype=int), np.arange(len(x))
     else:
-        x, x_next, trajectory, frame = _cut_pairs(as_trajectories(data), clock.known_lag("to cut pairs"))
+        trajectories, known_lag = as_trajectories(data), clock.known_lag("to cut pairs")
+        x, x_next, trajectory, frame = _cut_pairs(trajectories, known_lag)
+        if weights is not None:
+            is_one = not isinstance(data, list) and TRAJECTORY not in getattr(data, "dims", ())
+            weights = weights_of_pairs(weights, [len(t) for t in trajectories], known_lag, is_one)
     if check_constant:
         check_constant_columns(x, names)
-    return LaggedPairs(x, x_next, trajectory, frame, clock, names)
+    pairs = LaggedPairs(x, x_next, trajectory, frame, clock, names)
+    return pairs if weights is None else pairs.weighted(weights)
 
 
 def _agreed_lag(lag: int | None, known: int | None) -> int | None:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Collection
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,12 +55,16 @@ def standardization(pairs: LaggedPairs, periodic: Collection[int] = ()) -> tuple
     _check_range(pairs, float(largest.max()))
     unit = _binary_unit(largest)
     both /= unit
-    mean = both.mean(axes, keepdim=True)
+    weights = None
+    if pairs.weights is not None:  # of mean 1, beside x and x'
+        weights = torch.from_numpy(np.tile(pairs.weights / pairs.weights.mean(), 2)).reshape(-1, *[1] * n_axes)
+    mean = (both if weights is None else weights * both).mean(axes, keepdim=True)
     power = both.sub_(mean).square_()
-    scale = power.mean(axes, keepdim=True).sqrt()
+    counted = power if weights is None else weights * power
+    scale = counted.mean(axes, keepdim=True).sqrt()
     # what round-off of the mean leaves of a constant is no scale
     moving = scale > 1e-14 * mean.abs()
-    _tell_of_outliers(pairs, [o for o in _outliers(pairs, power, scale, unit) if o.column not in periodic])
+    _tell_of_outliers(pairs, [o for o in _outliers(pairs, power, counted, scale, unit) if o.column not in periodic])
     mean, scale = (mean * unit)[0], torch.where(moving, scale * unit, torch.ones_like(scale))[0]
     _check_smallest(pairs, float(scale.min()))
     return mean, scale
@@ -79,11 +84,14 @@ class _Outlier(NamedTuple):
     spread: float
 
 
-def _outliers(pairs: LaggedPairs, power: Tensor, scale: Tensor, unit: Tensor) -> list[_Outlier]:
-    """Outliers that leave the others a spread below `_SMALL`, from squared deviations (n, *state) in `unit`."""
+def _outliers(pairs: LaggedPairs, power: Tensor, counted: Tensor, scale: Tensor, unit: Tensor) -> list[_Outlier]:
+    """Outliers that leave the others a spread below `_SMALL`.
+
+    From squared deviations (n, *state) in `unit`, and the same as they are counted in the scale, times weights.
+    """
     far = power > (_FAR * scale).square()
     n_entries = power.numel() / scale.numel()
-    share = (power * far).sum_to_size(scale.shape) / n_entries / scale.square()
+    share = (counted * far).sum_to_size(scale.shape) / n_entries / scale.square()
     found = []
     few = far.double().sum_to_size(scale.shape) <= _FEW
     for column in ((share > _MOST) & few).flatten().nonzero().flatten().tolist():
