@@ -74,6 +74,37 @@ def scan_columns(scan: xr.Dataset) -> dict[str, list[str]]:
     return columns
 
 
+def transition_columns(coarse: xr.Dataset) -> dict[str, list[str]]:
+    """Populations, and probabilities from state to state in one lag with intervals, of `macroscopic_model`."""
+    states = [str(state) for state in coarse["state"].values]
+    matrix, bounds = coarse["transition_matrix"].values, coarse["transition_matrix_interval"].values
+    columns: dict[str, list[str]] = {"from": states, "population": cells(coarse["populations"])}
+    for j, state in enumerate(states):
+        column = zip(matrix[:, j], ranges(bounds[:, :, j], ".3f"), strict=True)
+        columns[f"to {state}"] = [f"{value:.4f} {interval}" for value, interval in column]
+    return columns
+
+
+def relaxation_columns(coarse: xr.Dataset) -> dict[str, list[str]]:
+    """Timescales of `macroscopic_model` with intervals."""
+    return {
+        "mode": cells(coarse[MODE], "d"),
+        f"timescale ({coarse['timescales'].attrs['units']})": cells(coarse["timescales"], ".4g"),
+        level_text(coarse): ranges(coarse["timescales_interval"].values, ".4g"),
+    }
+
+
+def forecast_columns(band: xr.Dataset, n_most: int = 6) -> dict[str, list[str]]:
+    """Forecasts of `forecast_band` with their bands, a row for each start and step, at most so many observables."""
+    rows = [(i, j) for i in range(band.sizes["sample"]) for j in range(band.sizes["step"])]
+    unit = band.attrs["time_unit"]
+    columns = {"start": [str(i) for i, _ in rows], f"time ({unit})": [f"{band['time'].values[j]:g}" for _, j in rows]}
+    for k, name in enumerate(band["observable"].values[:n_most]):
+        values, bounds = band["forecast"].values[..., k], band["forecast_interval"].values[..., k]
+        columns[str(name)] = [f"{values[j, i]:.4g} ({bounds[0, j, i]:.4g}, {bounds[1, j, i]:.4g})" for i, j in rows]
+    return columns
+
+
 def interval_columns(intervals: xr.Dataset) -> dict[str, list[str]]:
     """Lower and upper bound of each quantity of `bootstrap_intervals`, per mode."""
     names = {

@@ -4,6 +4,7 @@ import io
 import signal
 from typing import NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import scipy.sparse
@@ -11,7 +12,8 @@ import xarray as xr
 
 import koopman_lora as kl
 from koopman_lora import demo
-from koopman_lora.cli import main
+from koopman_lora.analysis_commands import PICTURES
+from koopman_lora.cli import _PICTURES, main
 from koopman_lora.demo import run_demo
 from koopman_lora.findings import training_findings
 from koopman_lora.tables import (
@@ -418,3 +420,52 @@ def test_ctrl_c_elsewhere_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr("koopman_lora.commands.open_trajectories", stop)
     assert main(["health", "x.nc"]) == 130
     assert capsys.readouterr().err == "koopman-lora health: interrupted\n"
+
+
+# ---- what is asked of a saved analysis -------------------------------------------------------------------------------
+
+
+def test_forecast_is_that_of_the_analysis_from_the_last_states(runs, tmp_path, capsys):
+    out = str(tmp_path / "ahead.nc")
+    assert main(["forecast", runs.folder, runs.data, "--steps", "2", "--n-resamples", "20", "--out", out]) == 0
+    printed, band = capsys.readouterr().out, kl.load_dataset(out)
+    last = kl.open_trajectories(runs.data).values[:, -1]
+    expected = runs.estimator.forecast(last, 2, bootstrap=kl.Bootstrap(n_resamples=20))
+    assert np.allclose(band.forecast, expected.forecast, rtol=1e-10)
+    assert f"{expected.forecast.values[0, 0, 0]:.4g} (" in printed
+    assert len(printed.splitlines()) == 1 + 2 * len(last) + 2
+
+
+def test_coarse_grain_is_that_of_the_analysis(runs, tmp_path, capsys):
+    out = str(tmp_path / "states.nc")
+    assert main(["coarse-grain", runs.folder, runs.data, "--n-states", "2", "--n-resamples", "20", "--out", out]) == 0
+    expected = runs.estimator.coarse_grain(2, kl.Bootstrap(n_resamples=20))
+    assert np.allclose(kl.load_dataset(out).transition_matrix, expected.transition_matrix, rtol=1e-10)
+    assert f"{expected.transition_matrix.values[0, 0]:.4f} (" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("what", sorted(PICTURES))
+def test_every_picture_is_drawn(runs, tmp_path, what):
+    out = tmp_path / f"{what}.png"
+    assert main(["plot", runs.folder, runs.data, "--what", what, "--n-resamples", "20", "--out", str(out)]) == 0
+    assert plt.imread(out).std() > 0
+    assert set(PICTURES) == set(_PICTURES)
+
+
+def test_timescales_are_drawn_against_lags(runs, tmp_path, capsys):
+    out = str(tmp_path / "lags.svg")
+    assert main(["plot", runs.folder, runs.data, "--lags", "1", "2", "--n-resamples", "20", "--out", out]) == 0
+    assert "implied timescale" in (tmp_path / "lags.svg").read_text()
+    assert main(["plot", runs.folder, "--lags", "1", "2", "--out", out]) == 2
+    assert "--lags needs the trajectories" in capsys.readouterr().err
+    assert main(["plot", runs.folder, "--out", "picture.txt"]) == 2
+    assert "out must end in .png, .svg or .pdf; got 'picture.txt'" in capsys.readouterr().err
+
+
+def test_version_and_arguments_from_a_file(runs, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"koopman-lora {kl.__version__}\n"
+    (tmp_path / "few.args").write_text("--n-states\n2\n--n-resamples\n20\n")
+    assert main(["coarse-grain", runs.folder, runs.data, f"@{tmp_path / 'few.args'}"]) == 0
+    assert "to 1" in capsys.readouterr().out

@@ -7,7 +7,15 @@ import functools
 import xarray as xr
 from matplotlib.axes import Axes
 
-from koopman_lora.columns import complex_text, level_text, ranges, residual_columns, scan_columns
+from koopman_lora.columns import (
+    complex_text,
+    level_text,
+    ranges,
+    relaxation_columns,
+    residual_columns,
+    scan_columns,
+    transition_columns,
+)
 from koopman_lora.plots import (
     plot_coarse_map,
     plot_eigenfunctions,
@@ -176,18 +184,7 @@ def _coarse_figure(answers: Answers, coarse: xr.Dataset) -> Figure:
 
 
 def _coarse_tables(coarse: xr.Dataset) -> tuple[Table, Table]:
-    level, unit = level_text(coarse), coarse["timescales"].attrs["units"]
-    states = [str(state) for state in coarse["state"].values]
-    matrix, bounds = coarse["transition_matrix"].values, coarse["transition_matrix_interval"].values
-    columns: dict[str, list[str]] = {"from": states, "population": [f"{p:.4f}" for p in coarse["populations"].values]}
-    for j, state in enumerate(states):
-        column = zip(matrix[:, j], ranges(bounds[:, :, j], ".3f"), strict=True)
-        columns[f"to {state}"] = [f"{value:.4f} {interval}" for value, interval in column]
-    times = {
-        "mode": [str(mode) for mode in coarse["mode"].values],
-        f"timescale ({unit})": [f"{time:.4g}" for time in coarse["timescales"].values],
-        level: ranges(coarse["timescales_interval"].values, ".4g"),
-    }
+    level, columns, times = level_text(coarse), transition_columns(coarse), relaxation_columns(coarse)
     return (
         Table(f"Probabilities to go from state to state in one lag, with {level} intervals.", columns),
         Table("Timescales of the model of few states; compare them with those of the modes.", times),
