@@ -15,13 +15,16 @@ from koopman_lora._linalg import conjugate_transpose
 from koopman_lora.arguments import check_positive, pair_of, whole
 from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
-from koopman_lora.data.groups import as_slice, block_numbers, neighbouring_blocks
+from koopman_lora.data.groups import block_numbers, neighbouring_blocks
 from koopman_lora.data.pairs import BATCH, LaggedPairs
+from koopman_lora.data.rows import Rows
 from koopman_lora.feature_products import Part, Stack, double, feature_products
 from koopman_lora.kinds import number_array, shown
 from koopman_lora.moments import CROSS, DEFINITIONS, OBSERVABLES, SAME_MAP, FeatureMap, Moments
 
 Batches = Iterable[tuple[Tensor, Tensor]]
+# Numbers in the states that are looked at to choose a direction along which some lie far out.
+_LOOKED_AT = 2**23
 
 
 def flat_state(x: Tensor) -> Tensor:
@@ -185,22 +188,21 @@ class _Accumulator:
     ) -> Moments:
         if len(pairs) == 0:
             raise ValueError("pairs are empty; give at least one pair (x, x_next).")
-        self.fix_direction(pairs.x)
+        self.fix_direction(pairs.spread(_LOOKED_AT).x)
         for blocks in neighbouring_blocks(block, batch_size):
             if len(blocks) == 1:
-                rows = as_slice(blocks[0])
-                sides = (side[rows].split(batch_size) for side in (pairs.x, pairs.x_next))
-                self.add_block(zip(*sides, strict=True))
+                self.add_block(pairs.read(positions) for positions in blocks[0].batches(batch_size))
             else:
                 self._add_blocks(pairs, blocks)
         return self.result(pairs.clock, observable_names)
 
     @torch.no_grad()
-    def _add_blocks(self, pairs: LaggedPairs, blocks: list[np.ndarray]) -> None:
+    def _add_blocks(self, pairs: LaggedPairs, blocks: list[Rows]) -> None:
         """Several small blocks, whose features are evaluated in one go."""
-        rows = np.concatenate(blocks)
-        x, stops = pairs.x[rows], np.cumsum([len(block) for block in blocks])
-        features = self._features(x, pairs.x_next[rows])
+        stops = np.cumsum([len(block) for block in blocks])
+        together = Rows(*(np.concatenate([getattr(block, name) for block in blocks]) for name in ("first", "lengths")))
+        x, x_next = pairs.read(together.at(slice(None)))
+        features = self._features(x, x_next)
         for start, stop in itertools.pairwise([0, *stops]):
             self._add_features([(x[start:stop], {part: values[start:stop] for part, values in features.items()})])
 

@@ -41,9 +41,10 @@ class HeldOutScores:
 
     def __init__(self, model: KoopmanLoRAModel, pairs: LaggedPairs) -> None:
         self.model = model
-        some = slice(None, None, math.ceil(len(pairs) / MOST_SCORED))
+        some = np.arange(0, len(pairs), math.ceil(len(pairs) / MOST_SCORED))
+        x, x_next = pairs.read(some)
         with torch.no_grad():
-            self.states = model.prepare(pairs.x[some]), model.prepare(pairs.x_next[some])
+            self.states = model.prepare(x), model.prepare(x_next)
             if pairs.is_reversible:
                 self.states = in_both_directions(*self.states)
 

@@ -47,10 +47,10 @@ def _functions(fitted: Fitted) -> np.ndarray:
     """Left singular functions (n_states, n_modes) at states spread evenly over those of the fit."""
     if fitted.split is None:
         raise AssertionError("a fit has its split")
-    x = fitted.split.pairs.x
-    rows = np.linspace(0, len(x) - 1, min(len(x), MOST_STATES)).astype(int)
+    pairs = fitted.split.pairs
+    rows = np.linspace(0, len(pairs) - 1, min(len(pairs), MOST_STATES)).astype(int)
     with torch.no_grad():
-        features = fitted.model.f(x[torch.from_numpy(rows)])
+        features = fitted.model.f(pairs.read_x(rows))
     return evaluate_functions(features, model_spectrum(fitted.model, fitted.moments.everywhere)["phi_coefficients"])
 
 

@@ -100,7 +100,7 @@ def lag_findings(functions: np.ndarray, pairs: LaggedPairs) -> list[Finding]:
         if len(first) < 10 * _BLOCKS:
             return []
         x, x_next = (torch.from_numpy(functions[rows, :_LEADING]) for rows in (first, second))
-        apart = dataclasses.replace(pairs.select(first), x=x, x_next=x_next, clock=pairs.clock.at(multiple * lag))
+        apart = dataclasses.replace(pairs.select(first), clock=pairs.clock.at(multiple * lag)).with_states(x, x_next)
         moments = estimate_moments(_itself, _itself, apart, n_blocks=_BLOCKS, names=("M_f", "T_ff"))
         rates.append(slowest_rates(moments, bootstrap, "edmd"))
     falls, _ = t_interval(rates[0][:1] - rates[-1][:1], (rates[0] - rates[-1])[1:, None], bootstrap.t_factor(_BLOCKS))
@@ -129,4 +129,4 @@ def _are_cut_from_frames(pairs: LaggedPairs) -> bool:
         return False
     first, later = pairs_apart(pairs, lag)
     few = np.linspace(0, len(first) - 1, min(len(first), 1000)).astype(int)
-    return len(first) > 0 and bool(torch.equal(pairs.x_next[first[few]], pairs.x[later[few]]))
+    return len(first) > 0 and bool(torch.equal(pairs.read(first[few])[1], pairs.read_x(later[few])))

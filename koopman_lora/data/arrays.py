@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -143,17 +143,30 @@ def coordinate_names(data: xr.DataArray) -> tuple[str, ...] | None:
     return tuple(str(v) for v in data[state_dims[0]].values)
 
 
-def check_constant_columns(x: Tensor, names: Sequence[str] | None) -> None:
-    """Raise a ValueError that lists the coordinates of states (n, d) that never change."""
-    if x.ndim != 2 or len(x) < 2:
+def check_constant_columns(batches: Iterable[Tensor], names: Sequence[str] | None) -> None:
+    """Raise a ValueError that lists the coordinates that never change in batches of states (n, d).
+
+    Batches are read until every coordinate has changed.
+    """
+    first: Tensor | None = None
+    n, constant = 0, torch.zeros(0, dtype=torch.bool)
+    for states in batches:
+        if states.ndim != 2:
+            return
+        if first is None:
+            first, constant = states[0].clone(), torch.ones(states.shape[1], dtype=torch.bool)
+        n += len(states)
+        constant &= (states == first).all(0)
+        if not constant.any():
+            return
+    if n < 2:
         return
-    constant = (x == x[0]).all(0).nonzero().flatten().tolist()
-    if constant:
-        named = [f"{i} ({names[i]})" if names else str(i) for i in constant]
-        raise ValueError(
-            f"data has constant columns: {', '.join(named)}. They carry no dynamics; drop them "
-            "(or pass check_constant=False to lagged_pairs)."
-        )
+    found = constant.nonzero().flatten().tolist()
+    named = [f"{i} ({names[i]})" if names else str(i) for i in found]
+    raise ValueError(
+        f"data has constant columns: {', '.join(named)}. They carry no dynamics; drop them "
+        "(or pass check_constant=False to lagged_pairs)."
+    )
 
 
 def as_states(x: Any, state_shape: tuple[int, ...]) -> Tensor:

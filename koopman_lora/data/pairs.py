@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,33 +23,36 @@ from koopman_lora.data.arrays import (
     explicit_sides,
     labelled_parts,
 )
+from koopman_lora.data.places import Places
+from koopman_lora.data.rows import Rows
+from koopman_lora.data.states import HeldStates, States, read_both
 from koopman_lora.data.time_axis import common_time_step
 from koopman_lora.kinds import Positions, check_positions
 
 # States that pass through a network, or are read, at once: fills the caches and bounds the memory.
 BATCH = 8192
+# Parts of the data that stand for all of them where these are too many to look at.
+_STRETCHES = 64
 
 
 @checked
 @dataclasses.dataclass(frozen=True, eq=False)
 class LaggedPairs:
-    """Pairs (x, x') one lag apart, in time order within each trajectory.
+    """Pairs (x, x') one lag apart, in time order within each trajectory; places in the states, never copies of them.
 
     A torch Dataset of pairs as well: `DataLoader(pairs, batch_size=256, shuffle=True)` gives batches (x, x_next).
 
     Attributes
     ----------
-    x, x_next : tensors of shape (n_pairs, *state)
-    trajectory, frame : int arrays (n_pairs,); trajectory number, and frame of x within it
+    states : all states, in memory or read when asked for
+    places : where the pairs lie among them, and in which trajectories
     clock : lag, time between two frames and its unit
     coordinate_names : names along a vector state, or None
     is_reversible : every pair counts as (x, x') and as (x', x), see `both_ways`
     """
 
-    x: Tensor
-    x_next: Tensor
-    trajectory: np.ndarray
-    frame: np.ndarray
+    states: States
+    places: Places
     clock: Clock
     coordinate_names: tuple[str, ...] | None = None
     is_reversible: bool = False
@@ -56,16 +60,19 @@ class LaggedPairs:
     @property
     def n_pairs(self) -> int:
         """Number of pairs."""
-        return len(self.x)
+        return len(self.places)
 
     def __len__(self) -> int:
         return self.n_pairs
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.x[index], self.x_next[index]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index must be a pair of {len(self)}; got {index}.")
+        x, x_next = self.read(np.array([index % len(self)]))
+        return x[0], x_next[0]
 
     def __repr__(self) -> str:
-        n_trajectories = len(np.unique(self.trajectory))
+        n_trajectories = len(np.unique(self.places.run_trajectory))
         return (
             f"LaggedPairs({self.n_pairs} pairs of states {self.state_shape} in {n_trajectories} "
             f"trajector{'y' if n_trajectories == 1 else 'ies'}{', both ways' if self.is_reversible else ''}, "
@@ -75,7 +82,37 @@ class LaggedPairs:
     @property
     def state_shape(self) -> tuple[int, ...]:
         """Shape of one state."""
-        return tuple(self.x.shape[1:])
+        return self.states.state_shape
+
+    @property
+    def x(self) -> Tensor:
+        """All x (n_pairs, *state): a view of states in memory where they lie side by side, otherwise made for you."""
+        return self.read_x(slice(None))
+
+    @property
+    def x_next(self) -> Tensor:
+        """All x' (n_pairs, *state), see `x`."""
+        rows = self.places.rows.at(slice(None))
+        gap = self.places.gap
+        return self.states.read(slice(rows.start + gap, rows.stop + gap) if isinstance(rows, slice) else rows + gap)
+
+    @property
+    def trajectory(self) -> np.ndarray:
+        """Trajectory of every pair, int (n_pairs,)."""
+        return self.places.trajectory
+
+    @property
+    def frame(self) -> np.ndarray:
+        """Frame of x within it, int (n_pairs,)."""
+        return self.places.frame
+
+    def read(self, index: slice | np.ndarray) -> tuple[Tensor, Tensor]:
+        """States (x, x_next) of the pairs at some positions, not to be written to; the rest is not read."""
+        return read_both(self.states, self.places.rows.at(index), self.places.gap)
+
+    def read_x(self, index: slice | np.ndarray) -> Tensor:
+        """States x of the pairs at some positions, not to be written to."""
+        return self.states.read(self.places.rows.at(index))
 
     def batches(self, size: int = BATCH) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches (x, x_next) in order.
@@ -86,7 +123,7 @@ class LaggedPairs:
             For a size that is no integer of at least 1.
         """
         check_positive("size", whole("size", size))
-        return zip(self.x.split(size), self.x_next.split(size), strict=True)
+        return (self.read(slice(start, start + size)) for start in range(0, len(self), size))
 
     def both_ways(self) -> LaggedPairs:
         """The same pairs of a process known to be in equilibrium, reversible: each counts in both directions of time.
@@ -111,19 +148,52 @@ class LaggedPairs:
             For a mask of another length.
         """
         index = np.asarray(index)
-        if index.dtype == bool:
-            if index.shape != (len(self),):
-                raise ValueError(f"index as a mask must have shape ({len(self)},), one per pair; got {index.shape}.")
-            index = np.flatnonzero(index)
-        check_positions("index", index, len(self))
-        rows = torch.from_numpy(index.astype(int))
-        return dataclasses.replace(
-            self,
-            x=self.x[rows],
-            x_next=self.x_next[rows],
-            trajectory=self.trajectory[index],
-            frame=self.frame[index],
-        )
+        if index.dtype == bool and index.shape != (len(self),):
+            raise ValueError(f"index as a mask must have shape ({len(self)},), one per pair; got {index.shape}.")
+        if index.dtype != bool:
+            check_positions("index", index, len(self))
+            index = index.astype(np.int64)
+            index = np.where(index < 0, index + len(self), index)
+        return dataclasses.replace(self, places=self.places.through(Rows.of(index)))
+
+    def spread(self, n_numbers: int) -> LaggedPairs:
+        """All pairs; or, where their x hold more numbers than that, stretches of neighbours spread evenly over them.
+
+        Examples
+        --------
+        >>> lagged_pairs(np.arange(1000.0)).spread(128).frame[:5]
+        array([ 0,  1, 15, 16, 31])
+        """
+        length = max(1, n_numbers // (_STRETCHES * max(1, math.prod(self.state_shape))))
+        if _STRETCHES * length >= len(self):
+            return self
+        first = np.linspace(0, len(self) - length, _STRETCHES).astype(int)
+        positions = Rows(first, np.full(_STRETCHES, length))
+        return dataclasses.replace(self, places=self.places.through(positions))
+
+    def with_states(self, x: Tensor, x_next: Tensor) -> LaggedPairs:
+        """Pairs of the same frames with other states, such as functions of them, each (n_pairs, *state).
+
+        Raises
+        ------
+        ValueError
+            For other shapes, or as many states as there are no pairs.
+
+        Examples
+        --------
+        >>> pairs = lagged_pairs([np.arange(3.0), np.arange(2.0)])
+        >>> squares = pairs.with_states(pairs.x**2, pairs.x_next**2)
+        >>> squares.x_next.flatten(), squares.trajectory
+        (tensor([1., 4., 1.], dtype=torch.float64), array([0, 0, 1]))
+        """
+        if x.shape != x_next.shape or len(x) != len(self):
+            raise ValueError(
+                f"x and x_next must be ({len(self)}, *state), one state per pair; got {tuple(x.shape)} and "
+                f"{tuple(x_next.shape)}."
+            )
+        names = self.coordinate_names if tuple(x.shape[1:]) == self.state_shape else None
+        states = HeldStates(torch.cat([x, x_next]))
+        return dataclasses.replace(self, states=states, places=self.places.moved(), coordinate_names=names)
 
     def fingerprint(self) -> str:
         """Hash of the pairs and their lag, which tells whether two sets of pairs are the same, in any precision.
@@ -135,10 +205,13 @@ class LaggedPairs:
         (True, False)
         """
         digest = hashlib.blake2b(repr((self.clock.lag, self.n_pairs, self.state_shape)).encode(), digest_size=16)
-        digest.update(np.stack([self.trajectory, self.frame]).astype("<i8").tobytes())
+        frames, lengths = self.places.frames, self.places.frames.lengths
+        trajectory = self.places.run_trajectory
+        runs = np.stack([trajectory, frames.first - self.places.begins[trajectory], lengths])
+        digest.update(runs.astype("<i8").tobytes())
         for batch in self.batches():
             for side in batch:
-                digest.update(np.ascontiguousarray(side.numpy(), dtype="<f8").tobytes())
+                digest.update(np.ascontiguousarray(side.numpy(), dtype="<f8").data)
         return digest.hexdigest()
 
 
@@ -207,14 +280,11 @@ def lagged_pairs(
         lag = 1
     clock = _make_clock(lag, *found)
     names = coordinate_names(labelled[0]) if labelled else None
-    if is_explicit:
-        x, x_next = explicit_sides(data)
-        trajectory, frame = np.zeros(len(x), dtype=int), np.arange(len(x))
-    else:
-        x, x_next, trajectory, frame = _cut_pairs(as_trajectories(data), clock.known_lag("to cut pairs"))
+    states, places = _side_by_side(data) if is_explicit else _cut(data, clock.known_lag("to cut pairs"))
+    pairs = LaggedPairs(states, places, clock, names)
     if check_constant:
-        check_constant_columns(x, names)
-    return LaggedPairs(x, x_next, trajectory, frame, clock, names)
+        check_constant_columns((x for x, _ in pairs.batches()), names)
+    return pairs
 
 
 def _make_clock(lag: int | None, dt: float | None, time_unit: str | None) -> Clock:
@@ -230,15 +300,18 @@ def _checked_pairs(pairs: LaggedPairs, lag: int | None, dt: float | None, time_u
     return pairs
 
 
-def _cut_pairs(trajectories: list[Tensor], lag: int) -> tuple[Tensor, Tensor, np.ndarray, np.ndarray]:
-    lengths = [len(t) for t in trajectories]
-    short = [i for i, n in enumerate(lengths) if n <= lag]
-    if short:
+def _side_by_side(data: tuple) -> tuple[States, Places]:
+    x, x_next = explicit_sides(data)
+    return HeldStates(torch.cat([x, x_next])), Places.side_by_side(len(x))
+
+
+def _cut(data: Any, lag: int) -> tuple[States, Places]:
+    trajectories = as_trajectories(data)
+    lengths = np.array([len(t) for t in trajectories])
+    short = np.flatnonzero(lengths <= lag)
+    if len(short):
         listed = ", ".join(f"trajectory {i} ({lengths[i]} frames)" for i in short[:10])
         listed += f", and {len(short) - 10} more" if len(short) > 10 else ""
         raise ValueError(f"lag={lag} needs trajectories of more than {lag} frames; too short: {listed}.")
-    counts = [n - lag for n in lengths]
-    x = torch.cat([t[:-lag] for t in trajectories]) if len(counts) > 1 else trajectories[0][:-lag]
-    x_next = torch.cat([t[lag:] for t in trajectories]) if len(counts) > 1 else trajectories[0][lag:]
-    frame = np.concatenate([np.arange(n) for n in counts])
-    return x, x_next, np.repeat(np.arange(len(counts)), counts), frame
+    values = torch.cat(trajectories) if len(trajectories) > 1 else trajectories[0]
+    return HeldStates(values), Places.cut(lengths, lag)
