@@ -20,6 +20,7 @@ from koopman_lora.comparison import comparison_with
 from koopman_lora.data.inputs import drawn_pairs
 from koopman_lora.data.splits import Split
 from koopman_lora.eigenanalysis import eigen_analysis, koopman_modes
+from koopman_lora.findings import OF_THE_FIT, findings_of_pairs
 from koopman_lora.fitted import Fitted, FittedMoments
 from koopman_lora.fitted_functions import FittedFunctions
 from koopman_lora.importance import functions_of, input_importance
@@ -84,17 +85,25 @@ class KoopmanAnalysis(FittedFunctions):
         return write_fitted(self.fitted, self.spectrum, self.survey, folder)
 
     def applied_to(self, X: Any) -> KoopmanAnalysis:
-        """The same model asked about other trajectories, all of them held out: nothing was fitted to them."""
+        """The same model asked about other trajectories, all of them held out: nothing was fitted to them.
+
+        What is said of the training stays; what is said of the fit at its pairs, and of several fits, goes.
+        """
         pairs = self.pairs_of(X)
         moments = clocked(self.feature_moments(pairs, flat_state), self.model)
         split = Split.given(pairs)
         sigma = self.spectrum["canonical_singular_values"].values
         right = functools.partial(self.singular_functions, side="right")
+        validation = Validation.of_maps(sigma, self.singular_functions, right, pairs)
+        of_training = [finding for finding in self.fitted.findings if finding.name not in OF_THE_FIT]
         return KoopmanAnalysis(
             dataclasses.replace(
                 self.fitted,
                 moments=FittedMoments(moments, moments.merged(np.zeros(moments.n_blocks)), None),
-                validation=Validation.of_maps(sigma, self.singular_functions, right, pairs),
+                validation=validation,
+                findings=(*of_training, *findings_of_pairs(moments, validation)),
+                fits=None,
+                survey=None,
                 recipe=split.recipe,
                 fingerprint=pairs.fingerprint(),
                 split=split,

@@ -28,6 +28,18 @@ _CONFIRMED = 0.3
 _FALSE_ALARMS, _N_DRAWS = 0.01, 999
 
 
+def findings_of_pairs(moments: Moments, validation: Validation | None) -> list[Finding]:
+    """What is wrong with fitted functions at the pairs whose moments these are; `OF_THE_FIT` names all that may be.
+
+    Parameters
+    ----------
+    moments : of the fitted features over all of these pairs, per block
+    validation : of those that nothing was fitted to; None where there are none
+    """
+    held_out = [] if validation is None else held_out_findings(validation) + overfit_findings(moments, validation)
+    return held_out + equilibrium_findings(moments)
+
+
 def held_out_findings(validation: Validation) -> list[Finding]:
     """A fit whose held-out VAMP-E does not beat that of the constant function, which is 1: in words, why."""
     vamp_e = validation.scores().vamp_e

@@ -13,13 +13,7 @@ import xarray as xr
 from koopman_lora.accumulation import flat_state, moments_by_block
 from koopman_lora.data.groups import block_numbers
 from koopman_lora.data.splits import Split, SplitRecipe
-from koopman_lora.findings import (
-    Finding,
-    equilibrium_findings,
-    held_out_findings,
-    overfit_findings,
-    training_findings,
-)
+from koopman_lora.findings import Finding, findings_of_pairs, training_findings
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import Moments
 from koopman_lora.normalisation import normalise
@@ -128,11 +122,8 @@ def finish(
         triples = canonical_triples(normal.moments)
         validation = Validation.of_solution(triples, (model.f, model.g), split.held_out)
     trained = trained or normal
-    findings = training_findings(trained.moments, trained.svals, batch_size)
     everywhere = moments.merged(cells // N_PARTS)
-    if validation is not None:
-        findings += held_out_findings(validation) + overfit_findings(everywhere, validation)
-    findings += equilibrium_findings(everywhere)
+    findings = training_findings(trained.moments, trained.svals, batch_size) + findings_of_pairs(everywhere, validation)
     return Fitted(
         model=model,
         moments=FittedMoments(everywhere, in_training or moments, in_held_out or given),

@@ -11,6 +11,7 @@ from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.clock import Clock
 from koopman_lora.data.pairs import lagged_pairs
 from koopman_lora.estimator import KoopmanLoRA
+from koopman_lora.findings import NO_BETTER
 from koopman_lora.intervals import bootstrap_intervals
 from koopman_lora.systems import NoisyRotation
 from koopman_lora.tables import comparison_text
@@ -256,6 +257,21 @@ def test_applied_to_other_data_all_of_them_are_held_out(fitted, other):
     assert there.koopman_modes(lambda x: x[:, :1]).sizes["observable"] == 1  # its frames are at hand
     with pytest.raises(ValueError, match=r"clocks must be one and the same .*lag=2.*lag=1"):
         fitted.applied_to(lagged_pairs(other, lag=2))
+
+
+def test_what_is_said_of_the_fit_is_said_of_the_data_it_is_applied_to(fitted):
+    noise = np.random.default_rng(0).normal(size=LABELLED.values[0].shape)
+    there = fitted.applied_to(noise)
+    assert NO_BETTER not in [finding.name for finding in fitted.fitted.findings]
+    assert "is not above 1, that of the constant" in str(there.summary())
+    back = there.applied_to(LABELLED)
+    assert NO_BETTER not in [finding.name for finding in back.fitted.findings]
+
+
+def test_the_agreement_of_fits_is_not_that_of_other_data(other):
+    fitted = KoopmanLoRA(n_modes=3, hidden_dims=(8,), n_epochs=1, n_fits=2).fit(LABELLED).analysis_
+    assert fitted.fitted.fits is not None
+    assert fitted.applied_to(other).fitted.fits is None
 
 
 def test_an_analysis_knows_the_data_of_its_fit(fitted, other):

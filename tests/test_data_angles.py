@@ -56,9 +56,9 @@ def test_names_positions_and_true_choose_coordinates(periodic, wanted):
     [
         (NAMED, "chi", "periodic names no coordinate: 'chi'; names are phi, psi"),
         (NAMED.values, ["phi"], "periodic names no coordinate: 'phi'; the data have no names; give positions"),
-        (NAMED, 2, "periodic must be names or positions from 0 to 1; got 2"),
-        (NAMED, [-1], "periodic must be names or positions from 0 to 1; got -1"),
-        (NAMED, [0.5], "periodic must be an integer; got 0.5"),
+        (NAMED, 2, "periodic must hold names, or positions from 0 to 1; got 2"),
+        (NAMED, [-1], "periodic must hold names, or positions from 0 to 1; got -1"),
+        (NAMED, [0.5], "periodic must hold names, or positions from 0 to 1; got 0.5"),
         (
             np.random.default_rng(0).normal(size=(9, 3, 3)),
             True,

@@ -13,7 +13,7 @@ def scan(lags, n_resamples=20):
 
 def answer_of(ax):
     """What the title says below the question, its line breaks undone."""
-    return " ".join(ax.get_title().split("\n")[1:])
+    return " ".join(ax.get_title("left").split("\n")[1:])
 
 
 @pytest.mark.parametrize("draw", [plot_energy, plot_modes_above_noise])

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from koopman_lora.arguments import whole
 from koopman_lora.data.angle_periods import RADIANS as RADIANS
 from koopman_lora.data.angle_periods import angle_period, angle_text
+from koopman_lora.data.inputs import position_of
 from koopman_lora.data.pairs import LaggedPairs
 from koopman_lora.kinds import is_real, shown
 
@@ -64,19 +63,7 @@ def periodic_coordinates(
     if periodic is True:
         return tuple(range(n))
     chosen = [periodic] if isinstance(periodic, str) or not np.iterable(periodic) else list(periodic)
-    return tuple(sorted({_position(entry, n, pairs.coordinate_names) for entry in chosen}))
-
-
-def _position(entry: Any, n: int, names: Sequence[str] | None) -> int:
-    if isinstance(entry, str):
-        if names is None or entry not in names:
-            known = "the data have no names; give positions" if names is None else f"names are {', '.join(names)}"
-            raise ValueError(f"periodic names no coordinate: {entry!r}; {known}.")
-        return list(names).index(entry)
-    position = whole("periodic", entry)
-    if not 0 <= position < n:
-        raise ValueError(f"periodic must be names or positions from 0 to {n - 1}; got {position}.")
-    return position
+    return tuple(sorted({position_of("periodic", entry, n, pairs.coordinate_names) for entry in chosen}))
 
 
 def angle_hint(pairs: LaggedPairs, periodic: Sequence[int] = ()) -> str | None:

@@ -61,7 +61,7 @@ def _columns(group: str, entries: Any, state_shape: tuple[int, ...], names: Sequ
     if np.shape(entries) == state_shape and np.asarray(entries).dtype == bool:
         chosen = np.flatnonzero(entries)
     elif isinstance(entries, (list, tuple, range)) or np.ndim(entries) == 1:
-        chosen = np.array([_position(group, entry, n, names) for entry in entries], dtype=int)
+        chosen = np.array([position_of(f"groups[{group!r}]", entry, n, names) for entry in entries], dtype=int)
     else:
         raise TypeError(
             f"groups[{group!r}] must be names, positions, or a mask {state_shape} of True and False; got "
@@ -72,12 +72,22 @@ def _columns(group: str, entries: Any, state_shape: tuple[int, ...], names: Sequ
     return np.unique(chosen)
 
 
-def _position(group: str, entry: Any, n: int, names: Sequence[str] | None) -> int:
+def position_of(argument: str, entry: Any, n: int, names: Sequence[str] | None) -> int:
+    """Position of a coordinate that was given by its name or its position.
+
+    Examples
+    --------
+    >>> position_of("periodic", "psi", 2, ("phi", "psi"))
+    1
+    >>> position_of("periodic", 2, 2, ("phi", "psi"))
+    Traceback (most recent call last):
+    ValueError: periodic must hold names, or positions from 0 to 1; got 2.
+    """
     if isinstance(entry, str):
         if names is None or entry not in names:
             known = "the data have no names; give positions" if names is None else f"names are {', '.join(names)}"
-            raise ValueError(f"groups[{group!r}] names no coordinate: {entry!r}; {known}.")
+            raise ValueError(f"{argument} names no coordinate: {entry!r}; {known}.")
         return list(names).index(entry)
     if isinstance(entry, (bool, np.bool_)) or not isinstance(entry, (int, np.integer)) or not 0 <= entry < n:
-        raise ValueError(f"groups[{group!r}] must hold names, or positions from 0 to {n - 1}; got {shown(entry)}.")
+        raise ValueError(f"{argument} must hold names, or positions from 0 to {n - 1}; got {shown(entry)}.")
     return int(entry)

@@ -18,6 +18,7 @@ from koopman_lora.plots.style import (
     PURPLE,
     RED,
     add_legend,
+    add_legend_outside,
     ink,
     make_axis,
     set_answer,
@@ -28,6 +29,8 @@ from koopman_lora.plots.style import (
     with_unit,
 )
 
+# Width in inches of a picture with its legend outside.
+WIDE = 8.0
 # What the rules of `select_n_modes` are called in pictures.
 _RULES = {"elbow": "elbow", "vamp_e": "held-out VAMP-E", "null": "above noise"}
 
@@ -74,7 +77,7 @@ def plot_modes_above_noise(selection: xr.Dataset, ax: Axes | None = None) -> Axe
     selection : Dataset of `select_n_modes`
     """
     _check_selection(selection, "sigma", "sigma_held_out", "sigma_held_out_interval", "noise_threshold", "n_null")
-    ax = make_axis(ax)
+    ax = make_axis(ax, WIDE)
     modes, held_out = selection["mode"].values, selection["sigma_held_out"].values
     lower, upper = selection["sigma_held_out_interval"].values
     ax.plot(modes, selection["sigma"], "o", mfc="none", color=BLUE, label="fitted pairs")
@@ -86,7 +89,7 @@ def plot_modes_above_noise(selection: xr.Dataset, ax: Axes | None = None) -> Axe
     _mark_numbers(ax, selection)
     lowest = np.nan_to_num(np.append(lower, held_out)).min().clip(-1.0, 0.0)
     ax.set(ylabel="singular value", ylim=(1.1 * lowest - 0.05, 1.05))
-    add_legend(ax)
+    add_legend_outside(ax)
     return ax
 
 
@@ -130,7 +133,7 @@ def plot_timescales(scan: xr.Dataset, n_timescales: int = 3, ax: Axes | None = N
         "timescales_interval",
         attrs=["time_unit", "has_plateau", "answer"],
     )
-    ax = make_axis(ax)
+    ax = make_axis(ax, WIDE)
     unit, times = scan.attrs["time_unit"], scan["lag_time"].values
     shown = slice(1, 1 + n_timescales)
     values, (lower, upper) = scan["timescales"].values[:, shown], scan["timescales_interval"].values[:, :, shown]
@@ -152,7 +155,7 @@ def plot_timescales(scan: xr.Dataset, n_timescales: int = 3, ax: Axes | None = N
     set_answer(ax, "Which lag?", scan.attrs["answer"])
     ax.set(yscale="log", ylim=(bottom, top), xlim=(0, edges[-1]))
     set_log_ticks(ax.yaxis)
-    add_legend(ax)
+    add_legend_outside(ax)
     return ax
 
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from koopman_lora._labels import check_result
 from koopman_lora.checks import checked
 from koopman_lora.kinds import Count
-from koopman_lora.plots.style import GREY, add_legend, make_axis, state_colour
+from koopman_lora.plots.style import GREY, add_legend_outside, make_axis, state_colour
 
 _MARKERS = "osD^vP<>"
 _LONGEST_NAME = 40
@@ -59,7 +59,7 @@ def plot_input_importance(
     n_all = importance.sizes["input"]
     ax.set_ylabel("input" if len(order) == n_all else f"input ({len(order)} of {n_all})")
     ax.set_title("What a mode loses without an input")
-    add_legend(ax, loc="upper left", bbox_to_anchor=(1.0, 1.02))
+    add_legend_outside(ax)
     return ax
 
 

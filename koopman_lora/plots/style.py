@@ -49,10 +49,15 @@ def add_legend(ax: Axes, **options: Any) -> None:
     ax.legend(**{"fontsize": "small", "framealpha": 0.85, "edgecolor": "none", **options})
 
 
+def add_legend_outside(ax: Axes) -> None:
+    """A legend to the right of the axes, where curves may lie anywhere."""
+    add_legend(ax, loc="upper left", bbox_to_anchor=(1.0, 1.02))
+
+
 def set_answer(ax: Axes, question: str, answer: str) -> None:
     """Title of a plot that something is chosen from: the question, and the answer with its reason below it."""
     width = max(30, int(14 * ax.bbox.width / ax.figure.dpi))  # characters of a line
-    ax.set_title(f"{question}\n{textwrap.fill(answer, width)}", fontsize="medium")
+    ax.set_title(f"{question}\n{textwrap.fill(answer, width)}", fontsize="medium", loc="left")
 
 
 def with_unit(name: str, unit: Any) -> str:
