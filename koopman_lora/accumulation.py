@@ -188,7 +188,7 @@ class _Accumulator:
     ) -> Moments:
         if len(pairs) == 0:
             raise ValueError("pairs are empty; give at least one pair (x, x_next).")
-        self.fix_direction(pairs.spread(_LOOKED_AT).x)
+        self.fix_direction(pairs.spread(_LOOKED_AT // max(1, pairs.n_entries)).x)
         for blocks in neighbouring_blocks(block, batch_size):
             if len(blocks) == 1:
                 self.add_block(pairs.read(positions) for positions in blocks[0].batches(batch_size))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, NamedTuple
+import bisect
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from koopman_lora.data.lazy_states import LazyStates
 from koopman_lora.data.pairs import LaggedPairs
+from koopman_lora.data.shuffling import Portion, random_portions
 from koopman_lora.model import KoopmanLoRAModel
-
-# Numbers in the states of pairs that are standardised at once: in batches of a few hundred that takes twice the time.
-_PORTION = 2**21
 
 
 def n_batches(n_pairs: int, batch_size: int, n_modes: int) -> int:
@@ -27,22 +27,11 @@ def n_batches(n_pairs: int, batch_size: int, n_modes: int) -> int:
     return max(1, min(round(n_pairs / batch_size), n_pairs // max(n_modes, 2)))
 
 
-class _Portion(NamedTuple):
-    """Prepared states of neighbours in the order of a pass, from position `start` on."""
-
-    start: int
-    x: Tensor
-    x_next: Tensor
-
-    @property
-    def stop(self) -> int:
-        return self.start + len(self.x)
-
-
 class TrainingBatches:
     """An endless iterator over batches (x, x_next) of prepared states; none of a pass is dropped.
 
-    Where pairs count both ways, half of a batch goes backward: as they come, by chance.
+    Where pairs count both ways, half of a batch goes backward: as they come, by chance. What is not in memory is read
+    ahead in a thread, until `close`.
 
     Parameters
     ----------
@@ -56,14 +45,15 @@ class TrainingBatches:
         self.generator = torch.Generator().manual_seed(seed)
         sizes = len(pairs) // steps_per_pass + (np.arange(steps_per_pass) < len(pairs) % steps_per_pass)
         self.bounds = [0, *np.cumsum(sizes).tolist()]
-        self.portion_size = max(1, _PORTION // max(1, math.prod(pairs.state_shape)))
         self.position = 0
+        self.reader = ThreadPoolExecutor(1) if isinstance(pairs.states, LazyStates) else None
         self._shuffle()
 
     def _shuffle(self) -> None:
         self.before = self.generator.get_state()
-        self.order = torch.randperm(len(self.pairs), generator=self.generator).numpy()
-        self.portion: _Portion | None = None
+        self.portions = random_portions(self.pairs, self.bounds, self.generator)
+        self.number, self.loaded = -1, (torch.empty(0), torch.empty(0))
+        self.ahead: tuple[int, Future] | None = None
 
     def __iter__(self) -> TrainingBatches:
         return self
@@ -72,24 +62,48 @@ class TrainingBatches:
         if self.position == self.steps_per_pass:
             self.position = 0
             self._shuffle()
-        start, stop = self.bounds[self.position : self.position + 2]
+        x, x_next = self._pairs(*self.bounds[self.position : self.position + 2])
         self.position += 1
-        portion = self._portion_of(start, stop)
-        rows = slice(start - portion.start, stop - portion.start)
-        x, x_next = portion.x[rows], portion.x_next[rows]
         if self.pairs.is_reversible:
             half = len(x) // 2
             x, x_next = torch.cat([x[:half], x_next[half:]]), torch.cat([x_next[:half], x[half:]])
         return x, x_next
 
-    def _portion_of(self, start: int, stop: int) -> _Portion:
-        """The portion that holds a batch."""
-        if self.portion is None or not self.portion.start <= start < stop <= self.portion.stop:
-            end = max(b for b in self.bounds[self.position :] if b <= max(stop, start + self.portion_size))
-            with torch.no_grad():
-                x, x_next = (self.model.prepare(side) for side in self.pairs.read(self.order[start:end]))
-            self.portion = _Portion(start, x, x_next)
-        return self.portion
+    def _pairs(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Prepared states of neighbours in the order of the pass, of one portion or of several."""
+        number = bisect.bisect_right(self.portions, start, key=lambda portion: portion.stop)
+        found: list[tuple[Tensor, ...]] = []
+        while start < stop:
+            portion = self.portions[number]
+            rows: Any = slice(start - portion.start, min(stop, portion.stop) - portion.start)
+            rows = rows if portion.order is None else portion.order[rows].to(self.model.device)
+            found.append(tuple(side[rows] for side in self._load(number)))
+            start, number = portion.stop, number + 1
+        x, x_next = (sides[0] if len(sides) == 1 else torch.cat(sides) for sides in zip(*found, strict=True))
+        return x, x_next
+
+    def _load(self, number: int) -> tuple[Tensor, Tensor]:
+        """The prepared states of a portion, while the next one is being read."""
+        if number == self.number:
+            return self.loaded
+        self.number, self.loaded = -1, (torch.empty(0), torch.empty(0))  # no third portion in memory
+        is_ahead = self.ahead is not None and self.ahead[0] == number
+        self.loaded = self.ahead[1].result() if self.ahead and is_ahead else self._prepare(self.portions[number])
+        self.number, self.ahead = number, None
+        if self.reader is not None and number + 1 < len(self.portions):
+            self.ahead = number + 1, self.reader.submit(self._prepare, self.portions[number + 1])
+        return self.loaded
+
+    @torch.no_grad()
+    def _prepare(self, portion: Portion) -> tuple[Tensor, Tensor]:
+        sides = zip(*(map(self.model.prepare, self.pairs.read(part)) for part in portion.parts), strict=True)
+        x, x_next = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in sides)
+        return x, x_next
+
+    def close(self) -> None:
+        """End the thread that reads ahead, once it has read what it is at."""
+        if self.reader is not None:
+            self.reader.shutdown(cancel_futures=True)
 
     def state(self) -> dict[str, Any]:
         """Where the iterator is: what `restore` needs to go on with the same batches."""

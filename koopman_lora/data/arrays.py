@@ -19,71 +19,61 @@ def labelled_parts(data: Any) -> list[xr.DataArray]:
     return [part for part in parts if isinstance(part, xr.DataArray)]
 
 
-def as_trajectories(data: Any) -> list[Tensor]:
-    """Trajectories (time, *state) of one state shape, all finite; raises what `lagged_pairs` documents."""
-    parts = data if isinstance(data, list) else [data]
-    if len(parts) == 0:
-        raise ValueError("data is an empty list; give at least one trajectory (time, *state).")
-    data = [values for part in parts for values in _split_labelled(part)]
-    trajectories = [_as_tensor(values, f"trajectory {i}") for i, values in enumerate(data)]
-    _check_same_shape(trajectories)
-    for i, values in enumerate(trajectories):
-        _check_finite(values, f"trajectory {i}")
-    return trajectories
-
-
-def _split_labelled(data: Any) -> list[Any]:
-    if not isinstance(data, xr.DataArray):
-        return [data]
-    if TIME not in data.dims:
-        raise ValueError(f"data must have a dimension 'time'; got dimensions {data.dims}. Rename one with .rename().")
-    if TRAJECTORY in data.dims:
-        return list(data.transpose(TRAJECTORY, TIME, ...).values)
-    return [data.transpose(TIME, ...).values]
-
-
-def _as_tensor(values: Any, name: str) -> Tensor:
-    if isinstance(values, xr.DataArray):
-        values = (values.transpose(TIME, ...) if TIME in values.dims else values).values
-    values = values if isinstance(values, Tensor) else torch.from_numpy(_real_array(values, name))
-    values = _real_tensor(values, name).detach().cpu()
-    if values.ndim == 0:
-        raise ValueError(f"{name} must have a time axis; got a single number.")
-    return values[:, None] if values.ndim == 1 else values
-
-
-def _real_array(values: Any, name: str) -> np.ndarray:
-    """A copy in a precision that torch knows: integers become floating point, nothing is lost on the way."""
-    if not isinstance(values, np.ndarray):
+def checked_values(values: Any, name: str) -> np.ndarray | Tensor:
+    """Real numbers as an array or a dense tensor with a time axis, nothing of them masked; not copied."""
+    if isinstance(values, Tensor):
+        if values.layout != torch.strided or values.is_meta:
+            raise TypeError(f"{name} must be a dense tensor with data; got {values.layout} on {values.device}.")
+        values = values.detach().cpu()
+    elif not isinstance(values, np.ndarray):
         try:
             values = np.asarray(values)
         except ValueError:
             raise TypeError(f"{name} is not a rectangular array of numbers.") from None
-    if values.dtype.kind not in "fiu":
-        raise TypeError(f"{name} must hold real numbers; got dtype {values.dtype}. {_remedy(values.dtype.kind)}")
+    real_dtype(values.dtype, name)
     if isinstance(values, np.ma.MaskedArray):
         _check_mask(values, name)
+    if values.ndim == 0:
+        raise ValueError(f"{name} must have a time axis; got a single number.")
+    return values
+
+
+def real_dtype(dtype: Any, name: str) -> torch.dtype:
+    """The precision that holds numbers of an array or a tensor: integers become floating point, nothing is lost.
+
+    Examples
+    --------
+    >>> real_dtype(np.dtype("i2"), "x"), real_dtype(torch.int32, "x")
+    (torch.float32, torch.float64)
+    """
+    if isinstance(dtype, torch.dtype):
+        if dtype.is_complex or dtype == torch.bool:
+            advice = _remedy("c") if dtype.is_complex else "Convert with .double(), if they are numbers."
+            raise TypeError(f"{name} must hold real numbers; got dtype {dtype}. {advice}")
+        if dtype.is_floating_point:
+            return dtype
+        return torch.float32 if dtype.itemsize <= 2 else torch.float64
+    if dtype.kind not in "fiu":
+        raise TypeError(f"{name} must hold real numbers; got dtype {dtype}. {_remedy(dtype.kind)}")
     # float16 and long double have no torch counterpart worth training in; float32 holds integers up to 2**24
-    single = 4 if values.dtype.kind == "f" else 2
-    return np.array(values, dtype=np.float32 if values.dtype.itemsize <= single else np.float64)
+    return torch.float32 if dtype.itemsize <= (4 if dtype.kind == "f" else 2) else torch.float64
+
+
+def without_copy(values: np.ndarray | Tensor, dtype: torch.dtype) -> Tensor:
+    """An array as a tensor of real numbers, a view where torch can have one."""
+    if isinstance(values, Tensor):
+        return values.to(dtype)
+    wanted = np.dtype(np.float32 if dtype == torch.float32 else np.float64)
+    values = np.asarray(values, dtype=wanted)
+    if not values.flags.writeable or any(stride < 0 or stride % wanted.itemsize for stride in values.strides):
+        values = values.copy()
+    return torch.from_numpy(values).to(dtype)
 
 
 def _remedy(kind: str) -> str:
     if kind == "c":
         return "Give real and imaginary parts as two coordinates: np.stack([z.real, z.imag], axis=-1)."
     return "Convert with .astype(float), if they are numbers."
-
-
-def _real_tensor(values: Tensor, name: str) -> Tensor:
-    """Real numbers as they are, integers in floating point."""
-    if values.layout != torch.strided or values.is_meta:
-        raise TypeError(f"{name} must be a dense tensor with data; got {values.layout} on {values.device}.")
-    if values.is_complex() or values.dtype == torch.bool:
-        advice = _remedy("c") if values.is_complex() else "Convert with .double(), if they are numbers."
-        raise TypeError(f"{name} must hold real numbers; got dtype {values.dtype}. {advice}")
-    if values.is_floating_point():
-        return values
-    return values.float() if values.element_size() <= 2 else values.double()
 
 
 def _check_mask(values: np.ma.MaskedArray, name: str) -> None:
@@ -96,8 +86,8 @@ def _check_mask(values: np.ma.MaskedArray, name: str) -> None:
         )
 
 
-def _check_same_shape(trajectories: Sequence[Tensor]) -> None:
-    shapes = [tuple(t.shape[1:]) for t in trajectories]
+def check_same_shape(shapes: Sequence[tuple[int, ...]]) -> None:
+    """Raise a ValueError unless the shapes of states of all trajectories are one, and not empty."""
     if len(set(shapes)) > 1:
         other = next(i for i, s in enumerate(shapes) if s != shapes[0])
         raise ValueError(
@@ -108,31 +98,17 @@ def _check_same_shape(trajectories: Sequence[Tensor]) -> None:
         raise ValueError(f"states must not be empty; got state shape {shapes[0]}.")
 
 
-def _check_finite(values: Tensor, name: str) -> None:
-    finite = torch.isfinite(values)
-    if not finite.all():
-        bad = ~finite.flatten(1).all(1)
-        frame = int(bad.nonzero()[0])
-        raise ValueError(
-            f"{name} holds NaN or inf at frame {frame} ({int(bad.sum())} such frames); "
-            "cut the trajectory there into two, or fill the gap."
-        )
-
-
-def explicit_sides(data: tuple) -> tuple[Tensor, Tensor]:
-    """Explicit pairs `(x, x_next)` as two checked tensors (n_pairs, *state) of one precision."""
-    if len(data) != 2:
-        raise ValueError(f"data as a tuple must be (x, x_next); got {len(data)} entries. Put trajectories in a list.")
-    x, x_next = _as_tensor(data[0], "x"), _as_tensor(data[1], "x_next")
-    if x.shape != x_next.shape:
-        raise ValueError(f"x and x_next must have one shape; got {tuple(x.shape)} and {tuple(x_next.shape)}.")
-    if len(x) == 0:
-        raise ValueError("x and x_next are empty; give at least one pair.")
-    _check_same_shape([x])
-    _check_finite(x, "x")
-    _check_finite(x_next, "x_next")
-    dtype = torch.promote_types(x.dtype, x_next.dtype)
-    return x.to(dtype), x_next.to(dtype)
+def check_finite(values: Tensor, name: str, first: int = 0) -> None:
+    """Raise a ValueError that names the first frame of states (n, *state), counted from `first`, that is not finite."""
+    # NaN and infinity survive sums, which take no memory; those of finite numbers may overflow
+    if len(values) == 0 or bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all()):
+        return
+    bad = ~torch.isfinite(values).flatten(1).all(1)
+    frame = first + int(bad.nonzero()[0])
+    raise ValueError(
+        f"{name} holds NaN or inf at frame {frame} ({int(bad.sum())} such frames); "
+        "cut the trajectory there into two, or fill the gap."
+    )
 
 
 def coordinate_names(data: xr.DataArray) -> tuple[str, ...] | None:
@@ -186,10 +162,15 @@ def as_states(x: Any, state_shape: tuple[int, ...]) -> Tensor:
     """
     if isinstance(x, xr.DataArray):
         x = x.values
-    states = _real_tensor(x, "x") if isinstance(x, Tensor) else torch.from_numpy(_real_array(x, "x")).double()
+    values = checked_values(x, "x")
+    states = without_copy(values, values.dtype if _is_floating(values) else torch.float64)
     if states.ndim == 1 and state_shape == (1,):
         states = states[:, None]
     if tuple(states.shape[1:]) != state_shape:
         raise ValueError(f"x must have shape (n, {', '.join(map(str, state_shape))}); got {tuple(states.shape)}.")
-    _check_finite(states, "x")
+    check_finite(states, "x")
     return states
+
+
+def _is_floating(values: np.ndarray | Tensor) -> bool:
+    return isinstance(values, Tensor) and values.is_floating_point()

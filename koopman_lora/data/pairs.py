@@ -16,15 +16,11 @@ from torch import Tensor
 from koopman_lora.arguments import check_positive, whole
 from koopman_lora.checks import checked
 from koopman_lora.clock import Clock, check_dt
-from koopman_lora.data.arrays import (
-    as_trajectories,
-    check_constant_columns,
-    coordinate_names,
-    explicit_sides,
-    labelled_parts,
-)
+from koopman_lora.data.arrays import check_constant_columns, check_same_shape, coordinate_names, labelled_parts
+from koopman_lora.data.lazy_states import states_of
 from koopman_lora.data.places import Places
 from koopman_lora.data.rows import Rows
+from koopman_lora.data.sources import opened, source_of, sources_of
 from koopman_lora.data.states import HeldStates, States, read_both
 from koopman_lora.data.time_axis import common_time_step
 from koopman_lora.kinds import Positions, check_positions
@@ -106,6 +102,11 @@ class LaggedPairs:
         """Frame of x within it, int (n_pairs,)."""
         return self.places.frame
 
+    @property
+    def n_entries(self) -> int:
+        """Numbers in one state."""
+        return math.prod(self.state_shape)
+
     def read(self, index: slice | np.ndarray) -> tuple[Tensor, Tensor]:
         """States (x, x_next) of the pairs at some positions, not to be written to; the rest is not read."""
         return read_both(self.states, self.places.rows.at(index), self.places.gap)
@@ -156,17 +157,17 @@ class LaggedPairs:
             index = np.where(index < 0, index + len(self), index)
         return dataclasses.replace(self, places=self.places.through(Rows.of(index)))
 
-    def spread(self, n_numbers: int) -> LaggedPairs:
-        """All pairs; or, where their x hold more numbers than that, stretches of neighbours spread evenly over them.
+    def spread(self, n_most: int) -> LaggedPairs:
+        """All pairs; or, where they are more than that, stretches of neighbours spread evenly over them.
 
         Examples
         --------
         >>> lagged_pairs(np.arange(1000.0)).spread(128).frame[:5]
         array([ 0,  1, 15, 16, 31])
         """
-        length = max(1, n_numbers // (_STRETCHES * max(1, math.prod(self.state_shape))))
-        if _STRETCHES * length >= len(self):
+        if n_most >= len(self):
             return self
+        length = max(1, n_most // _STRETCHES)
         first = np.linspace(0, len(self) - length, _STRETCHES).astype(int)
         positions = Rows(first, np.full(_STRETCHES, length))
         return dataclasses.replace(self, places=self.places.through(positions))
@@ -301,17 +302,26 @@ def _checked_pairs(pairs: LaggedPairs, lag: int | None, dt: float | None, time_u
 
 
 def _side_by_side(data: tuple) -> tuple[States, Places]:
-    x, x_next = explicit_sides(data)
-    return HeldStates(torch.cat([x, x_next])), Places.side_by_side(len(x))
+    if len(data) != 2:
+        raise ValueError(f"data as a tuple must be (x, x_next); got {len(data)} entries. Put trajectories in a list.")
+    x, x_next = (
+        source_of(side, name) for side, name in zip(opened(list(data)), ("x", "x_next"), strict=True)
+    )
+    shapes = [(side.n_trajectories * side.n_frames, *side.state_shape) for side in (x, x_next)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"x and x_next must have one shape; got {shapes[0]} and {shapes[1]}.")
+    if shapes[0][0] == 0:
+        raise ValueError("x and x_next are empty; give at least one pair.")
+    check_same_shape([x.state_shape])
+    return states_of([x, x_next]), Places.side_by_side(shapes[0][0])
 
 
 def _cut(data: Any, lag: int) -> tuple[States, Places]:
-    trajectories = as_trajectories(data)
-    lengths = np.array([len(t) for t in trajectories])
+    sources = sources_of(data)
+    lengths = np.repeat([s.n_frames for s in sources], [s.n_trajectories for s in sources])
     short = np.flatnonzero(lengths <= lag)
     if len(short):
         listed = ", ".join(f"trajectory {i} ({lengths[i]} frames)" for i in short[:10])
         listed += f", and {len(short) - 10} more" if len(short) > 10 else ""
         raise ValueError(f"lag={lag} needs trajectories of more than {lag} frames; too short: {listed}.")
-    values = torch.cat(trajectories) if len(trajectories) > 1 else trajectories[0]
-    return HeldStates(values), Places.cut(lengths, lag)
+    return states_of(sources, lag), Places.cut(lengths, lag)

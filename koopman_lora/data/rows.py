@@ -79,18 +79,31 @@ class Rows:
         >>> Rows(np.array([10, 0]), np.array([3, 2])).through(Rows.of(np.array([4, 1, 2, 3]))).all()
         array([ 1, 11, 12,  0])
         """
-        run, begins, ends = self._pieces(positions)
-        return Rows(self.first[run] + begins - self.begins[run], ends - begins)
+        cell, begins, lengths = positions.cut(self.ends)
+        run = np.searchsorted(positions.ends, begins, side="right")
+        there = positions.first[run] + begins - positions.begins[run]
+        return Rows(self.first[cell] + there - self.begins[cell], lengths)
 
-    def _pieces(self, positions: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Runs of positions, cut where a run of rows ends: run of rows, first position and end of each piece."""
-        first, n = positions.first, positions.lengths
-        run = self.run_of(first)
-        n_pieces = self.run_of(first + n - 1) - run + 1
-        piece = np.arange(n_pieces.sum()) - np.repeat(np.cumsum(n_pieces) - n_pieces, n_pieces)
-        run = np.repeat(run, n_pieces) + piece
-        begins, ends = np.repeat(first, n_pieces), np.repeat(first + n, n_pieces)
-        return run, np.maximum(begins, self.begins[run]), np.minimum(ends, self.ends[run])
+    def cut(self, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pieces of the runs, cut where cells of rows end, (n_pieces,) each: cell, first position and length.
+
+        Parameters
+        ----------
+        ends : of neighbouring cells that hold all rows, increasing
+
+        Examples
+        --------
+        >>> Rows(np.array([10, 0]), np.array([3, 2])).cut(np.array([1, 11, 20]))
+        (array([1, 2, 0, 1]), array([0, 1, 3, 4]), array([1, 2, 1, 1]))
+        """
+        last = self.first + self.lengths
+        cell = np.searchsorted(ends, self.first, side="right")
+        n_pieces = np.searchsorted(ends, last - 1, side="right") - cell + 1
+        run = np.repeat(np.arange(len(cell)), n_pieces)
+        cell = np.arange(n_pieces.sum()) - np.repeat(np.cumsum(n_pieces) - n_pieces - cell, n_pieces)
+        cell_begins = np.concatenate([[0], ends[:-1]])
+        begins = np.maximum(self.first[run], cell_begins[cell])
+        return cell, self.begins[run] + begins - self.first[run], np.minimum(last[run], ends[cell]) - begins
 
     def batches(self, size: int) -> Iterator[slice | np.ndarray]:
         """All of them in order, at most `size` at a time."""
