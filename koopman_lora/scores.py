@@ -76,7 +76,7 @@ class Validation:
 
     @classmethod
     def of_maps(cls, sigma: np.ndarray, left: FeatureMap, right: FeatureMap, pairs: LaggedPairs) -> Validation:
-        """`of_functions` from maps phi and psi, (n, *state) -> array (n, n_modes); of very many pairs at some of them."""
+        """`of_functions` from maps phi and psi, (n, *state) -> array (n, n_modes); of very many pairs at some."""
         pairs = pairs.spread(max(_KEPT // len(sigma), BATCH))
         values: list[tuple[np.ndarray, ...]] = []
         for x, x_next in pairs.batches():

@@ -144,7 +144,10 @@ class TrainingLoop:
         """Train; the best state is in the model afterwards."""
         self._configure(n_epochs, batch_size)
         drawing = may_draw(self.model) or may_draw(self.loss)
-        with contextlib.closing(self.batches), seeded(self.seed, self.fabric.device) if drawing else contextlib.nullcontext():
+        with (
+            contextlib.closing(self.batches),
+            seeded(self.seed, self.fabric.device) if drawing else contextlib.nullcontext(),
+        ):
             return self._run(progress)
 
     def _run(self, progress: bool) -> TrainingResult:

@@ -97,5 +97,5 @@ def _neighbours(pairs: LaggedPairs) -> tuple[np.ndarray, np.ndarray]:
         x, x_next = pairs.read(slice(None))
         return x.numpy(), x_next.numpy()
     follows = (np.diff(pairs.trajectory) == 0) & (np.diff(pairs.frame) == 1)
-    x = pairs.x.numpy()
-    return x[:-1][follows], x[1:][follows]
+    states = pairs.x.numpy()
+    return states[:-1][follows], states[1:][follows]

@@ -163,14 +163,10 @@ def as_states(x: Any, state_shape: tuple[int, ...]) -> Tensor:
     if isinstance(x, xr.DataArray):
         x = x.values
     values = checked_values(x, "x")
-    states = without_copy(values, values.dtype if _is_floating(values) else torch.float64)
+    states = without_copy(values, real_dtype(values.dtype, "x") if isinstance(values, Tensor) else torch.float64)
     if states.ndim == 1 and state_shape == (1,):
         states = states[:, None]
     if tuple(states.shape[1:]) != state_shape:
         raise ValueError(f"x must have shape (n, {', '.join(map(str, state_shape))}); got {tuple(states.shape)}.")
     check_finite(states, "x")
     return states
-
-
-def _is_floating(values: np.ndarray | Tensor) -> bool:
-    return isinstance(values, Tensor) and values.is_floating_point()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from koopman_lora.data.arrays import as_states, check_finite
 from koopman_lora.data.rows import Rows
-from koopman_lora.data.sources import PART, Source, opened, source_of
+from koopman_lora.data.sources import Source, opened, source_of
 from koopman_lora.data.states import HeldStates, States
 
 # Data in memory of at most so many bytes are copied into one tensor; larger ones are read where they are.
@@ -71,6 +71,9 @@ class LazyStates:
             self.pieces, n_heads = self.pieces._replace(head=np.full_like(self.pieces.head, -1)), 0
         self._heads = torch.empty((n_heads, lag, *self.state_shape), dtype=self.dtype)
         self._is_known = np.zeros(n_heads, dtype=bool)
+        headed = np.flatnonzero(self.pieces.head >= 0)
+        self._headed = headed[np.argsort(self.pieces.block[headed], kind="stable")]  # by the block that they lie in
+        self._headed_block = np.searchsorted(self.pieces.block[self._headed], np.arange(len(self.blocks) + 1))
         self._forget()
 
     def _forget(self) -> None:
@@ -95,23 +98,33 @@ class LazyStates:
     def read(self, rows: slice | np.ndarray) -> Tensor:
         """States at some rows, each block of them decoded once; a view where neighbours lie in one block."""
         if isinstance(rows, slice):
-            piece = int(np.searchsorted(self.pieces.begins, rows.start, side="right")) - 1
-            start = int(self.pieces.offset[piece] + rows.start - self.pieces.begins[piece])
-            if rows.stop <= self._end(piece) and rows.stop > rows.start:
-                return self._block(int(self.pieces.block[piece]))[start : start + rows.stop - rows.start]
-            rows = np.arange(rows.start, rows.stop)
+            neighbours = self._neighbours(rows)
+            return self._gathered(np.arange(rows.start, rows.stop)) if neighbours is None else neighbours
+        return self._gathered(rows)
+
+    def _neighbours(self, rows: slice) -> Tensor | None:
+        """A view of rows that lie in one block, None where they do not."""
+        piece = int(np.searchsorted(self.pieces.begins, rows.start, side="right")) - 1
+        if rows.stop > self._end(piece) or rows.stop <= rows.start:
+            return None
+        start = int(self.pieces.offset[piece] + rows.start - self.pieces.begins[piece])
+        return self._block(int(self.pieces.block[piece]))[start : start + rows.stop - rows.start]
+
+    def _gathered(self, rows: np.ndarray) -> Tensor:
         piece = np.searchsorted(self.pieces.begins, rows, side="right") - 1
         within = rows - self.pieces.begins[piece]
         states = torch.empty((len(rows), *self.state_shape), dtype=self.dtype)
         in_heads = self._in_heads(piece, within)
-        self._read_heads(states, piece, within, np.flatnonzero(in_heads))
-        missing = np.flatnonzero(~in_heads)
-        missing = missing[np.argsort(self.pieces.block[piece[missing]], kind="stable")]
-        block = self.pieces.block[piece[missing]]
-        for places in np.split(missing, np.flatnonzero(np.diff(block)) + 1) if len(missing) else ():
-            there = piece[places]
-            values = self._block(int(self.pieces.block[there[0]]))
-            states[torch.from_numpy(places)] = values[torch.from_numpy(self.pieces.offset[there] + within[places])]
+        if len(there := np.flatnonzero(in_heads)):
+            head = torch.from_numpy(self.pieces.head[piece[there]])
+            states[torch.from_numpy(there)] = self._heads[head, torch.from_numpy(within[there])]
+        rest = np.flatnonzero(~in_heads)
+        rest = rest[np.argsort(self.pieces.block[piece[rest]], kind="stable")]
+        block = self.pieces.block[piece[rest]]
+        for places in np.split(rest, np.flatnonzero(np.diff(block)) + 1) if len(rest) else ():
+            offset = self.pieces.offset[piece[places]] + within[places]
+            values = self._block(int(self.pieces.block[piece[places[0]]]))
+            states[torch.from_numpy(places)] = values[torch.from_numpy(offset)]
         return states
 
     def _end(self, piece: int) -> int:
@@ -123,11 +136,6 @@ class LazyStates:
         is_there = (head >= 0) & (within < self.lag)
         is_there[is_there] = self._is_known[head[is_there]]
         return is_there
-
-    def _read_heads(self, states: Tensor, piece: np.ndarray, within: np.ndarray, places: np.ndarray) -> None:
-        if len(places):
-            head = torch.from_numpy(self.pieces.head[piece[places]])
-            states[torch.from_numpy(places)] = self._heads[head, torch.from_numpy(within[places])]
 
     def _block(self, number: int) -> Tensor:
         """All states of a block (n, *state)."""
@@ -147,27 +155,16 @@ class LazyStates:
         return states
 
     def _keep(self, number: int, states: Tensor) -> None:
-        for piece in self._headed.get(number, ()):
+        for piece in self._headed[self._headed_block[number] : self._headed_block[number + 1]]:
             head, offset = int(self.pieces.head[piece]), int(self.pieces.offset[piece])
             if not self._is_known[head]:
-                part = states[offset : min(offset + self.lag, offset + self._end(piece) - int(self.pieces.begins[piece]))]
-                self._heads[head, : len(part)] = part
+                length = min(self.lag, self._end(piece) - int(self.pieces.begins[piece]))
+                self._heads[head, :length] = states[offset : offset + length]
                 self._is_known[head] = True
         with self._lock:
             self._decoded[number] = states
             while len(self._decoded) > 2 and sum(s.nbytes for s in self._decoded.values()) > _KEPT:
                 self._decoded.popitem(last=False)
-
-    @property
-    def _headed(self) -> dict[int, list[int]]:
-        """Pieces with a head, by the block that they lie in."""
-        found = self.__dict__.get("_headed_pieces")
-        if found is None:
-            found = collections.defaultdict(list)
-            for piece in np.flatnonzero(self.pieces.head >= 0).tolist():
-                found[int(self.pieces.block[piece])].append(piece)
-            self.__dict__["_headed_pieces"] = found
-        return found
 
     def by_block(self, rows: Rows) -> list[tuple[int, Rows]]:
         """Blocks in their order, with the positions of those of the rows that lie in each."""
@@ -244,7 +241,7 @@ def _is_one_tensor(source: Source, dtype: torch.dtype) -> bool:
 
 def readable_states(x: Any, state_shape: tuple[int, ...]) -> States:
     """States (n, *state) in any form, those on disk left there; raises what `as_states` documents."""
-    (x,) = opened([x])
+    x = opened(x)
     if not (getattr(x, "chunks", None) is not None or isinstance(x, np.memmap)):
         return HeldStates(as_states(x, state_shape))
     source = source_of(x, "x")

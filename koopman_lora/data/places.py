@@ -34,7 +34,7 @@ class Places:
 
     @classmethod
     def cut(cls, lengths: np.ndarray, lag: int) -> Places:
-        """All pairs `lag` frames apart in trajectories of these lengths (n_trajectories,) that lie one after the other."""
+        """All pairs `lag` frames apart in trajectories of these lengths (n_trajectories,), one after the other."""
         begins = np.cumsum(lengths) - lengths
         rows = Rows(begins, lengths - lag)
         return cls(rows, lag, rows, begins)

@@ -58,10 +58,10 @@ class Rows:
         return np.searchsorted(self.ends, positions, side="right")
 
     def at(self, index: slice | np.ndarray) -> slice | np.ndarray:
-        """Rows at some positions; of neighbours (start, stop) that lie in one run again a slice, which copies nothing."""
+        """Rows at some positions; of neighbours that lie in one run again a slice, which copies nothing."""
         if not isinstance(index, slice):
-            run = self.run_of(index)
-            return self.first[run] + (index - self.begins[run])
+            runs = self.run_of(index)
+            return self.first[runs] + (index - self.begins[runs])
         start, stop, _ = index.indices(len(self))
         if stop <= start:
             return slice(0, 0)

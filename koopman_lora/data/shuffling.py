@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -54,9 +55,7 @@ def random_portions(pairs: LaggedPairs, bounds: Sequence[int], generator: torch.
     for bound, following in zip(bounds[1:], [*bounds[2:], np.inf], strict=True):
         if following - edges[-1] > size:
             edges.append(bound)
-    return [
-        Portion(start, stop, [order[start:stop]], None) for start, stop in zip(edges[:-1], edges[1:], strict=True)
-    ]
+    return [Portion(start, stop, [order[start:stop]], None) for start, stop in itertools.pairwise(edges)]
 
 
 def _of_blocks(pairs: LaggedPairs, states: LazyStates, generator: torch.Generator) -> Iterator[Portion]:

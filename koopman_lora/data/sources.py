@@ -14,7 +14,7 @@ import xarray as xr
 from torch import Tensor
 
 from koopman_lora._labels import TIME, TRAJECTORY
-from koopman_lora.data.arrays import checked_values, check_same_shape, real_dtype, without_copy
+from koopman_lora.data.arrays import check_same_shape, checked_values, real_dtype, without_copy
 from koopman_lora.data.files import open_trajectories
 from koopman_lora.data.seals import told_of
 
@@ -35,6 +35,7 @@ class Source:
     is_held : the array is in memory
     trajectory_edges, time_edges : where blocks begin, and the end
     chunk_shape : of what is decoded at once, along all axes; empty where nothing is
+    path : where it was opened, if that is known
     """
 
     array: Any
@@ -46,6 +47,7 @@ class Source:
     trajectory_edges: np.ndarray
     time_edges: np.ndarray
     chunk_shape: tuple[int, ...] = ()
+    path: str = ""
 
     @property
     def n_trajectories(self) -> int:
@@ -62,6 +64,11 @@ class Source:
         """Bytes of a state as it is read."""
         return int(np.prod(self.state_shape)) * self.dtype.itemsize
 
+    @property
+    def largest_block(self) -> int:
+        """States in the largest block."""
+        return int(np.diff(self.trajectory_edges).max(initial=1) * np.diff(self.time_edges).max(initial=1))
+
     def decode(self, trajectories: slice, frames: slice, dtype: torch.dtype) -> Tensor:
         """States (n, *state) of some frames of some trajectories, one after the other.
 
@@ -70,7 +77,8 @@ class Source:
         ValueError
             Where they cannot be read.
         """
-        with told_of(f"frames {frames.start} to {frames.stop - 1} of {self.name}"):
+        where = f" in {self.path}" * bool(self.path)
+        with told_of(f"frames {frames.start} to {frames.stop - 1} of {self.name}{where}"):
             part = self.array[trajectories, frames] if self.has_trajectories else self.array[frames]
             values = part if isinstance(part, Tensor) else np.asarray(part)
             states = without_copy(values, dtype).reshape(-1, *self.state_shape)
@@ -93,23 +101,31 @@ def sources_of(data: Any) -> list[Source]:
         raise ValueError("data is an empty list; give at least one trajectory (time, *state).")
     sources: list[Source] = []
     n = 0
-    for part in opened(parts):
+    for part in parts:
         sources.append(source_of(part, f"trajectory {n}"))
         n += sources[-1].n_trajectories
     check_same_shape([source.state_shape for source in sources])
     return sources
 
 
-def opened(parts: list[Any]) -> list[Any]:
-    """The same with what is in the files that are named."""
-    is_path = [isinstance(part, (str, os.PathLike)) for part in parts]
-    return [open_trajectories(pathlib.Path(part)) if named else part for part, named in zip(parts, is_path, strict=True)]
+def opened(data: Any) -> Any:
+    """The same, with what is in the files that are named, alone or in a list or a tuple."""
+    if isinstance(data, (str, os.PathLike)):
+        return open_trajectories(pathlib.Path(data))
+    if not isinstance(data, (list, tuple)):
+        return data
+    paths = {i: pathlib.Path(part) for i, part in enumerate(data) if isinstance(part, (str, os.PathLike))}
+    if not paths:
+        return data
+    found = dict(zip(paths, open_trajectories(list(paths.values())), strict=True))
+    return type(data)(found.get(i, part) for i, part in enumerate(data))
 
 
 def source_of(values: Any, name: str) -> Source:
     """One part of the data as a source."""
-    has_trajectories = False
+    has_trajectories, path = False, ""
     if isinstance(values, xr.DataArray):
+        path = str(values.encoding.get("source", ""))
         if TIME not in values.dims:
             raise ValueError(
                 f"data must have a dimension 'time'; got dimensions {values.dims}. Rename one with .rename()."
@@ -145,6 +161,7 @@ def source_of(values: Any, name: str) -> Source:
         is_held=chunks is None and not isinstance(values, np.memmap),
         trajectory_edges=trajectory_edges,
         time_edges=time_edges,
+        path=path or str(getattr(values, "filename", "") or ""),
         chunk_shape=() if chunks is None else tuple(int(max(sizes, default=1)) for sizes in chunks),
     )
 
