@@ -10,6 +10,7 @@ From data to a fitted analysis
 
 Data
     open_trajectories            trajectories from NetCDF, Zarr or NumPy files
+    Field                        a labelled grid as trajectories, and back to maps and series
     lagged_pairs                 trajectories to pairs (x, x') one lag apart
     LaggedPairs                  the pairs, with their clock; a torch Dataset
     data_health                  what to know of data before a fit, a row for each coordinate
@@ -17,6 +18,8 @@ Data
     Clock                        lag, time between two frames and its unit
     split_pairs                  training and held-out pairs that share no frame
     Split                        such a split, with its recipe
+    TrajectoryFolds              folds of whole trajectories for scikit-learn's searches
+    cut_trajectory               one trajectory as several
 
 Networks, losses, training
     MLP                          multi-layer perceptron
@@ -82,6 +85,7 @@ Few states instead of many modes
 
 A given matrix
     NeuralSVD                    low-rank SVD of a real or complex matrix
+    matrix_checklist             six points that such a decomposition must pass, with their numbers
 
 Text, pictures, files
     spectrum_table               a spectrum as text

@@ -12,7 +12,10 @@ from .bootstrap import Bootstrap as Bootstrap
 from .clock import Clock as Clock
 from .comparison import compare_singular_values as compare_singular_values
 from .cross_validation import cross_validate as cross_validate
+from .data.fields import Field as Field
 from .data.files import open_trajectories as open_trajectories
+from .data.folds import TrajectoryFolds as TrajectoryFolds
+from .data.folds import cut_trajectory as cut_trajectory
 from .data.health import data_health as data_health
 from .data.health_findings import health_findings as health_findings
 from .data.pairs import LaggedPairs as LaggedPairs
@@ -65,6 +68,7 @@ from .states.metastable_sets import membership_map as membership_map
 from .states.metastable_sets import memberships as memberships
 from .states.metastable_sets import number_of_states as number_of_states
 from .surrogate import sparse_surrogate as sparse_surrogate
+from .svd.checklist import matrix_checklist as matrix_checklist
 from .svd.neural_svd import NeuralSVD as NeuralSVD
 from .tables import comparison_text as comparison_text
 from .tables import health_text as health_text

@@ -18,13 +18,12 @@ from koopman_lora.clock import Clock
 from koopman_lora.data.groups import block_numbers, neighbouring_blocks
 from koopman_lora.data.pairs import BATCH, LaggedPairs
 from koopman_lora.data.rows import Rows
+from koopman_lora.far_out import LOOKED_AT, FarOut
 from koopman_lora.feature_products import Part, Stack, double, feature_products
 from koopman_lora.kinds import number_array, shown
 from koopman_lora.moments import CROSS, DEFINITIONS, OBSERVABLES, SAME_MAP, FeatureMap, Moments
 
 Batches = Iterable[tuple[Tensor, Tensor]]
-# Numbers in the states that are looked at to choose a direction along which some lie far out.
-_LOOKED_AT = 2**23
 
 
 def flat_state(x: Tensor) -> Tensor:
@@ -96,7 +95,7 @@ def estimate_moments(
     if _is_pair_of_tensors(pairs):
         x, x_next = (torch.as_tensor(side) for side in pairs)
         _check_equal_length(x, x_next)
-        total.fix_direction(x)
+        total.far_out = FarOut(x) if len(x) else None
         bounds = np.linspace(0, len(x), min(n_blocks, max(len(x), 1)) + 1).astype(int)
         for start, stop in itertools.pairwise(bounds):
             total.add_block(zip(x[start:stop].split(batch_size), x_next[start:stop].split(batch_size), strict=True))
@@ -181,14 +180,14 @@ class _Accumulator:
         self.shifts: dict[str, np.ndarray] = {}
         self.orientation: list[np.ndarray] = []
         self.counts: list[int] = []
-        self.direction: tuple[np.ndarray, float] | None = None
+        self.far_out: FarOut | None = None
 
     def over_blocks(
         self, pairs: LaggedPairs, block: np.ndarray, batch_size: int, observable_names: Sequence[str] | None
     ) -> Moments:
         if len(pairs) == 0:
             raise ValueError("pairs are empty; give at least one pair (x, x_next).")
-        self.fix_direction(pairs.spread(_LOOKED_AT // max(1, pairs.n_entries)).x)
+        self.far_out = FarOut(pairs.spread(LOOKED_AT // max(1, pairs.n_entries)).x)
         for blocks in neighbouring_blocks(block, batch_size):
             if len(blocks) == 1:
                 self.add_block(pairs.read(positions) for positions in blocks[0].batches(batch_size))
@@ -221,7 +220,8 @@ class _Accumulator:
         for x, features in batches:
             self._fix_shifts(features)
             if ("f", 0) in features:
-                orientation = orientation + self._is_far_out(x) @ features["f", 0]
+                self.far_out = self.far_out or FarOut(x)  # of a stream the first batch decides
+                orientation = orientation + self.far_out(x) @ features["f", 0]
             with np.errstate(over="ignore", invalid="ignore"):  # told in words, by `_check_finite` and `result`
                 added = self._products(features)
                 is_finite = np.isfinite(sum(value.sum() for value in added.values()))
@@ -256,29 +256,6 @@ class _Accumulator:
                 values = values.astype(double(values))
                 self.shifts[part[0]] = np.where(is_constant, values[0], values.mean(axis=0))
 
-    def fix_direction(self, x: Tensor) -> None:
-        """Choose the direction and the threshold of `_is_far_out` from states (n, *state)."""
-        if len(x) == 0:
-            return
-        flat = _flat(x)
-        # in units of the largest entry, whose square cannot overflow
-        top = np.abs(flat).max(axis=0)
-        spread = (flat / np.where(top > 0, top, 1.0)).std(axis=0) * top
-        moving = spread > 1e-12 * top
-        # incommensurate weights, so that no symmetry of the coordinates makes the functional vanish
-        weights = np.cos(np.arange(flat.shape[1]) * np.sqrt(2.0))
-        direction = np.divide(weights, spread, out=np.zeros_like(spread), where=moving)
-        along = flat @ direction
-        self.direction = direction, float(along.mean() + 0.7 * along.std())
-
-    def _is_far_out(self, x: Tensor) -> np.ndarray:
-        """1 where the state lies far out along a fixed direction, else 0: sums of functions there fix their phases."""
-        if self.direction is None:  # a stream: its first batch decides
-            self.fix_direction(x)
-        assert self.direction is not None  # batches are never empty here
-        direction, threshold = self.direction
-        return (_flat(x) @ direction > threshold).astype(float)
-
     def limit_blocks(self, n_blocks: int) -> None:
         """Merge neighbouring blocks once there are twice as many as wanted, so that a long stream stays small."""
         if len(self.counts) < 2 * n_blocks:
@@ -305,11 +282,6 @@ class _Accumulator:
             self.shifts,
             self.both_ways,
         )
-
-
-def _flat(x: Tensor) -> np.ndarray:
-    """States as real numbers (n, n_entries); of complex ones the real part."""
-    return x.detach().cpu().flatten(1).numpy().real.astype(float)
 
 
 def _pairwise_sums(values: list[Any]) -> list[Any]:

@@ -161,6 +161,7 @@ def _svd(a: argparse.Namespace) -> None:
     svd = NeuralSVD(**options, orthogonality=orthogonality).fit(_load_matrix(pathlib.Path(a.matrix)))
     print("singular values: " + "  ".join(f"{value:.6g}" for value in svd.singular_values_))
     print("errors: " + ", ".join(f"{name} {value:.3g}" for name, value in svd.errors_.items()))
+    print(svd.checklist())
     print(f"wrote {save_dataset(svd.to_dataset(), a.out)}")
 
 

@@ -20,7 +20,6 @@ from koopman_lora.finding import Finding
 from koopman_lora.findings import OF_THE_FIT
 from koopman_lora.fits import best_of
 from koopman_lora.fitted import Fitted, finish
-from koopman_lora.fitted_questions import FittedQuestions
 from koopman_lora.kinds import flag
 from koopman_lora.lag_scan import scan_lags
 from koopman_lora.losses import NestedLoRALoss
@@ -31,9 +30,10 @@ from koopman_lora.surroundings import gradients, seeded
 from koopman_lora.training import check_refinable, train
 from koopman_lora.training_loop import TrainingResult
 from koopman_lora.training_options import TrainingOptions
+from koopman_lora.transformer import ModeTransformer
 
 
-class KoopmanLoRA(FittedQuestions, BaseEstimator):
+class KoopmanLoRA(ModeTransformer, BaseEstimator):
     """Learn the singular value decomposition of the Koopman operator from trajectories.
 
     Holds the settings, and `fit`; what can be asked after it is handed on to `KoopmanAnalysis`, which `save` writes
@@ -170,6 +170,7 @@ class KoopmanLoRA(FittedQuestions, BaseEstimator):
             fitted, training = self._fit(X)
         self._warn(fitted.findings)
         self.analysis_, self.training_ = KoopmanAnalysis(fitted), training
+        self._know_columns(X, fitted.model.state_shape)
         return self
 
     def _fit(self, X: Any) -> tuple[Fitted, TrainingResult]:

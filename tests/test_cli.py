@@ -235,7 +235,10 @@ def test_svd_of_a_matrix_on_disk(tmp_path, capsys, name):
     assert main(["svd", str(tmp_path / name), "--modes", "3", "--out", str(tmp_path / "result.nc")]) == 0
     result = kl.load_dataset(tmp_path / "result.nc")
     assert np.allclose(result.singular_values, np.linalg.svd(H)[1][:3], rtol=1e-4)
-    assert "orthogonality_u" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "orthogonality_u" in printed
+    assert "6 ||H - U S V^H|| is the smallest" in printed
+    assert printed.count("passed") == 6
 
 
 @pytest.mark.parametrize(

@@ -121,13 +121,13 @@ def test_bad_data_surface_with_a_name_and_advice():
         (broken, ValueError, "trajectory 0 holds NaN or inf at frame 17"),
         ([values, broken], ValueError, "trajectory 1 holds NaN or inf at frame 17"),
         ((values, broken), ValueError, "x_next holds NaN or inf at frame 17"),
-        (values.astype(object), TypeError, "trajectory 0 must hold real numbers; got dtype object"),
+        (np.array([[1.0], [{}]]), TypeError, "trajectory 0 must hold real numbers; got dtype object"),
         (values.astype(complex), TypeError, "trajectory 0 must hold real numbers; got dtype complex128"),
         ([], ValueError, "data is an empty list"),
         (
             values[:1],
             ValueError,
-            r"lag=1 needs trajectories of more than 1 frames; too short: trajectory 0 \(1 frames\)",
+            r"lag=1 needs trajectories of more than 1 frames; data hold 1 sample",
         ),
         (LABELLED.to_dataset(name="a"), TypeError, "data must be a DataArray, not a Dataset"),
     ]

@@ -16,3 +16,13 @@ def test_decomposition_of_a_matrix():
     image = plot_matrix_core(result).images[0]
     assert np.array_equal(image.get_array(), result.core)
     assert image.get_extent() == [0.5, 3.5, 3.5, 0.5]
+
+
+def test_the_smallest_possible_error_stands_in_the_training():
+    _, result = decomposed()
+    ax = plot_matrix_training(result)
+    assert set(line(ax, "Eckart-Young").get_ydata()) == {float(result.error_eckart_young)}
+    ax.figure.canvas.draw()  # the legend is outside the axes, where no curve can be
+    assert ax.get_legend().get_window_extent().y1 <= ax.get_window_extent().y0
+    for unknown in (np.nan, 0.0):
+        assert len(plot_matrix_training(result.assign(training_floor=unknown)).lines) == 1

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import scipy.sparse
 import torch
 from known_matrices import decaying, normal
 from sklearn.exceptions import ConvergenceWarning
@@ -29,16 +28,6 @@ def test_new_coordinates_keep_the_functions_and_balance_the_gradient(orthogonali
     gradient = objective.left.table.grad
     outer = gradient - ritz.U @ (ritz.U.mH @ gradient)
     torch.testing.assert_close(torch.linalg.vector_norm(outer, dim=0), objective.m.sqrt() * residual)
-
-
-@pytest.mark.parametrize("orthogonality", ORTHOGONALITIES)
-def test_sampled_training(orthogonality):
-    H = decaying("rank 5", 60, 50)
-    svd = NeuralSVD(n_modes=2, oversampling=4, sample=(30, 25), orthogonality=orthogonality, max_steps=800).fit(H)
-    assert svd.n_steps_ == 800
-    np.testing.assert_allclose(svd.singular_values_, [1.0, 0.9], rtol=0.02)
-    sparse = NeuralSVD(n_modes=1, sample=(30, 25), max_steps=5).fit(scipy.sparse.csr_matrix(H))
-    assert sparse.n_steps_ == 5
 
 
 def test_too_few_steps_warn():

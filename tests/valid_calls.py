@@ -198,6 +198,7 @@ def arguments_by_name(folder):
         "Moments.selected": {"blocks": np.arange(4)},
         "Moments.transformed": {"A_f": np.eye(3), "A_g": np.eye(3)},
         "NeuralSVD.fit_many": {"matrices": [H, H]},
+        "NeuralSVD.trim": {"n": 1},
         "NeuralSVD.transform_columns": {"features": H.T[:, :3]},
         "NeuralSVD.transform_rows": {"features": H[:, :3]},
         "MLP.forward": {"x": batch}, "CNN.forward": {"x": torch.randn(2, 8, 8)},

@@ -11,6 +11,15 @@ import xarray as xr
 from torch import Tensor
 
 from koopman_lora._labels import TIME, TRAJECTORY
+from koopman_lora.data.containers import unpacked
+
+_TWO_PARTS = (
+    "Complex data not supported: give real and imaginary parts as two coordinates: np.stack([z.real, z.imag], axis=-1)."
+)
+
+
+class ComplexDataError(TypeError, ValueError):
+    """States must be real."""
 
 
 def labelled_parts(data: Any) -> list[xr.DataArray]:
@@ -21,6 +30,8 @@ def labelled_parts(data: Any) -> list[xr.DataArray]:
 
 def checked_values(values: Any, name: str) -> np.ndarray | Tensor:
     """Real numbers as an array or a dense tensor with a time axis, nothing of them masked; not copied."""
+    if hasattr(values, "toarray") and hasattr(values, "tocsr"):
+        raise TypeError(f"{name} is a sparse matrix, and sparse input is not supported; give {name}.toarray().")
     if isinstance(values, Tensor):
         if values.layout != torch.strided or values.is_meta:
             raise TypeError(f"{name} must be a dense tensor with data; got {values.layout} on {values.device}.")
@@ -30,6 +41,8 @@ def checked_values(values: Any, name: str) -> np.ndarray | Tensor:
             values = np.asarray(values)
         except ValueError:
             raise TypeError(f"{name} is not a rectangular array of numbers.") from None
+    if isinstance(values, np.ndarray) and values.dtype.kind == "O" and values.ndim:
+        values = _numbers_of_objects(values, name)
     real_dtype(values.dtype, name)
     if isinstance(values, np.ma.MaskedArray):
         _check_mask(values, name)
@@ -46,15 +59,18 @@ def real_dtype(dtype: Any, name: str) -> torch.dtype:
     >>> real_dtype(np.dtype("i2"), "x"), real_dtype(torch.int32, "x")
     (torch.float32, torch.float64)
     """
-    if isinstance(dtype, torch.dtype):
-        if dtype.is_complex or dtype == torch.bool:
-            advice = _remedy("c") if dtype.is_complex else "Convert with .double(), if they are numbers."
-            raise TypeError(f"{name} must hold real numbers; got dtype {dtype}. {advice}")
-        if dtype.is_floating_point:
-            return dtype
+    is_of_torch = isinstance(dtype, torch.dtype)
+    if dtype.is_complex if is_of_torch else dtype.kind == "c":
+        raise ComplexDataError(f"{name} must hold real numbers; got dtype {dtype}. {_TWO_PARTS}")
+    if dtype == torch.bool if is_of_torch else dtype.kind not in "fiu":
+        convert = ".double()" if is_of_torch else ".astype(float)"
+        raise TypeError(
+            f"{name} must hold real numbers; got dtype {dtype}. Convert with {convert}, if they are numbers."
+        )
+    if is_of_torch and dtype.is_floating_point:
+        return dtype
+    if is_of_torch:
         return torch.float32 if dtype.itemsize <= 2 else torch.float64
-    if dtype.kind not in "fiu":
-        raise TypeError(f"{name} must hold real numbers; got dtype {dtype}. {_remedy(dtype.kind)}")
     # float16 and long double have no torch counterpart worth training in; float32 holds integers up to 2**24
     return torch.float32 if dtype.itemsize <= (4 if dtype.kind == "f" else 2) else torch.float64
 
@@ -70,10 +86,12 @@ def without_copy(values: np.ndarray | Tensor, dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(values).to(dtype)
 
 
-def _remedy(kind: str) -> str:
-    if kind == "c":
-        return "Give real and imaginary parts as two coordinates: np.stack([z.real, z.imag], axis=-1)."
-    return "Convert with .astype(float), if they are numbers."
+def _numbers_of_objects(values: np.ndarray, name: str) -> np.ndarray:
+    """Numbers that were kept as Python objects, as those of tables with mixed columns are."""
+    try:
+        return values.astype(float)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must hold real numbers; got dtype object: {error}.") from None
 
 
 def _check_mask(values: np.ma.MaskedArray, name: str) -> None:
@@ -87,15 +105,18 @@ def _check_mask(values: np.ma.MaskedArray, name: str) -> None:
 
 
 def check_same_shape(shapes: Sequence[tuple[int, ...]]) -> None:
-    """Raise a ValueError unless the shapes of states of all trajectories are one, and not empty."""
-    if len(set(shapes)) > 1:
-        other = next(i for i, s in enumerate(shapes) if s != shapes[0])
+    """Raise a ValueError unless states of all trajectories, of shapes (n, *state), have one shape and are not empty."""
+    states = [shape[1:] for shape in shapes]
+    if len(set(states)) > 1:
+        other = next(i for i, s in enumerate(states) if s != states[0])
         raise ValueError(
-            f"all trajectories must have one state shape; trajectory 0 has {shapes[0]}, "
-            f"trajectory {other} has {shapes[other]}."
+            f"all trajectories must have one state shape; trajectory 0 has {states[0]}, "
+            f"trajectory {other} has {states[other]}."
         )
-    if 0 in shapes[0]:
-        raise ValueError(f"states must not be empty; got state shape {shapes[0]}.")
+    if 0 in states[0]:
+        raise ValueError(
+            f"states must not be empty; got 0 feature(s) (shape={shapes[0]}) while a minimum of 1 is required."
+        )
 
 
 def check_finite(values: Tensor, name: str, first: int = 0) -> None:
@@ -160,6 +181,7 @@ def as_states(x: Any, state_shape: tuple[int, ...]) -> Tensor:
     >>> as_states([1.0, 2.0], (1,)).shape
     torch.Size([2, 1])
     """
+    x = unpacked(x)
     if isinstance(x, xr.DataArray):
         x = x.values
     values = checked_values(x, "x")

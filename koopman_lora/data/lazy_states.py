@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from koopman_lora.data.arrays import as_states, check_finite
+from koopman_lora.data.containers import unpacked
 from koopman_lora.data.rows import Rows
 from koopman_lora.data.sources import Source, opened, source_of
 from koopman_lora.data.states import HeldStates, States
@@ -241,7 +242,7 @@ def _is_one_tensor(source: Source, dtype: torch.dtype) -> bool:
 
 def readable_states(x: Any, state_shape: tuple[int, ...]) -> States:
     """States (n, *state) in any form, those on disk left there; raises what `as_states` documents."""
-    x = opened(x)
+    x = opened(unpacked(x))
     if not (getattr(x, "chunks", None) is not None or isinstance(x, np.memmap)):
         return HeldStates(as_states(x, state_shape))
     source = source_of(x, "x")

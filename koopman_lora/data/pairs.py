@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,16 +13,15 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from koopman_lora._labels import TIME
 from koopman_lora.arguments import check_positive, whole
 from koopman_lora.checks import checked
 from koopman_lora.clock import Clock, check_dt
-from koopman_lora.data.arrays import check_constant_columns, check_same_shape, coordinate_names, labelled_parts
-from koopman_lora.data.layouts import layout_advice
-from koopman_lora.data.lazy_states import states_of
+from koopman_lora.data.arrays import check_constant_columns, coordinate_names, labelled_parts
+from koopman_lora.data.containers import lag_of, unpacked
+from koopman_lora.data.cuts import cut_apart, side_by_side
 from koopman_lora.data.places import Places
 from koopman_lora.data.rows import Rows
-from koopman_lora.data.sources import Source, opened, source_of, sources_of
+from koopman_lora.data.sources import opened
 from koopman_lora.data.states import HeldStates, States, read_both
 from koopman_lora.data.time_axis import common_time_step
 from koopman_lora.kinds import Positions, check_positions
@@ -246,9 +244,10 @@ def lagged_pairs(
         One array (time, *state); a list of such arrays of any lengths; an xarray.DataArray with a dimension 'time' and
         optionally 'trajectory', or a list of those; or a tuple `(x, x_next)` of explicit pairs, each (n_pairs, *state),
         in time order. numpy or torch; real, integers become floating point. A one-dimensional array is a series of
-        scalar states. Also memory maps, arrays of Dask and Zarr, DataArrays in chunks, and paths as in
-        `open_trajectories`: these stay on disk, and are read a few chunks at a time. Up to 64 MB in memory are copied;
-        larger arrays are not, and must not change while the pairs are in use.
+        scalar states. Also what `containers.unpacked` knows: tables of pandas and polars, data sets of deeptime and
+        torch. Memory maps, arrays of Dask and Zarr, DataArrays in chunks, and paths as in `open_trajectories` stay on
+        disk, and are read a few chunks at a time. Up to 64 MB in memory are copied; larger arrays are not, and must not
+        change while the pairs are in use.
     lag : int, optional
         Lag in frames, 1 for trajectories by default. For explicit pairs, the lag at which they were made; without it
         their lag is unknown, and what needs it asks for it.
@@ -273,11 +272,11 @@ def lagged_pairs(
     >>> pairs.x[:, 0].tolist(), pairs.x_next[:, 0].tolist()
     ([0.0, 1.0, 10.0], [2.0, 3.0, 12.0])
     """
+    lag, data = _agreed_lag(lag, lag_of(data)), opened(unpacked(data))
     if isinstance(data, LaggedPairs):
         return _checked_pairs(data, lag, dt, time_unit)
     if isinstance(data, xr.Dataset):
         raise TypeError("data must be a DataArray, not a Dataset; pick a variable or call .to_dataarray('coordinate').")
-    data = opened(data)
     is_explicit = isinstance(data, tuple)
     labelled = labelled_parts(data)
     found = common_time_step(labelled, dt, time_unit) if labelled else (dt, time_unit)
@@ -287,11 +286,18 @@ def lagged_pairs(
         lag = 1
     clock = _make_clock(lag, *found)
     names = coordinate_names(labelled[0]) if labelled else None
-    states, places = _side_by_side(data) if is_explicit else _cut(data, clock.known_lag("to cut pairs"))
+    states, places = side_by_side(data) if is_explicit else cut_apart(data, clock.known_lag("to cut pairs"))
     pairs = LaggedPairs(states, places, clock, names)
     if check_constant:
         check_constant_columns((x for x, _ in pairs.batches()), names)
     return pairs
+
+
+def _agreed_lag(lag: int | None, known: int | None) -> int | None:
+    """The lag that was given, or that the data know."""
+    if lag is not None and known is not None and lag != known:
+        raise ValueError(f"lag={lag} contradicts the data, whose lagtime is {known}; leave it out.")
+    return known if lag is None else lag
 
 
 def _make_clock(lag: int | None, dt: float | None, time_unit: str | None) -> Clock:
@@ -305,39 +311,3 @@ def _checked_pairs(pairs: LaggedPairs, lag: int | None, dt: float | None, time_u
         if value is not None and value != known:
             raise ValueError(f"{name}={value} contradicts the pairs, which were made at {name} {known}.")
     return pairs
-
-
-def _side_by_side(data: tuple) -> tuple[States, Places]:
-    if len(data) != 2:
-        raise ValueError(f"data as a tuple must be (x, x_next); got {len(data)} entries. Put trajectories in a list.")
-    x, x_next = (source_of(_sequence(side), name) for side, name in zip(data, ("x", "x_next"), strict=True))
-    shapes = [(side.n_trajectories * side.n_frames, *side.state_shape) for side in (x, x_next)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(f"x and x_next must have one shape; got {shapes[0]} and {shapes[1]}.")
-    if shapes[0][0] == 0:
-        raise ValueError("x and x_next are empty; give at least one pair.")
-    check_same_shape([x.state_shape])
-    _advise([x, x_next])
-    return states_of([x, x_next]), Places.side_by_side(shapes[0][0])
-
-
-def _sequence(side: Any) -> Any:
-    """One side of explicit pairs; what is labelled need not be in the order of time."""
-    return side.data if isinstance(side, xr.DataArray) and TIME not in side.dims else side
-
-
-def _cut(data: Any, lag: int) -> tuple[States, Places]:
-    sources = sources_of(data)
-    lengths = np.repeat([s.n_frames for s in sources], [s.n_trajectories for s in sources])
-    short = np.flatnonzero(lengths <= lag)
-    if len(short):
-        listed = ", ".join(f"trajectory {i} ({lengths[i]} frames)" for i in short[:10])
-        listed += f", and {len(short) - 10} more" if len(short) > 10 else ""
-        raise ValueError(f"lag={lag} needs trajectories of more than {lag} frames; too short: {listed}.")
-    _advise(sources)
-    return states_of(sources, lag), Places.cut(lengths, lag)
-
-
-def _advise(sources: Sequence[Source]) -> None:
-    if (advice := layout_advice(sources)) is not None:
-        warnings.warn(advice, stacklevel=5)  # where `lagged_pairs` was called

@@ -104,7 +104,7 @@ def sources_of(data: Any) -> list[Source]:
     for part in parts:
         sources.append(source_of(part, f"trajectory {n}"))
         n += sources[-1].n_trajectories
-    check_same_shape([source.state_shape for source in sources])
+    check_same_shape([(source.n_frames, *source.state_shape) for source in sources])
     return sources
 
 

@@ -8,7 +8,14 @@ import numpy as np
 import xarray as xr
 
 from koopman_lora._labels import TIME
-from koopman_lora.data.time_units import Step, calendar_months, is_dated, seconds_since_first, standard_unit
+from koopman_lora.data.time_units import (
+    Step,
+    calendar_months,
+    calendar_steps,
+    is_dated,
+    seconds_since_first,
+    standard_unit,
+)
 
 
 def common_time_step(
@@ -28,6 +35,28 @@ def common_time_step(
                 f"all trajectories must have one dt and time unit; got {steps[0]} and {found}. Convert them first."
             )
     return steps[0]
+
+
+def gaps(times: xr.DataArray) -> np.ndarray:
+    """Where a time axis jumps, (n,): True for frames that come later than one usual step after the one before.
+
+    The usual step is the median, of months where the axis is a calendar of months. Without times there is none.
+
+    Examples
+    --------
+    >>> gaps(xr.DataArray([0.0, 1.0, 2.0, 7.0], dims="time", coords={"time": [0.0, 1.0, 2.0, 7.0]}))
+    array([False, False, False, True])
+    """
+    values = _times(times.rename({times.dims[0]: TIME}) if times.dims[0] != TIME else times)
+    if values is None or not (is_dated(values) or values.dtype.kind in "fiu"):
+        return np.zeros(times.size, dtype=bool)
+    if not is_dated(values):
+        steps = np.diff(values.astype(float))
+    elif (months := calendar_steps(values)) is not None:
+        steps = months.astype(float)
+    else:
+        steps = np.diff(seconds_since_first(values))
+    return np.concatenate([[False], steps > 1.5 * np.median(steps)])
 
 
 def _time_step(data: xr.DataArray, dt: float | None, unit: str | None) -> tuple[float | None, str | None]:

@@ -113,6 +113,21 @@ def calendar_months(times: np.ndarray, slack: float = _UNEVEN_MONTHS) -> int | N
     return None
 
 
+def calendar_steps(times: np.ndarray) -> np.ndarray | None:
+    """Steps of dates in whole months (n - 1,), where all lie at one place in their month; None where not.
+
+    Examples
+    --------
+    >>> calendar_steps(np.array(["2020-01-31", "2020-02-29", "2020-04-30"], "datetime64[s]"))
+    array([1, 2])
+    """
+    if times.dtype.kind == "m" or (times.dtype.kind == "O" and not _is_date(times[0])):
+        return None
+    month, place = _month_and_place(times)
+    steps = np.diff(month)
+    return steps if (steps >= 1).all() and np.ptp(place) <= _UNEVEN_MONTHS else None
+
+
 def _month_and_place(times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Number of the month (n,), counted on over years, and seconds since it began."""
     if times.dtype.kind == "M":

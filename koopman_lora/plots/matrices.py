@@ -47,15 +47,23 @@ def plot_matrix_svals(result: xr.Dataset, ax: Axes | None = None) -> Axes:
 
 @checked
 def plot_matrix_training(result: xr.Dataset, ax: Axes | None = None) -> Axes:
-    """Relative reconstruction error of the leading modes against the training step."""
-    needed = ("iteration", "training_error")
+    """Relative reconstruction error of the leading modes against the training step.
+
+    Below it the smallest error that a matrix of that rank can have, by Eckart and Young, where that is known.
+    """
+    needed = ("iteration", "training_error", "training_floor")
     check_result("result", result, "to_dataset", *needed, attrs=["stop_reason"], may_be_empty=True)
     ax = make_axis(ax)
-    ax.plot(result["iteration"], result["training_error"], color=BLUE)
+    ax.plot(result["iteration"], result["training_error"], color=BLUE, label="training")
+    floor = float(result["training_floor"])
+    if floor > 0:  # a logarithmic axis has no 0, and what is unknown is NaN
+        ax.axhline(floor, color=ink(), ls="--", lw=1.2, label="smallest possible (Eckart-Young)")
     ax.set(xlabel="step", ylabel="relative reconstruction error", yscale="log")
     ax.set_title(f"Training, stopped because: {result.attrs['stop_reason']}")
     set_whole_ticks(ax.xaxis)
     set_log_ticks(ax.yaxis)
+    # the curve may lie anywhere within the axes
+    add_legend(ax, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
     return ax
 
 

@@ -1,19 +1,18 @@
-"""The two loops that train factors of a matrix: L-BFGS on all of it, Adam on sampled rows and columns."""
+"""Training factors of a matrix on all of its rows and columns, by L-BFGS; what any training leaves behind."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import math
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from koopman_lora.svd.factors import Factor
 from koopman_lora.svd.objective import FactorObjective
-from koopman_lora.svd.terms import loss_terms, sampled_loss_terms
+from koopman_lora.svd.terms import loss_terms
 from koopman_lora.svd.triples import RitzTriples, svals_from_diagonal, svals_from_norms
 
 # Features limit what can be represented: training on them stops where a round of steps gains less than this share of
@@ -29,7 +28,8 @@ class TrainedFactors(NamedTuple):
     svals_diagonal, svals_norms : the two extractions from the factors as trained, (k,)
     ritz : after Rayleigh-Ritz
     losses, errors : per step, see `FactorObjective`
-    stop_reason : 'converged', 'max_steps' or 'no further gain'
+    stop_reason : 'converged', 'max_steps', 'no further gain' or, on samples, 'all steps taken'
+    n_modes : the leading modes that `errors` count
     """
 
     svals_diagonal: Tensor
@@ -38,6 +38,7 @@ class TrainedFactors(NamedTuple):
     losses: list[float]
     errors: list[float]
     stop_reason: str
+    n_modes: int
 
 
 def train_on_all(objective: FactorObjective, max_steps: int) -> TrainedFactors:
@@ -57,7 +58,7 @@ def train_on_all(objective: FactorObjective, max_steps: int) -> TrainedFactors:
     caution = 1.0
     while not objective.is_converged(ritz.values, ritz.residuals):
         if len(objective.losses) >= max_steps:
-            return _trained(objective, "max_steps")
+            return trained_factors(objective, ritz, "max_steps")
         start = copy.deepcopy(objective.state_dict()) if objective.is_limited else None
         looked_converged = _run_round(objective, min(ROUND_STEPS, max_steps - len(objective.losses)), caution)
         before, ritz = ritz, objective.choose_coordinates()
@@ -65,9 +66,9 @@ def train_on_all(objective: FactorObjective, max_steps: int) -> TrainedFactors:
         if objective.is_limited and gain < SMALLEST_GAIN:
             if start is not None and gain < 0:  # the outputs gained, the hidden layer as a whole lost
                 objective.load_state_dict(start)
-            return _trained(objective, "no further gain")
+            return trained_factors(objective, ritz, "no further gain")
         caution *= 2 if looked_converged else 1  # a gradient that looked converged, and was not
-    return _trained(objective, "converged")
+    return trained_factors(objective, ritz, "converged")
 
 
 class _Finished(Exception):
@@ -105,57 +106,19 @@ def _run_round(objective: FactorObjective, n_steps: int, caution: float) -> bool
     return converged
 
 
-def train_on_samples(
-    objective: FactorObjective, sample: tuple[int, int], n_steps: int, learning_rate: float, seed: int
-) -> TrainedFactors:
-    """Adam on independently drawn rows and columns, learning rate falling to zero along a cosine.
-
-    Parameters
-    ----------
-    sample : number of rows and of columns in a step
+@torch.no_grad()
+def trained_factors(objective: FactorObjective, ritz: RitzTriples, stop_reason: str) -> TrainedFactors:
+    """What training left behind, with the triples that Rayleigh-Ritz made of it.
 
     Examples
     --------
     >>> from koopman_lora.svd.factors import TableFactor
     >>> from koopman_lora.svd.inputs import as_products
-    >>> H = as_products(torch.diag(torch.tensor([4.0, 3.0]))).normalized()
-    >>> left, right = TableFactor(2, 1, False), TableFactor(2, 1, False)
-    >>> objective = FactorObjective(H, left, right, 1, "qr", lam=1.0, tolerance=1e-4)
-    >>> len(train_on_samples(objective, (1, 1), n_steps=5, learning_rate=0.1, seed=0).losses)
-    5
+    >>> H = as_products(torch.eye(2)).normalized()
+    >>> objective = FactorObjective(H, TableFactor(2, 2, False), TableFactor(2, 2, False), 2, "qr", 1.0, 1e-4)
+    >>> trained_factors(objective, objective.ritz(), "max_steps").ritz.values.round(decimals=4)
+    tensor([0.7071, 0.7071], dtype=torch.float64)
     """
-    H = objective.H
-    generator = torch.Generator().manual_seed(seed)
-    svals = nn.Parameter(torch.full_like(objective.m, H.norm / math.sqrt(len(objective.m))))
-    optimizer = torch.optim.Adam(_parameter_groups(objective, svals, learning_rate))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
-    weights = svals if objective.has_svals else torch.ones_like(svals)
-    for _ in range(n_steps):
-        rows, columns = (_draw(n, size, generator) for n, size in zip(H.shape, sample, strict=True))
-        U, V = objective.factors()
-        terms = sampled_loss_terms(U[rows], H.block(rows.numpy(), columns.numpy()), V[columns], *H.shape)
-        loss = objective.loss(terms, weights, U, V)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        objective.record(terms, weights)
-    return _trained(objective, "max_steps")
-
-
-def _draw(n: int, size: int, generator: torch.Generator) -> Tensor:
-    """Indices (size,) out of n, none twice."""
-    return torch.randperm(n, generator=generator)[:size]
-
-
-def _parameter_groups(objective: FactorObjective, svals: nn.Parameter, learning_rate: float) -> list[dict]:
-    left, right = objective.left.parameter_groups(learning_rate), objective.right.parameter_groups(learning_rate)
-    own = [{"params": [svals], "lr": 0.1 * learning_rate}] if objective.has_svals else []
-    return [*left, *right, *own]
-
-
-@torch.no_grad()
-def _trained(objective: FactorObjective, stop_reason: str) -> TrainedFactors:
     U, V = objective.factors()
     HV = objective.H(V)
     svals = objective.best_svals(loss_terms(U, HV, V))
@@ -163,10 +126,11 @@ def _trained(objective: FactorObjective, stop_reason: str) -> TrainedFactors:
     return TrainedFactors(
         svals_from_diagonal(unit_U, HV / norms_V),
         svals_from_norms(U * svals, V),
-        objective.ritz(),
+        ritz,
         objective.losses,
         objective.errors,
         stop_reason,
+        objective.n_modes,
     )
 
 

@@ -13,25 +13,27 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-import xarray as xr
 from sklearn.base import BaseEstimator, clone
-from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from koopman_lora._labels import provenance
 from koopman_lora._linalg import conjugate_transpose
 from koopman_lora.checks import checked_methods
 from koopman_lora.surroundings import gradients, seeded
-from koopman_lora.svd.factor_training import TrainedFactors, map_onto, train_on_all, train_on_samples
-from koopman_lora.svd.factors import Factor, FeatureFactor, make_factors
-from koopman_lora.svd.inputs import as_features, as_products, feature_tensor
+from koopman_lora.svd.checklist import ALLOWED_ERROR
+from koopman_lora.svd.decomposed import Decomposed
+from koopman_lora.svd.factor_training import TrainedFactors, map_onto, train_on_all
+from koopman_lora.svd.factors import Factor, make_factors
+from koopman_lora.svd.inputs import as_features, as_products
 from koopman_lora.svd.objective import FactorObjective
 from koopman_lora.svd.options import check_options, check_options_for, check_same_kind, largest_rank
 from koopman_lora.svd.phases import fix_phases
 from koopman_lora.svd.polishing import polish
 from koopman_lora.svd.products import MatrixProducts
-from koopman_lora.svd.results import Decomposition, describe_result, diagnose, label_result
+from koopman_lora.svd.results import Decomposition, diagnose, label_result
+from koopman_lora.svd.sampled_training import train_on_samples
+from koopman_lora.svd.tracking import ModeMatch, describe_crossings, match_modes
 from koopman_lora.svd.triples import count_wanted
 
 Factors = tuple[Factor, Factor]
@@ -40,7 +42,7 @@ TRIAL_RANK = 32
 
 
 @checked_methods
-class NeuralSVD(BaseEstimator):
+class NeuralSVD(Decomposed, BaseEstimator):
     """Leading singular triples `H ~ U diag(s) Vh` of a matrix, by two factors trained with the nested low-rank loss.
 
     Training always ends with a Rayleigh-Ritz rotation: SVD of the small core `U^H H V`.
@@ -71,6 +73,7 @@ class NeuralSVD(BaseEstimator):
         At most so many block power steps after Rayleigh-Ritz, until the residuals are at working precision.
     sample : (int, int), optional
         Train on so many rows and columns per step, drawn independently; the full matrix by default. Needs entries.
+        Approximate: see Notes, and `errors_['singular_values']` for how far. The whole matrix is seen at the end only.
     max_steps : int, optional
         Evaluations of the loss; by default at most 2,000, or all of 3,000 in sampled training.
     tolerance : float
@@ -89,13 +92,15 @@ class NeuralSVD(BaseEstimator):
     errors_ : dict
         `reconstruction` `||H - U S Vh||_F / ||H||_F`; `orthogonality_u`, `orthogonality_v` (`||U^H U - I||_F`);
         `eckart_young`, the best reconstruction of that rank, NaN where LAPACK would be too slow or there are no
-        entries; `norm_error`, the relative standard error of `||H||_F`, 0 where the norm is exact. Not dense: by
-        `||H||^2 - 2 Re tr(S U^H H V) + ||S||^2`, which cannot resolve values below 1e-7; NaN where, for a large
-        LinearOperator, the estimate of the norm does not resolve it.
+        entries; `singular_values`, the largest relative error of sigma, estimated by residuals; `core`, `phase`,
+        `adjoint`, see `checklist`; `norm_error`, the relative standard error of `||H||_F`, 0 where the norm is exact.
+        A reconstruction that is not dense is judged by `||H||^2 - 2 Re tr(S U^H H V) + ||S||^2`, which cannot resolve
+        values below 1e-7; NaN where, for a large LinearOperator, the estimate of the norm does not resolve it.
     result_ : xarray.Dataset
         The same with labels, plus what each stage gave; see `to_dataset`.
     n_steps_, n_polish_steps_, stop_reason_
-        `stop_reason_` is 'converged', 'max_steps', 'zero matrix' or, with features, 'no further gain'.
+        `stop_reason_` is 'converged', 'max_steps', 'zero matrix', on samples 'all steps taken' or, with features,
+        'no further gain'.
 
     Raises
     ------
@@ -105,8 +110,14 @@ class NeuralSVD(BaseEstimator):
     Notes
     -----
     Training squares singular values, so it resolves sigma down to 1e-6 of the largest and reconstruction errors down to
-    1e-5 of the norm; polishing goes on from there. Sampled training has noise instead of a tolerance: sigma to about
-    1e-3 where it decays slowly, only the first few modes where it decays fast (orthogonality=None is then best).
+    1e-5 of the norm; polishing goes on from there.
+
+    On samples, tables and embeddings are solved for by least squares, in which `orthogonality` and `learning_rate` play
+    no part; a power step over the whole matrix ends it, five products with n_modes + oversampling vectors in all. That
+    gave sigma to 2e-4 for decays like 1 / i and better for faster ones; where sigma hardly decays it takes
+    `polish_steps`. A ConvergenceWarning tells of estimated errors beyond 1e-2. Networks over features are trained by
+    Adam.
+
     Everything is computed in double precision on the CPU; results repeat up to round-off.
 
     References
@@ -198,7 +209,7 @@ class NeuralSVD(BaseEstimator):
                 ConvergenceWarning,
                 stacklevel=2,
             )
-        return self._finish(products, trained, factors, n_wanted, self.phase, self.reference)
+        return self._finish(products, trained, factors, n_wanted)
 
     def partial_fit(self, H: Any, y: None = None) -> NeuralSVD:
         """Follow a slowly changing matrix: start from the present factors, align phases with the present `U_`.
@@ -222,7 +233,7 @@ class NeuralSVD(BaseEstimator):
         with gradients():
             factors = copy.deepcopy(self._factors)
         trained = self._train(products, n_modes, *factors)
-        return self._finish(products, trained, factors, n_modes, "reference", self.U_)
+        return self._finish(products, trained, factors, n_modes, before=self)
 
     def fit_many(self, matrices: Iterable[Any]) -> list[NeuralSVD]:
         """Fit a batch, an iterable of matrices or an array (batch, M, N): one fitted copy of this estimator each.
@@ -265,84 +276,50 @@ class NeuralSVD(BaseEstimator):
     # ------------------------------------------------------------------------------------------ results
 
     def _finish(
-        self, H: MatrixProducts, trained: TrainedFactors, factors: Factors, n_modes: int, *rule: Any
+        self,
+        H: MatrixProducts,
+        trained: TrainedFactors,
+        factors: Factors,
+        n_modes: int,
+        before: NeuralSVD | None = None,
     ) -> NeuralSVD:
-        parts, n_polish_steps = (trained.ritz.U, trained.ritz.values, trained.ritz.V), 0
+        """Choose modes and phases, by those of the fit before where there is one, and say what the result is worth."""
+        ritz, n_polish_steps = trained.ritz, 0
         if self.polish_steps and H.norm > 0:
-            polished = polish(H.normalized(), trained.ritz.V, n_modes, self.polish_steps)
-            parts, n_polish_steps = (polished.U, polished.values, polished.V), polished.n_steps
-        U, values, V = (part[..., :n_modes].numpy() for part in parts)
-        U, values, Vh = fix_phases(U, values * H.norm, conjugate_transpose(V), *rule)
+            ritz, n_polish_steps = polish(H.normalized(), ritz.V, n_modes, self.polish_steps)
+        U, values, V = (part[..., :n_modes].numpy() for part in (ritz.U, ritz.values, ritz.V))
+        Vh, rule, match = conjugate_transpose(V), (self.phase, self.reference), None
+        if before is not None:
+            match = match_modes((before.U_, before.Vh_), (U, Vh))
+            rule = "reference", before.U_[:, match.previous]
+        U, values, Vh = fix_phases(U, values * H.norm, Vh, *rule)
         maps = map_onto(U, factors[0]), map_onto(conjugate_transpose(Vh), factors[1])
         real = values.astype(H.dtype.type(0).real.dtype)
         found = Decomposition(U.astype(H.dtype), real, Vh.astype(H.dtype))
-        diagnosis, n_steps = diagnose(H, found), len(trained.losses)
+        diagnosis, n_steps = diagnose(H, found, ritz), len(trained.losses)
         attrs = {name: value for name, value in self.get_params().items() if name != "reference"}
         attrs |= {"matrix_norm": H.norm, "stop_reason": "zero matrix" if H.norm == 0 else trained.stop_reason}
         attrs = provenance(**attrs, n_steps=n_steps, n_polish_steps=n_polish_steps)
         # from here on nothing can fail: an earlier fit stays whole until then
-        self.result_ = label_result(found, trained, diagnosis, H.norm, attrs)
-        self.U_, self.singular_values_, self.Vh_ = found
-        self.errors_, self.n_steps_, self.n_polish_steps_ = diagnosis.errors, n_steps, n_polish_steps
-        self.stop_reason_ = attrs["stop_reason"]
+        self._take(label_result(found, trained, diagnosis, match, attrs))
+        self.n_steps_, self.n_polish_steps_, self.stop_reason_ = n_steps, n_polish_steps, attrs["stop_reason"]
         self._factors, self._maps, self._shape = factors, maps, H.shape
+        self._warn(match)
         return self
 
-    def __str__(self) -> str:
-        settings = repr(self)
-        return f"{settings}\n{describe_result(self.result_)}" if hasattr(self, "result_") else settings
-
-    def to_dataset(self) -> xr.Dataset:
-        """The result with labels.
-
-        Returns
-        -------
-        xarray.Dataset
-            - `U` (row, mode), `singular_values` (mode), `Vh` (mode, column): the result;
-            - `singular_values_trained` (`|diag(U^H H V)|` of the trained factors), `singular_values_column_norms` (the
-              other extraction), `singular_values_ritz` with `residuals_ritz`: what each stage gave, before polishing;
-            - `singular_values_exact`: LAPACK's, where affordable;
-            - `core`: `|U^H H V|` (mode, mode_column), diagonal for a true SVD;
-            - `loss` and `training_error` (iteration): relative error of the leading modes as they are trained; for
-              sampled training an estimate from the sample;
-            - `error_...`: the entries of `errors_`. Settings and counts are attributes.
-        """
-        self._check_fitted()
-        return self.result_
-
-    def reconstruct(self) -> np.ndarray:
-        """`U diag(s) Vh`, (M, N)."""
-        self._check_fitted()
-        return (self.U_ * self.singular_values_) @ self.Vh_
-
-    def transform_rows(self, features: Any) -> np.ndarray:
-        """Left singular vectors at the features (m, d) of any rows, seen or not: (m, n_modes).
-
-        At the rows of the fit this is `U_`; after polishing, the network's least-squares approximation of it.
-
-        Raises
-        ------
-        ValueError
-            Without `row_features` in the fit, or for another number of features.
-        """
-        return self._transform(features, "row_features", 0)
-
-    def transform_columns(self, features: Any) -> np.ndarray:
-        """Right singular vectors (columns of V) at the features (m, d) of any columns: (m, n_modes)."""
-        return self._transform(features, "column_features", 1)
-
-    def _transform(self, features: Any, name: str, side: int) -> np.ndarray:
-        self._check_fitted()
-        factor = self._factors[side]
-        if not isinstance(factor, FeatureFactor):
-            raise ValueError(f"fit had no {name}: an index says nothing about unseen ones. Give {name} to fit.")
-        values = feature_tensor(features, name)
-        if values.shape[1] != factor.inputs.shape[1]:
-            raise ValueError(f"{name} must have {factor.inputs.shape[1]} columns, as in fit; got {values.shape[1]}.")
-        with torch.no_grad():
-            vectors = factor.at(values) @ self._maps[side]
-        return vectors.numpy().astype(self.U_.dtype)
-
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "U_"):
-            raise NotFittedError("this NeuralSVD has not been fitted; call fit(H) first.")
+    def _warn(self, match: ModeMatch | None) -> None:
+        error = self.errors_["singular_values"]
+        if self.sample is not None and error > ALLOWED_ERROR:
+            warnings.warn(
+                f"training on samples left singular values with an error of an estimated {error:.2g}, relative; "
+                "result_ holds that of every mode. Raise max_steps, oversampling or sample, or set polish_steps.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+        crossings = describe_crossings(match, self.singular_values_) if match is not None else ""
+        if crossings:
+            warnings.warn(
+                f"{crossings}. Their numbers follow the singular values; result_['previous_mode'] says which mode "
+                "before each continues, result_['overlap'] how far.",
+                stacklevel=4,
+            )

@@ -79,6 +79,7 @@ class FactorObjective(nn.Module):
         # Bjorck sees the columns at their scale: what a small one picks up of a large one then hardly turns that one
         return orthogonalize(raw if self.orthogonality == "bjorck" else raw / self.scale, self.orthogonality)
 
+    @torch.no_grad()
     def ritz(self) -> RitzTriples:
         """Best singular triples that the last layers of both factors could give."""
         return rayleigh_ritz(self.H, self.left.space(), self.right.space(), len(self.m))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from koopman_lora.svd.orthogonality import qr_orthonormal
 from koopman_lora.svd.products import MatrixProducts
+from koopman_lora.svd.triples import RitzTriples
 
 # Polishing stops where the residual of every wanted pair is below this, relative to the largest singular value.
 POLISH_TOLERANCE = 1e-13
@@ -18,11 +19,8 @@ POLISH_TOLERANCE = 1e-13
 class Polished(NamedTuple):
     """Singular triples after polishing, and how many steps it took."""
 
-    U: Tensor
-    values: Tensor
-    V: Tensor
+    triples: RitzTriples
     n_steps: int
-    residual: float
 
 
 def polish(H: MatrixProducts, V: Tensor, n_modes: int, max_steps: int, tolerance: float = POLISH_TOLERANCE) -> Polished:
@@ -35,7 +33,7 @@ def polish(H: MatrixProducts, V: Tensor, n_modes: int, max_steps: int, tolerance
     Returns
     -------
     Polished
-        U (M, n_modes), values, V (N, n_modes); `residual` is the largest `||H^H u - sigma v|| / sigma_1`.
+        All k triples; only the residuals of the leading `n_modes` have converged.
 
     References
     ----------
@@ -46,7 +44,7 @@ def polish(H: MatrixProducts, V: Tensor, n_modes: int, max_steps: int, tolerance
     >>> from koopman_lora.svd.inputs import as_products
     >>> H = as_products(torch.diag(torch.tensor([5.0, 2.0, 1.0])))
     >>> V = torch.tensor([[0.6], [0.8], [0.1]], dtype=torch.float64)
-    >>> polish(H, V, n_modes=1, max_steps=20).values.round(decimals=12)
+    >>> polish(H, V, n_modes=1, max_steps=20).triples.values.round(decimals=12)
     tensor([5.], dtype=torch.float64)
     """
     k = V.shape[1]
@@ -56,14 +54,14 @@ def polish(H: MatrixProducts, V: Tensor, n_modes: int, max_steps: int, tolerance
         P, values, Wh = torch.linalg.svd(H(basis), full_matrices=False)
         rotated = basis @ Wh[:k].mH
         U, values = P[:, :k], values[:k]
-        residual_vectors = H.adjoint(U) - rotated * values
+        HU = H.adjoint(U)
+        residual_vectors = HU - rotated * values
         residual = (torch.linalg.vector_norm(residual_vectors[:, :n_modes], dim=0).max() / _positive(values[0])).item()
         stalled = stalled + 1 if residual > 0.5 * best else 0
         best = min(best, residual)
         # at the precision floor residuals only jitter; slow convergence still halves within that many steps
         if residual <= tolerance or n_steps >= max_steps or (stalled >= 5 and best < 100 * tolerance):
-            V = qr_orthonormal(rotated)
-            return Polished(U[:, :n_modes], values[:n_modes], V[:, :n_modes], n_steps, residual)
+            return Polished(RitzTriples(U, values, qr_orthonormal(rotated), U * values, HU), n_steps)
         basis = _extend(rotated, [residual_vectors] if previous is None else [residual_vectors, previous])
         previous, n_steps = rotated, n_steps + 1
 

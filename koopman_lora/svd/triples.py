@@ -83,6 +83,70 @@ def rayleigh_ritz(H: MatrixProducts, G: Tensor, F: Tensor, n_modes: int | None =
     return RitzTriples(U, values, V, HQ @ Wh.mH, H.adjoint(U))
 
 
+def balanced(G: Tensor, F: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Singular triples U (M, k), values (k,), V (N, k) of the product `G F^H`, which is never formed.
+
+    Examples
+    --------
+    >>> U, values, V = balanced(torch.tensor([[3.0], [4.0]]), torch.tensor([[2.0]]))
+    >>> values
+    tensor([10.])
+    """
+    (Q_g, R_g), (Q_f, R_f) = torch.linalg.qr(G), torch.linalg.qr(F)
+    P, values, Wh = torch.linalg.svd(R_g @ R_f.mH)
+    return Q_g @ P, values, Q_f @ Wh.mH
+
+
+@torch.no_grad()
+def power_step(H: MatrixProducts, ritz: RitzTriples) -> RitzTriples:
+    """Singular triples between the images `H V` and `H^H (H V)`: every error of sigma shrinks, none grows.
+
+    What a vector has of a mode too many shrinks by the square of the ratio of their singular values.
+
+    Examples
+    --------
+    >>> from koopman_lora.svd.inputs import as_products
+    >>> H = as_products(torch.diag(torch.tensor([4.0, 1.0])))
+    >>> G, F = torch.ones(2, 1).double(), torch.ones(2, 1).double()
+    >>> ritz = rayleigh_ritz(H, G, F)
+    >>> torch.cat([ritz.values, power_step(H, ritz).values]).round(decimals=2)
+    tensor([2.5000, 3.8900], dtype=torch.float64)
+    """
+    Q = qr_orthonormal(ritz.HV)
+    V, values, Wh = torch.linalg.svd(H.adjoint(Q), full_matrices=False)
+    U = qr_orthonormal(Q @ Wh.mH)
+    return RitzTriples(U, values, V, H(V), V * values)
+
+
+def value_errors(ritz: RitzTriples, largest_rank: int) -> Tensor:
+    """Estimated errors (k,) of the singular values, by the residuals and the gap to what was not found.
+
+    A singular value lies within `r / sqrt(2)` of sigma; by Kato and Temple within `r^2 / (2 gap)`, where nothing else
+    lies in the gap. The rest is taken to begin at the last value found, plus its own bound.
+
+    Parameters
+    ----------
+    largest_rank : min(M, N); with that many triples nothing was left out
+
+    References
+    ----------
+    docs/mathematics.md, section 8.
+
+    Examples
+    --------
+    >>> from koopman_lora.svd.inputs import as_products
+    >>> H = as_products(torch.diag(torch.tensor([4.0, 1.0, 0.5])))
+    >>> F = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.1, 0.0]], dtype=torch.float64)
+    >>> ritz = rayleigh_ritz(H, F, F)
+    >>> (4.0 - ritz.values[0]).round(decimals=3), value_errors(ritz, 3)[0].round(decimals=3)     # what it is, and told
+    (tensor(0.0350, dtype=torch.float64), tensor(0.0400, dtype=torch.float64))
+    """
+    bounds = ritz.residuals / 2**0.5
+    rest = ritz.values[-1] + bounds[-1] if len(bounds) < largest_rank else torch.zeros_like(bounds[-1])
+    gaps = (ritz.values - rest).clamp_min(torch.finfo(bounds.dtype).tiny)
+    return torch.minimum(bounds, bounds.square() / gaps)
+
+
 def modes_for_energy(values: np.ndarray, total: float, energy: float) -> int | None:
     """Smallest number of leading modes with `sum sigma^2 >= energy * total`; None if all given do not reach it.
 

@@ -1,0 +1,103 @@
+"""Tables and data sets of other libraries as labelled arrays, lists and pairs; none of these is imported here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from koopman_lora._labels import COORDINATE, TIME
+from koopman_lora.data.fields import Field
+
+
+def unpacked(data: Any) -> Any:
+    """`data` in a form of our own: DataArray, list, tuple or array; what is none of the following stays as it is.
+
+    pandas and polars tables become labelled arrays with the names of their columns, and of an index of dates, times or
+    time differences the times. Of deeptime, `TrajectoryDataset`, `TrajectoriesDataset` and `TimeLaggedDataset` give
+    trajectories or explicit pairs. A torch `DataLoader` gives its data set, in order, and a `Dataset` of pairs explicit
+    pairs. A `Field` gives its trajectories.
+
+    Raises
+    ------
+    TypeError
+        For columns that hold no numbers, or a torch Dataset that does not hold pairs (x, x_next).
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"u": [1.0, 2.0], "v": [3.0, 4.0]}, index=pd.date_range("2000", periods=2, freq="h"))
+    >>> unpacked(table).coords["coordinate"].values.tolist(), unpacked(table).dims
+    (['u', 'v'], ('time', 'coordinate'))
+    """
+    if isinstance(data, Field):
+        return data.trajectories
+    if isinstance(data, list):
+        return [unpacked(part) if _is_table(part) else part for part in data]
+    if _is_table(data):
+        return _of_table(data)
+    if isinstance(data, (torch.utils.data.DataLoader, torch.utils.data.Dataset)) or _is_of_deeptime(data):
+        return _of_dataset(data)
+    return data
+
+
+def lag_of(data: Any) -> int | None:
+    """The lag that a data set knows itself, as those of deeptime do; None of anything else."""
+    lag = getattr(data, "lagtime", None)
+    return None if lag is None or not _is_of_deeptime(data) else int(lag)
+
+
+def _is_table(data: Any) -> bool:
+    kind = type(data)
+    return kind.__module__.split(".")[0] in ("pandas", "polars") and kind.__name__ in ("DataFrame", "Series")
+
+
+def _is_of_deeptime(data: Any) -> bool:
+    return any(base.__module__.startswith("deeptime.") for base in type(data).__mro__)
+
+
+def _of_table(table: Any) -> xr.DataArray:
+    if table.ndim == 1 if hasattr(table, "ndim") else not hasattr(table, "columns"):
+        table = table.to_frame()
+    columns = {str(name): np.asarray(table[name]) for name in table.columns}
+    if len(columns) < len(table.columns):
+        raise ValueError(f"data must have columns of different names; got {list(map(str, table.columns))}.")
+    bad = [f"{name} ({values.dtype})" for name, values in columns.items() if values.dtype.kind not in "fiu"]
+    if bad:
+        raise TypeError(f"data must have columns of numbers; got {', '.join(bad[:5])}. Drop or convert them.")
+    states = np.stack(list(columns.values()), axis=1) if columns else np.empty((len(table), 0))
+    coords: dict[str, Any] = {COORDINATE: list(columns)}
+    index = getattr(table, "index", None)
+    if index is not None and hasattr(index, "dtype") and (index.dtype.kind in "mM" or hasattr(index, "to_timestamp")):
+        coords[TIME] = index
+    return xr.DataArray(states, dims=(TIME, COORDINATE), coords=coords)
+
+
+def _of_dataset(data: Any) -> Any:
+    if isinstance(data, torch.utils.data.DataLoader):
+        return unpacked(data.dataset)  # in order, whatever the loader does
+    if hasattr(data, "trajectories"):
+        return list(data.trajectories)
+    if hasattr(data, "trajectory") and hasattr(data, "lagtime"):
+        return data.trajectory
+    if hasattr(data, "data_lagged"):
+        return data.data, data.data_lagged
+    return _pairs_of(data)
+
+
+def _pairs_of(data: torch.utils.data.Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+    """Explicit pairs from a Dataset, in its order."""
+    found = data[:] if isinstance(data, torch.utils.data.TensorDataset) else _stacked(data)
+    if not isinstance(found, (tuple, list)) or len(found) != 2:
+        raise TypeError(
+            f"data is a {type(data).__name__}, which must hold pairs (x, x_next); give trajectories as arrays instead."
+        )
+    return found[0], found[1]
+
+
+def _stacked(data: Any) -> Any:
+    if not hasattr(data, "__len__"):
+        raise TypeError(f"data is a {type(data).__name__} without a length; give pairs as a tuple (x, x_next).")
+    return torch.utils.data.default_collate([data[i] for i in range(len(data))])
