@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 # Numbers in the states that are looked at to choose the direction.
-LOOKED_AT = 2**23
+LOOKED_AT = 2**20
 
 
 class FarOut:
@@ -35,6 +35,7 @@ class FarOut:
         self.threshold = float(along.mean() + 0.7 * along.std())
 
     def __call__(self, x: Tensor) -> np.ndarray:
+        """Which of states (n, *state) lie far out, (n,)."""
         return (_flat(x) @ self.direction > self.threshold).astype(float)
 
 

@@ -182,6 +182,7 @@ def arguments_by_name(folder):
         "KoopmanLoRA.refits": {"n_refits": 8},
         "LaggedPairs": {"states": pairs.states, "places": pairs.places, "clock": pairs.clock},
         "LaggedPairs.both_ways": {},
+        "LaggedPairs.in_memory": {},
         "LaggedPairs.read": {"index": np.arange(5)},
         "LaggedPairs.read_x": {"index": np.arange(5)},
         "LaggedPairs.select": {"index": np.arange(5)},

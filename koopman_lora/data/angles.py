@@ -14,7 +14,7 @@ from koopman_lora.data.pairs import LaggedPairs
 from koopman_lora.kinds import is_real, shown
 
 # Numbers in the states that are looked at.
-_LOOKED_AT = 2**24
+_LOOKED_AT = 2**22
 
 
 def chosen_angles(

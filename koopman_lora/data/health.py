@@ -18,7 +18,7 @@ from koopman_lora.data.pairs import LaggedPairs, lagged_pairs
 # Entries of a state that are looked at; of more, so many that are evenly spread.
 _MOST_ENTRIES = 1000
 # Pairs that are looked at, and numbers in their states.
-_LOOKED_AT, _NUMBERS = 2**20, 2**26
+_LOOKED_AT, _NUMBERS = 2**20, 2**24
 # Numbers that are worked on at once, which bounds the memory.
 _AT_ONCE = 2_000_000
 # Frames on which coordinates are compared before they are compared on all; correlation of two that are one.
@@ -70,13 +70,14 @@ def data_health(data: Any, lag: int | None = None, dt: float | None = None, time
         raise ValueError("data must have at least one pair; got none.")
     everything, n_entries = pairs, pairs.n_entries
     pairs = pairs.spread(min(_LOOKED_AT, _NUMBERS // max(1, n_entries)))
+    is_part, pairs = pairs is not everything, pairs.in_memory()
     frames = frames_of(pairs)
     entries = np.unique(np.linspace(0, n_entries - 1, min(n_entries, _MOST_ENTRIES)).round().astype(int))
     found = {name: np.concatenate(parts) for name, parts in _columns(pairs, frames, entries).items()}
     row = found.pop("jump_row")
     if frames.is_timed:
         found["autocorrelation_time"] *= pairs.clock.dt
-    sizes = _sizes(frames) if pairs is everything else _sizes_of_all(everything)
+    sizes = _sizes_of_all(everything) if is_part else _sizes(frames)
     found["effective_samples"] *= sizes["n_frames"] / len(frames.rows)
     units = _UNITS | {"autocorrelation_time": _memory_unit(pairs, frames)}
     variables: dict[str, Any] = {

@@ -18,7 +18,7 @@ from koopman_lora.data.sources import Source, opened, source_of
 from koopman_lora.data.states import HeldStates, States
 
 # Data in memory of at most so many bytes are copied into one tensor; larger ones are read where they are.
-COPIED = 2**26
+COPIED = 2**25
 # Bytes of decoded blocks that are kept, the last ones that were read; and of the first frames of blocks.
 _KEPT, _HEADS = 2**26, 2**26
 

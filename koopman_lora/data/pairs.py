@@ -197,6 +197,12 @@ class LaggedPairs:
         states = HeldStates(torch.cat([x, x_next]))
         return dataclasses.replace(self, states=states, places=self.places.moved(), coordinate_names=names)
 
+    def in_memory(self) -> LaggedPairs:
+        """The same pairs with their states, and no others, in memory side by side; views where they lie so already."""
+        if isinstance(self.states, HeldStates) and len(self.places.rows.first) == 1:
+            return self
+        return self.with_states(*self.read(slice(None)))
+
     def fingerprint(self) -> str:
         """Hash of the pairs and their lag, which tells whether two sets of pairs are the same, in any precision.
 
@@ -246,7 +252,7 @@ def lagged_pairs(
         in time order. numpy or torch; real, integers become floating point. A one-dimensional array is a series of
         scalar states. Also what `containers.unpacked` knows: tables of pandas and polars, data sets of deeptime and
         torch. Memory maps, arrays of Dask and Zarr, DataArrays in chunks, and paths as in `open_trajectories` stay on
-        disk, and are read a few chunks at a time. Up to 64 MB in memory are copied; larger arrays are not, and must not
+        disk, and are read a few chunks at a time. Up to 32 MB in memory are copied; larger arrays are not, and must not
         change while the pairs are in use.
     lag : int, optional
         Lag in frames, 1 for trajectories by default. For explicit pairs, the lag at which they were made; without it
