@@ -23,10 +23,11 @@ from koopman_lora.data.batches import (
     has_states,
     is_tuple_of_tensors,
 )
-from koopman_lora.data.groups import as_slice, block_numbers, neighbouring_blocks
+from koopman_lora.data.groups import block_numbers, neighbouring_blocks
 from koopman_lora.data.pairs import BATCH, LaggedPairs
+from koopman_lora.data.rows import Rows
 from koopman_lora.data.weights import checked_weights
-from koopman_lora.far_out import FarOut
+from koopman_lora.far_out import LOOKED_AT, FarOut
 from koopman_lora.feature_products import Part, Stack, double, feature_products
 from koopman_lora.kinds import shown
 from koopman_lora.moments import CROSS, DEFINITIONS, OBSERVABLES, SAME_MAP, FeatureMap, Moments
@@ -172,23 +173,22 @@ class _Accumulator:
     ) -> Moments:
         if len(pairs) == 0:
             raise ValueError("pairs are empty; give at least one pair (x, x_next).")
-        self.fix_direction(pairs.x, pairs.weights)
+        some = pairs.spread(LOOKED_AT // max(1, pairs.n_entries))
+        self.fix_direction(some.x, some.weights)
         for blocks in neighbouring_blocks(block, batch_size):
             if len(blocks) == 1:
-                self.add_block(batches_of(pairs.x, pairs.x_next, pairs.weights, as_slice(blocks[0]), batch_size))
+                self.add_block(pairs.weighted_batch(positions) for positions in blocks[0].batches(batch_size))
             else:
                 self._add_blocks(pairs, blocks)
         return self.result(pairs.clock, observable_names)
 
     @torch.no_grad()
-    def _add_blocks(self, pairs: LaggedPairs, blocks: list[np.ndarray]) -> None:
+    def _add_blocks(self, pairs: LaggedPairs, blocks: list[Rows]) -> None:
         """Several small blocks, whose features are evaluated in one go."""
-        rows = np.concatenate(blocks)
-        x, stops = pairs.x[rows], np.cumsum([len(block) for block in blocks])
-        features, weights = (
-            self._features(x, pairs.x_next[rows]),
-            None if pairs.weights is None else pairs.weights[rows],
-        )
+        stops = np.cumsum([len(block) for block in blocks])
+        together = Rows(*(np.concatenate([getattr(block, name) for block in blocks]) for name in ("first", "lengths")))
+        x, x_next, weights = pairs.weighted_batch(together.at(slice(None)))
+        features = self._features(x, x_next)
         for start, stop in itertools.pairwise([0, *stops]):
             part = slice(start, stop)
             of_part = {name: values[part] for name, values in features.items()}

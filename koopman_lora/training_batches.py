@@ -1,14 +1,18 @@
-"""Batches of a training run: one random order of the pairs after the other, standardised, from memory."""
+"""Batches of a training run: one random order of the pairs after the other, standardised, a portion at a time."""
 
 from __future__ import annotations
 
+import bisect
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from koopman_lora.data.lazy_states import LazyStates
 from koopman_lora.data.pairs import LaggedPairs
+from koopman_lora.data.shuffling import Portion, random_portions
 from koopman_lora.model import KoopmanLoRAModel
 
 
@@ -28,6 +32,7 @@ class TrainingBatches:
 
     Where pairs count both ways, half of a batch goes backward: as they come, by chance. Where they have weights, a pass
     draws them as often as these say: batches are of the weighted law, also where few pairs have most of the weight.
+    What is not in memory is read ahead in a thread, until `close`.
 
     Parameters
     ----------
@@ -36,29 +41,20 @@ class TrainingBatches:
     """
 
     def __init__(self, model: KoopmanLoRAModel, pairs: LaggedPairs, steps_per_pass: int, seed: int) -> None:
-        self.steps_per_pass, self.both_ways = steps_per_pass, pairs.is_reversible
-        with torch.no_grad():  # standardised once, in the data's own precision
-            self.x, self.x_next = model.prepare(pairs.x), model.prepare(pairs.x_next)
-        # shares of the weight up to each pair
-        self.ends = None if pairs.weights is None else torch.from_numpy(np.cumsum(pairs.weights) / pairs.weights.sum())
+        self.model, self.pairs, self.steps_per_pass = model, pairs, steps_per_pass
         # a generator of its own; layers such as dropout know only torch's one for all threads
         self.generator = torch.Generator().manual_seed(seed)
+        sizes = len(pairs) // steps_per_pass + (np.arange(steps_per_pass) < len(pairs) % steps_per_pass)
+        self.bounds = [0, *np.cumsum(sizes).tolist()]
         self.position = 0
+        self.reader = ThreadPoolExecutor(1) if isinstance(pairs.states, LazyStates) else None
         self._shuffle()
 
     def _shuffle(self) -> None:
         self.before = self.generator.get_state()
-        order = torch.randperm(len(self.x), generator=self.generator)
-        if self.ends is not None:
-            order = self._drawn()[order]
-        self.parts = order.to(self.x.device).tensor_split(self.steps_per_pass)
-
-    def _drawn(self) -> Tensor:
-        """As many pairs as there are, each as often as its share of the weight says, to one more or less."""
-        assert self.ends is not None
-        n = len(self.ends)
-        places = (torch.arange(n) + torch.rand((), generator=self.generator, dtype=torch.float64)) / n
-        return torch.searchsorted(self.ends, places, right=True).clamp_max(n - 1)
+        self.portions = random_portions(self.pairs, self.bounds, self.generator)
+        self.number, self.loaded = -1, (torch.empty(0), torch.empty(0))
+        self.ahead: tuple[int, Future] | None = None
 
     def __iter__(self) -> TrainingBatches:
         return self
@@ -67,13 +63,48 @@ class TrainingBatches:
         if self.position == self.steps_per_pass:
             self.position = 0
             self._shuffle()
-        rows = self.parts[self.position]
+        x, x_next = self._pairs(*self.bounds[self.position : self.position + 2])
         self.position += 1
-        x, x_next = self.x[rows], self.x_next[rows]
-        if self.both_ways:
-            half = len(rows) // 2
+        if self.pairs.is_reversible:
+            half = len(x) // 2
             x, x_next = torch.cat([x[:half], x_next[half:]]), torch.cat([x_next[:half], x[half:]])
         return x, x_next
+
+    def _pairs(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Prepared states of neighbours in the order of the pass, of one portion or of several."""
+        number = bisect.bisect_right(self.portions, start, key=lambda portion: portion.stop)
+        found: list[tuple[Tensor, ...]] = []
+        while start < stop:
+            portion = self.portions[number]
+            rows: Any = slice(start - portion.start, min(stop, portion.stop) - portion.start)
+            rows = rows if portion.order is None else portion.order[rows].to(self.model.device)
+            found.append(tuple(side[rows] for side in self._load(number)))
+            start, number = portion.stop, number + 1
+        x, x_next = (sides[0] if len(sides) == 1 else torch.cat(sides) for sides in zip(*found, strict=True))
+        return x, x_next
+
+    def _load(self, number: int) -> tuple[Tensor, Tensor]:
+        """The prepared states of a portion, while the next one is being read."""
+        if number == self.number:
+            return self.loaded
+        self.number, self.loaded = -1, (torch.empty(0), torch.empty(0))  # no third portion in memory
+        is_ahead = self.ahead is not None and self.ahead[0] == number
+        self.loaded = self.ahead[1].result() if self.ahead and is_ahead else self._prepare(self.portions[number])
+        self.number, self.ahead = number, None
+        if self.reader is not None and number + 1 < len(self.portions):
+            self.ahead = number + 1, self.reader.submit(self._prepare, self.portions[number + 1])
+        return self.loaded
+
+    @torch.no_grad()
+    def _prepare(self, portion: Portion) -> tuple[Tensor, Tensor]:
+        sides = zip(*(map(self.model.prepare, self.pairs.read(part)) for part in portion.parts), strict=True)
+        x, x_next = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in sides)
+        return x, x_next
+
+    def close(self) -> None:
+        """End the thread that reads ahead, once it has read what it is at."""
+        if self.reader is not None:
+            self.reader.shutdown(cancel_futures=True)
 
     def state(self) -> dict[str, Any]:
         """Where the iterator is: what `restore` needs to go on with the same batches."""

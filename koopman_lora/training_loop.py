@@ -158,7 +158,10 @@ class TrainingLoop:
         """Train; the best state is in the model afterwards."""
         kept = self._open_checkpoints(n_epochs=n_epochs, batch_size=batch_size, seed=self.seed)
         self._configure(n_epochs, batch_size)
-        with seeded(self.seed, self.fabric.device) if self.draws else contextlib.nullcontext():
+        with (
+            contextlib.closing(self.batches),
+            seeded(self.seed, self.fabric.device) if self.draws else contextlib.nullcontext(),
+        ):
             if kept is not None:
                 with told_of(str(self.options.checkpoint)):
                     self.run_state.restore(kept)
