@@ -210,7 +210,7 @@ def fits(folder: pathlib.Path, n: int) -> dict[str, dict]:
         print(f"| {kind} | {of['peak_gb']:.2f} | {of['peak_with_summary_gb']:.2f} | {of['seconds']:.0f} | "
               f"{of['training_seconds']:.1f} | {of['pairs_per_second']:,.0f} | {ratio:.2f} | {sigma} |")  # fmt: skip
     print(
-        f"\nasked: {1.5} GB from Zarr; {1.3 * found['memory']['data_gb'] + 0.5:.2f} GB from memory (1.3 of the data + 0.5)"
+        f"\nasked: {1.5} GB from Zarr; {1.3 * found['memory']['data_gb'] + 0.5:.2f} GB from memory (1.3 of the data + 0.5)"  # noqa: E501
     )
     return found
 
@@ -234,7 +234,7 @@ def many(folder: pathlib.Path, numbers: tuple[int, ...]) -> list[dict]:
         found.append(of)
         rest = (of["seconds"] - of["training_seconds"]) / of["n_pairs"] * 1e6
         print(f"| {number:,} | {of['n_pairs']:,} | {of['data_gb']:.2f} | {of['seconds']:.0f} | "
-              f"{of['training_seconds']:.0f} | {of['steps']} | {rest:.1f} | {of['peak_gb']:.2f} |", flush=True)  # fmt: skip
+              f"{of['training_seconds']:.0f} | {of['steps']} | {rest:.1f} | {of['peak_gb']:.2f} |", flush=True)  # fmt: skip  # noqa: E501
     return found
 
 
@@ -277,11 +277,11 @@ def page(record: dict) -> str:
             f"{plan['training'] / 3600:.2g} | {plan['memory']:.2g} | {plan['read']:.3g} | {network / 3600:.2g} |"
         )
     measured = [
-        f"| {kind} | {m['peak_gb']:.2f} | {m['seconds']:.0f} | {m['training_seconds']:.0f} | {m['pairs_per_second']:,.0f} |"
+        f"| {kind} | {m['peak_gb']:.2f} | {m['seconds']:.0f} | {m['training_seconds']:.0f} | {m['pairs_per_second']:,.0f} |"  # noqa: E501
         for kind, m in of.items()
     ]
     chunks = [
-        f"| {name} | {m['mb_per_second']:.0f} | {m['shuffled_mb_per_second']:.0f} | {m['any_order_mb_per_second']:.2f} |"
+        f"| {name} | {m['mb_per_second']:.0f} | {m['shuffled_mb_per_second']:.0f} | {m['any_order_mb_per_second']:.2f} |"  # noqa: E501
         for name, m in record["layouts"].items()
     ]
     lines = [
@@ -350,18 +350,18 @@ than 16 kB.
 
 ## A plan for more frames
 
-States of {n_coordinates} numbers, the same settings, one process. The training grows with the cube root of the number of
-frames; all else, {n_passes} passes over them, with their number. Network: the time that these passes take at
+States of {n_coordinates} numbers, the same settings, one process. The training grows with the cube root of the number
+of frames; all else, {n_passes} passes over them, with their number. Network: the time that these passes take at
 {network} Gbit/s, where the data are not on a local disk.
 
 | frames | data, GB | hours | passes, h | training, h | memory, GB | read, GB | network, h |
 |---|---|---|---|---|---|---|---|
 {rows}
 
-Memory grows by the masks of the split and the numbers of blocks, some bytes per pair. Disk: the data; the result is some
-MB, 64 MB at most of it functions at held-out pairs. A time coordinate of a DataArray is read whole, 8 bytes per frame:
-leave it out and say `dt` where that is too much. For fewer frames than all, pick every n-th trajectory rather than every
-n-th frame.
+Memory grows by the masks of the split and the numbers of blocks, some bytes per pair. Disk: the data; the result is
+some MB, 64 MB at most of it functions at held-out pairs. A time coordinate of a DataArray is read whole, 8 bytes per frame:
+leave it out and say `dt` where that is too much. For fewer frames than all, pick every n-th trajectory rather than
+every n-th frame.
 
 ## Many short trajectories
 
