@@ -359,9 +359,9 @@ of frames; all else, {n_passes} passes over them, with their number. Network: th
 {rows}
 
 Memory grows by the masks of the split and the numbers of blocks, some bytes per pair. Disk: the data; the result is
-some MB, 64 MB at most of it functions at held-out pairs. A time coordinate of a DataArray is read whole, 8 bytes per frame:
-leave it out and say `dt` where that is too much. For fewer frames than all, pick every n-th trajectory rather than
-every n-th frame.
+some MB, 64 MB at most of it functions at held-out pairs. A time coordinate of a DataArray is read whole, 8 bytes per
+frame: leave it out and say `dt` where that is too much. For fewer frames than all, pick every n-th trajectory
+rather than every n-th frame.
 
 ## Many short trajectories
 
