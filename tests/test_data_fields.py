@@ -191,7 +191,7 @@ HALF = ocean().where((ocean().time.dt.year > 1990) | (ocean().lat > 0))
         (lambda: kl.Field(ocean(), delays=-1), ValueError, "delays must not be negative; got -1"),
         (lambda: kl.Field(ocean(), min_length=0), ValueError, "min_length must be positive; got 0"),
         (lambda: kl.Field(ocean(), members="time"), ValueError, "members must be another dimension than time"),
-        (lambda: kl.Field(ocean(), n_eofs=2).series(3), TypeError, "functions must be called with states"),
+        (lambda: kl.Field(ocean(), n_eofs=2).series(3), TypeError, "functions must be a function of states"),
         (lambda: kl.Field(ocean(), n_eofs=2).series(len), ValueError, "functions must give .360, n_modes."),
         (lambda: kl.Field(ocean(5), delays=5), ValueError, "data are too short: .* delays=5"),
         (lambda: kl.Field(ocean(), n_eofs=2).maps(np.ones((2, 3))), ValueError, r"values must have 2 coordinates last"),

@@ -13,7 +13,7 @@ from koopman_lora.arguments import check_positive, whole
 from koopman_lora.checks import checked_methods
 from koopman_lora.data.grid_cells import GridVariable, cell_names, labelled_maps, leading_eofs, variable_of
 from koopman_lora.data.time_axis import gaps
-from koopman_lora.kinds import number_array, shown
+from koopman_lora.kinds import number_array
 
 
 @checked_methods
@@ -190,10 +190,6 @@ class Field:
         ----------
         functions : from states (time, coordinate) to values (time, n_modes), such as `estimator.singular_functions`
         """
-        if not callable(functions):
-            raise TypeError(
-                f"functions must be called with states, such as estimator.transform; got {shown(functions)}."
-            )
         found = [number_array("functions", functions(trajectory)) for trajectory in self.trajectories]
         for values, trajectory in zip(found, self.trajectories, strict=True):
             if values.ndim != 2 or len(values) != len(trajectory):
