@@ -14,8 +14,10 @@ from koopman_lora.data.lazy_states import LazyStates
 from koopman_lora.data.pairs import LaggedPairs
 
 # Numbers in the states x of a portion: of pairs in memory, in batches of a few hundred preparing takes twice the time;
-# of blocks, so that many are mixed, and two portions with x and x' in single precision still take 256 MB.
-PORTION, BUFFER = 2**21, 2**24
+# of blocks, so that many are mixed, and two portions of x and x' in single precision take 128 MB.
+PORTION, BUFFER = 2**21, 2**23
+# The first portion of blocks is smaller, as training waits for it.
+FIRST = 4
 
 
 class Portion(NamedTuple):
@@ -25,13 +27,19 @@ class Portion(NamedTuple):
     ----------
     start, stop : which of the order
     parts : positions of the pairs, in the order in which they are read
-    order : random order (stop - start,) of what was read; None where they are read in random order
+    seed : of the order of what was read; None where it is read in random order
     """
 
     start: int
     stop: int
     parts: Sequence[slice | np.ndarray]
-    order: Tensor | None
+    seed: int | None
+
+    def order(self) -> Tensor | None:
+        """Random order (stop - start,) of what was read; of its own, so that a pass can be taken up in the middle."""
+        if self.seed is None:
+            return None
+        return torch.randperm(self.stop - self.start, generator=torch.Generator().manual_seed(self.seed))
 
 
 def random_portions(pairs: LaggedPairs, bounds: Sequence[int], generator: torch.Generator) -> list[Portion]:
@@ -62,16 +70,15 @@ def _of_blocks(pairs: LaggedPairs, states: LazyStates, generator: torch.Generato
     """Blocks in random order, gathered until they are enough, and their pairs in random order."""
     blocks = states.by_block(pairs.places.rows)
     seed = int(torch.randint(2**62, (), generator=generator))
-    size = BUFFER // max(1, pairs.n_entries)
-    start, number, gathered, n = 0, 0, [], 0
-    chosen = torch.randperm(len(blocks), generator=generator).tolist()
-    for place, block in enumerate(chosen):
+    size = BUFFER // (FIRST * max(1, pairs.n_entries))
+    start, number, n = 0, 0, 0
+    gathered: list[slice | np.ndarray] = []
+    for block in torch.randperm(len(blocks), generator=generator).tolist():
         positions = blocks[block][1]
+        if gathered and n + len(positions) > size:
+            yield Portion(start, start + n, gathered, seed + number)
+            size = BUFFER // max(1, pairs.n_entries)
+            start, number, gathered, n = start + n, number + 1, [], 0
         gathered.append(positions.at(slice(None)))
         n += len(positions)
-        following = len(blocks[chosen[place + 1]][1]) if place + 1 < len(chosen) else size
-        if n + following > size:
-            # of its own, so that an order can be taken up in the middle
-            own = torch.Generator().manual_seed(seed + number)
-            yield Portion(start, start + n, gathered, torch.randperm(n, generator=own))
-            start, number, gathered, n = start + n, number + 1, [], 0
+    yield Portion(start, start + n, gathered, seed + number)
