@@ -42,14 +42,16 @@ $(MLCOLVAR)/.installed: pyproject.toml constraints.txt
 bench: $(BENCH)/.installed $(MLCOLVAR)/.installed
 	PYTHONPATH=benchmarks $(BENCH)/bin/python -m bench.run $(ARGUMENTS)
 
-# of this package alone, all seven, more than an hour; one of them: .venv/bin/python benchmarks/training.py --quick
+# of this package alone, all eight, more than an hour; one of them: .venv/bin/python benchmarks/training.py --quick
 benchmarks: $(VENV)/.installed
 	$(BIN)/python benchmarks/training.py
 	for seed in 0 1 2; do $(BIN)/python benchmarks/dynamics.py $$seed || exit 1; done
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/trust.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/verdicts.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/alanine.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/matrix_svd.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/startup.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/survival.py
 	$(BIN)/python benchmarks/moments.py
 
 clean:

@@ -19,6 +19,7 @@ from _chains import chains, unseen
 from _inputs import inputs
 from _overfit import overfit
 from _refit import refit_coverage
+from _weights import weights
 
 import koopman_lora as kl
 from koopman_lora.accumulation import estimate_moments
@@ -311,6 +312,7 @@ def main() -> None:
         "chains": lambda: (chains(50 if quick else 200), unseen()),
         "inputs": lambda: inputs(4 if quick else 20),
         "overfit": lambda: overfit(100, 1 if quick else 5),
+        "weights": lambda: weights(10 if quick else 40, 2 if quick else 5),
         "noise": lambda: noise(5 if quick else 50),
         "refinement": lambda: refinement(2 if quick else 5),
         "held_out": lambda: held_out(1 if quick else 10, 10_000),

@@ -9,6 +9,8 @@ From data to a fitted analysis
     systems                      simulators, each with its reference spectrum
 
 Data
+    datasets                     small data sets, shipped with their cards and reference spectra
+    molecules                    files of molecular dynamics to coordinates, and frames back to structures
     open_trajectories            trajectories from NetCDF, Zarr or NumPy files
     Field                        a labelled grid as trajectories, and back to maps and series
     lagged_pairs                 trajectories to pairs (x, x') one lag apart
@@ -43,6 +45,7 @@ Moments and spectrum
     compute_koopman_spectrum     the same for a model and a DataLoader
     Bootstrap                    number of resamples, level, seed
     bootstrap_intervals          intervals of a spectrum
+    equilibrium_weights          weights that make short runs from off-equilibrium starts stationary
 
 How far to trust it
     compare_singular_values      learned against empirical values, with verdict and remedy
@@ -63,6 +66,8 @@ What the modes are for
     timescales_from_singular_values  for dynamics known to be reversible
     input_importance             which inputs drive a mode: what sigma loses without them, with intervals
     sparse_surrogate             modes as linear functions of few coordinates, with their R^2
+    export_mode                  modes as a network in a file: TorchScript, as PLUMED loads it, or torch.export
+    FittedModes                  modes as a step of a scikit-learn Pipeline
     evaluate_on_grid             functions of the state on a grid
     forecast                     expected states and observables
     forecast_band                the same with a bootstrap band
@@ -97,9 +102,14 @@ Text, pictures, files
     save_model, load_model       a model in safetensors
 """
 
+import logging as _logging
+
 import lazy_loader as _lazy
 
 # names are imported on first use, from where the stub says (SPEC 1 of Scientific Python): torch takes seconds
 __getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
+
+# what is said of fits goes where the program says, and nowhere if it does not
+_logging.getLogger(__name__).addHandler(_logging.NullHandler())
 
 __version__ = "0.1.0"

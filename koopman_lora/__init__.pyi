@@ -1,3 +1,5 @@
+from . import datasets as datasets
+from . import molecules as molecules
 from . import plots as plots
 from . import systems as systems
 from .accumulation import estimate_moments as estimate_moments
@@ -31,6 +33,7 @@ from .encoders import MLP as MLP
 from .encoders import PeriodicEmbedding as PeriodicEmbedding
 from .estimator import KoopmanLoRA as KoopmanLoRA
 from .findings import training_findings as training_findings
+from .fitted_modes import FittedModes as FittedModes
 from .importance import input_importance as input_importance
 from .intervals import bootstrap_intervals as bootstrap_intervals
 from .io import load_dataset as load_dataset
@@ -41,6 +44,7 @@ from .lag_scan import scan_lags as scan_lags
 from .losses import NestedLoRALoss as NestedLoRALoss
 from .losses import NonFiniteLossError as NonFiniteLossError
 from .losses import lora_loss as lora_loss
+from .mode_export import export_mode as export_mode
 from .model import KoopmanLoRAModel as KoopmanLoRAModel
 from .moments import Moments as Moments
 from .prediction import forecast as forecast
@@ -48,6 +52,7 @@ from .prediction import forecast_band as forecast_band
 from .prediction import forecast_error as forecast_error
 from .refinement import refine as refine
 from .residuals import eigenpair_residuals as eigenpair_residuals
+from .reweighting import equilibrium_weights as equilibrium_weights
 from .saved_analysis import open_analysis as open_analysis
 from .scores import held_out_scores as held_out_scores
 from .scores import vamp_scores as vamp_scores

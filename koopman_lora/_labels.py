@@ -18,6 +18,8 @@ MODE_COLUMN, FEATURE_F_COLUMN, FEATURE_G_COLUMN = "mode_column", "feature_f_colu
 BOUND, PART, CAUSE, BLOCK = "bound", "part", "cause", "block"
 # sums that moments are made of: of features, or of one and the features
 SUM_F, SUM_G, SUM_F_COLUMN, SUM_G_COLUMN, SUM_H = "sum_f", "sum_g", "sum_f_column", "sum_g_column", "sum_h"
+# numbers of pairs of a block, and sums of their squared weights
+COUNT = "count"
 # training, several fits, choices
 EPOCH, FIT, OTHER_FIT, FOLD, LAG, DIRECTION = "epoch", "fit", "other_fit", "fold", "lag", "direction"
 # forecasts: number of lags ahead

@@ -12,18 +12,25 @@ import torch
 from torch import Tensor
 
 from koopman_lora._linalg import conjugate_transpose
-from koopman_lora.arguments import check_positive, pair_of, whole
+from koopman_lora.arguments import check_positive, whole
 from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
+from koopman_lora.data.batches import (
+    PairBatch,
+    as_batch,
+    batches_of,
+    check_equal_length,
+    has_states,
+    is_tuple_of_tensors,
+)
 from koopman_lora.data.groups import block_numbers, neighbouring_blocks
 from koopman_lora.data.pairs import BATCH, LaggedPairs
 from koopman_lora.data.rows import Rows
+from koopman_lora.data.weights import checked_weights
 from koopman_lora.far_out import LOOKED_AT, FarOut
 from koopman_lora.feature_products import Part, Stack, double, feature_products
-from koopman_lora.kinds import number_array, shown
+from koopman_lora.kinds import shown
 from koopman_lora.moments import CROSS, DEFINITIONS, OBSERVABLES, SAME_MAP, FeatureMap, Moments
-
-Batches = Iterable[tuple[Tensor, Tensor]]
 
 
 def flat_state(x: Tensor) -> Tensor:
@@ -37,7 +44,7 @@ def flat_state(x: Tensor) -> Tensor:
 def estimate_moments(
     f: FeatureMap,
     g: FeatureMap,
-    pairs: LaggedPairs | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]],
+    pairs: LaggedPairs | tuple[Tensor, ...] | Iterable[tuple[Tensor, ...]],
     *,
     observables: FeatureMap | None = None,
     observable_names: Sequence[str] | None = None,
@@ -54,7 +61,7 @@ def estimate_moments(
         receive torch tensors and may return tensors or arrays, real or complex.
     pairs : LaggedPairs, tuple (x, x_next), or an iterable of batches (x, x_next) such as a DataLoader
         LaggedPairs, and a DataLoader of them, give the moments their clock, and may count `both_ways`; other pairs
-        count in lags.
+        count in lags. Weights travel with LaggedPairs; tuples and batches may be (x, x_next, weights).
     observables : callable, optional
         h, (batch, *state) -> (batch, n_observables): adds H_f = E[f(x)^H h(x)] and H_g = E[g(x')^H h(x')].
     observable_names : sequence of str, optional
@@ -70,8 +77,8 @@ def estimate_moments(
     Raises
     ------
     ValueError
-        For empty data, features that are not (batch, n_features) or not finite, an unknown moment, or `n_blocks` or
-        `batch_size` below 1.
+        For empty data, features that are not (batch, n_features) or not finite, an unknown moment, `n_blocks` or
+        `batch_size` below 1, or weights that are negative or all 0.
 
     References
     ----------
@@ -92,16 +99,17 @@ def estimate_moments(
         return total.over_blocks(pairs, block_numbers(pairs, n_blocks), batch_size, observable_names)
     dataset = getattr(pairs, "dataset", None)
     total = _Accumulator(f, g, observables, names, n_blocks, getattr(dataset, "is_reversible", False) is True)
-    if _is_pair_of_tensors(pairs):
-        x, x_next = (torch.as_tensor(side) for side in pairs)
-        _check_equal_length(x, x_next)
-        total.far_out = FarOut(x) if len(x) else None
+    if is_tuple_of_tensors(pairs):
+        x, x_next = (torch.as_tensor(side) for side in pairs[:2])
+        check_equal_length(x, x_next)
+        weights = checked_weights(pairs[2], len(x)) if len(pairs) == 3 else None
+        total.fix_direction(x, weights)
         bounds = np.linspace(0, len(x), min(n_blocks, max(len(x), 1)) + 1).astype(int)
         for start, stop in itertools.pairwise(bounds):
-            total.add_block(zip(x[start:stop].split(batch_size), x_next[start:stop].split(batch_size), strict=True))
+            total.add_block(batches_of(x, x_next, weights, slice(start, stop), batch_size))
         return total.result(Clock(), observable_names)
     for batch in pairs:
-        total.add_block([_as_tensors(batch)])
+        total.add_block([as_batch("pairs", batch)])
         total.limit_blocks(n_blocks)
     return total.result(getattr(dataset, "clock", Clock()), observable_names)
 
@@ -131,30 +139,6 @@ def moments_by_block(
     return total.over_blocks(pairs, block, BATCH, labels)
 
 
-def _is_pair_of_tensors(pairs: Any) -> bool:
-    return isinstance(pairs, tuple) and len(pairs) == 2 and all(hasattr(side, "shape") for side in pairs)
-
-
-def _as_tensors(batch: Any) -> tuple[Any, ...]:
-    """Both sides of a batch, of arrays as tensors."""
-    sides = zip(("x", "x_next"), pair_of("pairs", batch), strict=True)
-    return tuple(torch.tensor(number_array(k, v)) if isinstance(v, np.ndarray) else v for k, v in sides)
-
-
-def _check_equal_length(x: Any, x_next: Any) -> None:
-    if not (hasattr(x, "shape") and hasattr(x_next, "shape")):
-        raise TypeError(f"x and x_next must be tensors; got {type(x).__name__} and {type(x_next).__name__}.")
-    if np.ndim(x) == 0 or np.ndim(x_next) == 0:
-        raise TypeError("x and x_next must hold several states; got a single number.")
-    if len(x) != len(x_next):
-        raise ValueError(f"x and x_next must hold equally many states; got {len(x)} and {len(x_next)}.")
-
-
-def _has_states(x: Any, x_next: Any) -> bool:
-    _check_equal_length(x, x_next)
-    return len(x) > 0
-
-
 class _Accumulator:
     """Collects block sums, of pairs counted in both directions where `both_ways`; holds features of one batch."""
 
@@ -179,7 +163,9 @@ class _Accumulator:
         self.sums = {name: Stack(min(n_blocks, 64)) for name in self.names}
         self.shifts: dict[str, np.ndarray] = {}
         self.orientation: list[np.ndarray] = []
-        self.counts: list[int] = []
+        self.counts: list[float] = []
+        self.of_pairs: list[np.ndarray] = []  # numbers of pairs, and sums of squared weights
+        self.is_weighted = False
         self.far_out: FarOut | None = None
 
     def over_blocks(
@@ -187,10 +173,11 @@ class _Accumulator:
     ) -> Moments:
         if len(pairs) == 0:
             raise ValueError("pairs are empty; give at least one pair (x, x_next).")
-        self.far_out = FarOut(pairs.spread(LOOKED_AT // max(1, pairs.n_entries)).x)
+        some = pairs.spread(LOOKED_AT // max(1, pairs.n_entries))
+        self.fix_direction(some.x, some.weights)
         for blocks in neighbouring_blocks(block, batch_size):
             if len(blocks) == 1:
-                self.add_block(pairs.read(positions) for positions in blocks[0].batches(batch_size))
+                self.add_block(pairs.weighted_batch(positions) for positions in blocks[0].batches(batch_size))
             else:
                 self._add_blocks(pairs, blocks)
         return self.result(pairs.clock, observable_names)
@@ -200,50 +187,54 @@ class _Accumulator:
         """Several small blocks, whose features are evaluated in one go."""
         stops = np.cumsum([len(block) for block in blocks])
         together = Rows(*(np.concatenate([getattr(block, name) for block in blocks]) for name in ("first", "lengths")))
-        x, x_next = pairs.read(together.at(slice(None)))
+        x, x_next, weights = pairs.weighted_batch(together.at(slice(None)))
         features = self._features(x, x_next)
         for start, stop in itertools.pairwise([0, *stops]):
-            self._add_features([(x[start:stop], {part: values[start:stop] for part, values in features.items()})])
+            part = slice(start, stop)
+            of_part = {name: values[part] for name, values in features.items()}
+            self._add_features([(x[part], of_part, None if weights is None else weights[part])])
 
     @torch.no_grad()
-    def add_block(self, batches: Batches) -> None:
-        self._add_features((x, self._features(x, x_next)) for x, x_next in batches if _has_states(x, x_next))
+    def add_block(self, batches: Iterable[PairBatch]) -> None:
+        self._add_features((x, self._features(x, y), weights) for x, y, weights in batches if has_states(x, y))
 
     def _features(self, x: Tensor, x_next: Tensor) -> dict[Part, np.ndarray]:
         return {part: _as_features(self.maps[part[0]], (x, x_next)[part[1]], part[0]) for part in self.needed}
 
-    def _add_features(self, batches: Iterable[tuple[Tensor, dict[Part, np.ndarray]]]) -> None:
-        """One block of states x, in batches, each with its features."""
+    def _add_features(self, batches: Iterable[tuple[Tensor, dict[Part, np.ndarray], np.ndarray | None]]) -> None:
+        """One block of states x, in batches, each with its features and weights."""
         sums: dict[str, np.ndarray] = {}
         orientation: Any = 0.0
-        count = 0
-        for x, features in batches:
+        count, of_pairs = 0.0, np.zeros(2)
+        for x, features, weights in batches:
             self._fix_shifts(features)
             if ("f", 0) in features:
-                self.far_out = self.far_out or FarOut(x)  # of a stream the first batch decides
-                orientation = orientation + self.far_out(x) @ features["f", 0]
+                orientation = orientation + self._orientation(x, weights) @ features["f", 0]
             with np.errstate(over="ignore", invalid="ignore"):  # told in words, by `_check_finite` and `result`
-                added = self._products(features)
+                added = self._products(features, weights)
                 is_finite = np.isfinite(sum(value.sum() for value in added.values()))
             if not is_finite:
                 _check_finite(features)
             sums = {name: sums[name] + value for name, value in added.items()} if sums else added
-            count += len(x)
-        if count:
+            self.is_weighted |= weights is not None
+            count += len(x) if weights is None else weights.sum()
+            of_pairs += len(x), len(x) if weights is None else np.square(weights).sum()
+        if sums:
             for name, value in sums.items():
                 self.sums[name].append(value)
             self.orientation.append(orientation)
             self.counts.append(count)
+            self.of_pairs.append(of_pairs)
 
-    def _products(self, features: dict[Part, np.ndarray]) -> dict[str, np.ndarray]:
+    def _products(self, features: dict[Part, np.ndarray], weights: np.ndarray | None) -> dict[str, np.ndarray]:
         """Sums over the pairs of a batch; pairs counted both ways count half each time."""
-        forward = feature_products(features, self.shifts, self.names)
+        forward = feature_products(features, self.shifts, self.names, weights)
         if not self.both_ways:
             if "A_ff" in forward:
                 forward["A_ff"] = (forward["A_ff"] - conjugate_transpose(forward["A_ff"])) / 2
             return forward
         reversed_features = {(name, 1 - time): values for (name, time), values in features.items()}
-        backward = feature_products(reversed_features, self.shifts, self.names)
+        backward = feature_products(reversed_features, self.shifts, self.names, weights)
         signs = {name: -1.0 if name == "A_ff" else 1.0 for name in self.names}
         return {name: (value + signs[name] * backward[name]) / 2 for name, value in forward.items()}
 
@@ -256,6 +247,18 @@ class _Accumulator:
                 values = values.astype(double(values))
                 self.shifts[part[0]] = np.where(is_constant, values[0], values.mean(axis=0))
 
+    def fix_direction(self, x: Tensor, weights: np.ndarray | None) -> None:
+        if len(x) > 0:
+            self.far_out = FarOut.of_states(x, weights)
+
+    def _orientation(self, x: Tensor, weights: np.ndarray | None) -> np.ndarray:
+        """What each state counts in the sums that fix phases."""
+        if self.far_out is None:  # a stream: its first batch decides
+            self.fix_direction(x, weights)
+        assert self.far_out is not None  # batches are never empty here
+        is_far = self.far_out.indicator(x)
+        return is_far if weights is None else is_far * weights
+
     def limit_blocks(self, n_blocks: int) -> None:
         """Merge neighbouring blocks once there are twice as many as wanted, so that a long stream stays small."""
         if len(self.counts) < 2 * n_blocks:
@@ -263,10 +266,13 @@ class _Accumulator:
         for stack in self.sums.values():
             stack.merge_neighbours()
         self.orientation, self.counts = _pairwise_sums(self.orientation), _pairwise_sums(self.counts)
+        self.of_pairs = _pairwise_sums(self.of_pairs)
 
     def result(self, clock: Clock, observable_names: Sequence[str] | None) -> Moments:
         if not self.counts:
             raise ValueError("pairs are empty; give at least one pair (x, x_next).")
+        if not sum(self.counts) > 0:
+            raise ValueError("pairs all have the weight 0; give at least one that counts.")
         sums = {name: stack.arrays for name, stack in self.sums.items()}
         if not all(np.isfinite(block).all() for blocks in sums.values() for block in blocks):
             raise ValueError("f, g or observables give features whose products overflow; choose a unit of larger size.")
@@ -281,6 +287,7 @@ class _Accumulator:
             labels,
             self.shifts,
             self.both_ways,
+            np.stack(self.of_pairs) if self.is_weighted else None,
         )
 
 

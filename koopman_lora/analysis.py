@@ -19,6 +19,7 @@ from koopman_lora.checks import checked_methods
 from koopman_lora.comparison import comparison_with
 from koopman_lora.data.inputs import drawn_pairs
 from koopman_lora.data.splits import Split
+from koopman_lora.data.whole_files import check_replaceable
 from koopman_lora.eigenanalysis import eigen_analysis, koopman_modes
 from koopman_lora.findings import OF_THE_FIT, findings_of_pairs
 from koopman_lora.fitted import Fitted, FittedMoments
@@ -26,9 +27,11 @@ from koopman_lora.fitted_functions import FittedFunctions
 from koopman_lora.importance import functions_of, input_importance
 from koopman_lora.intervals import bootstrap_intervals
 from koopman_lora.lag_scan import scan_lags
+from koopman_lora.mode_export import export_mode
 from koopman_lora.moments import EDMD, FeatureMap, Moments
 from koopman_lora.prediction import forecast_band
 from koopman_lora.residuals import eigenpair_residuals
+from koopman_lora.reweighting import EquilibriumWeights, equilibrium_weights
 from koopman_lora.scores import Scores, Validation
 from koopman_lora.selection import select_n_modes
 from koopman_lora.spectrum import clocked
@@ -169,6 +172,26 @@ class KoopmanAnalysis(FittedFunctions):
         bootstrap = self._bootstrap(bootstrap)
         return summarise(self.fitted, self.spectrum, self._intervals(bootstrap), self.diagnose(bootstrap), self.survey)
 
+    def report(self, path: str | os.PathLike) -> pathlib.Path:
+        """Write one HTML page of all that is known of the fit, which needs no network; open it in a browser.
+
+        What needs the frames is left out of it in an analysis that was opened without data, and it says so.
+
+        Parameters
+        ----------
+        path : of the file; what was there is replaced
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
+        from koopman_lora.interview import answers_of  # pictures and templates, which no other question needs
+        from koopman_lora.report import write_report
+
+        check_replaceable(pathlib.Path(path))
+        return write_report(answers_of(self), path)
+
     def diagnose(self, bootstrap: Bootstrap | None = None) -> xr.Dataset:
         """Learned against empirical singular values, with causes, verdict and remedy; see `compare_singular_values`.
 
@@ -186,14 +209,25 @@ class KoopmanAnalysis(FittedFunctions):
         """Number of modes by four rules and a recommendation, see `kl.select_n_modes`."""
         return select_n_modes(self.validation(), energy=energy, level=level, seed=self.fitted.seed)
 
-    def scan_lags(self, X: Any, lags: Sequence[int], bootstrap: Bootstrap | None = None) -> xr.Dataset:
+    def scan_lags(
+        self, X: Any, lags: Sequence[int], bootstrap: Bootstrap | None = None, weights: Any = None
+    ) -> xr.Dataset:
         """Timescales of these features against the lag, and the shortest lag on the plateau, see `kl.scan_lags`."""
-        return scan_lags(self, X, lags, bootstrap=self._bootstrap(bootstrap))
+        return scan_lags(self, X, lags, bootstrap=self._bootstrap(bootstrap), weights=weights)
 
     def residuals(self, tolerance: float = 0.1) -> xr.Dataset:
         """Residuals and condition numbers of the EDMD eigenpairs, on held-out pairs; see `eigenpair_residuals`."""
         moments = self.fitted.moments
         return eigenpair_residuals(moments.training, moments.held_out, tolerance)
+
+    def equilibrium_weights(
+        self, observables: FeatureMap = flat_state, bootstrap: Bootstrap | None = None
+    ) -> EquilibriumWeights:
+        """Weights that make the pairs of the fit stationary, with equilibrium means; see `kl.equilibrium_weights`.
+
+        `found.weighted(pairs, analysis.model.f)` gives pairs with these weights to fit again.
+        """
+        return equilibrium_weights(self._observed(observables), self._bootstrap(bootstrap))
 
     # --------------------------------------------------------------------------------------- what the modes are for
 
@@ -269,7 +303,13 @@ class KoopmanAnalysis(FittedFunctions):
         pairs = drawn_pairs(self.known_split("to fit linear functions to").pairs, n_pairs, np.random.default_rng(0))
         x = real_features("features", features, pairs.x)
         names = pairs.coordinate_names if features is flat_state else None
-        return sparse_surrogate(self.singular_functions(pairs.x), x, names, n_folds)
+        return sparse_surrogate(self.singular_functions(pairs.x), x, names, n_folds, pairs.weights)
+
+    def export_mode(
+        self, path: str | os.PathLike, modes: int | Sequence[int] | None = None, functions: str = "left"
+    ) -> pathlib.Path:
+        """Write modes as a network for programs without koopman_lora, such as PLUMED; see `kl.export_mode`."""
+        return export_mode(self, path, modes, functions)
 
     def coarse_coordinates(self, x: Any, method: str = "K_matrix") -> xr.DataArray:
         """Slow coordinates of any states, see `kl.coarse_coordinates`."""
@@ -281,8 +321,8 @@ class KoopmanAnalysis(FittedFunctions):
         PCCA+ on the leading left singular functions at the fitted pairs.
         """
         pairs = self.known_split("to find metastable sets in").pairs
-        functions = self.singular_functions(pairs.spread(MOST_STATES).x)
-        coefficients = membership_coefficients(functions, n_states)
+        some = pairs.spread(MOST_STATES)
+        coefficients = membership_coefficients(self.singular_functions(some.x), n_states, weights=some.weights)
         return membership_map(self.model.f, self.spectrum["phi_coefficients"], coefficients)
 
     def coarse_grain(self, n_states: int, bootstrap: Bootstrap | None = None) -> xr.Dataset:

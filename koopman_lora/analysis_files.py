@@ -17,7 +17,7 @@ from torch import nn
 
 from koopman_lora.data.seals import checksum, told_of
 from koopman_lora.data.splits import SplitRecipe
-from koopman_lora.data.whole_files import check_replaceable, move_whole, write_whole
+from koopman_lora.data.whole_files import check_replaceable, move_whole, remove_leftovers, write_whole
 from koopman_lora.finding import Finding
 from koopman_lora.fitted import KEPT_ENTRIES, MOMENT_BLOCKS, Fitted
 from koopman_lora.io import load_dataset, load_model, plain, save_dataset, save_model
@@ -28,8 +28,8 @@ from koopman_lora.scores import Validation
 from koopman_lora.survey import Survey
 
 # v2: a checksum of the record; v3: other facts of a refinement; v4: is_reversible; v5: several fits, the survey, what a
-# refinement was chosen by
-FORMAT = "koopman_lora.analysis.v5"
+# refinement was chosen by; v6: weights of pairs
+FORMAT = "koopman_lora.analysis.v6"
 RECORD, MODEL, MOMENTS, VALIDATION = "analysis.json", "model.safetensors", "moments.nc", "validation.nc"
 SPECTRUM, HISTORY, FITS = "spectrum.nc", "history.nc", "fits.nc"
 FILES = (SPECTRUM, HISTORY, MODEL, MOMENTS, VALIDATION, FITS)
@@ -64,13 +64,24 @@ def write_fitted(fitted: Fitted, spectrum: xr.Dataset, seen: Survey | None, fold
     if (fits := fitted.fits) is not None:
         writers[FITS] = lambda path: save_dataset(fits, path)
     fitted = dataclasses.replace(fitted, survey=seen)
+    _move_all(folder)  # of a save that was killed while it did so
     _write_all(writers, staging)
     _write_all({RECORD: lambda path: _write_record(fitted, list(writers), path)}, staging, tuple(writers))
-    for name in (*writers, RECORD):  # the record, which has the checksums of the others, comes last
-        move_whole(staging / name, folder / name)
+    _move_all(folder)
+    for name in (*FILES, RECORD):
+        remove_leftovers(staging / name)
     with contextlib.suppress(OSError):  # there may be a file of the user's in it
         staging.rmdir()
     return folder
+
+
+def _move_all(folder: pathlib.Path) -> None:
+    """Move a complete analysis to its place, if there is one; the record, which has all checksums, comes last."""
+    staging = folder / INCOMPLETE
+    if (staging / RECORD).exists():
+        for name in (*FILES, RECORD):
+            if (staging / name).exists():
+                move_whole(staging / name, folder / name)
 
 
 def _write_all(
@@ -139,14 +150,29 @@ def read_fitted(
     ValueError
         If the folder is none of ours, or one of its files is not that of the record.
     """
-    folder = pathlib.Path(folder)
-    record = _checked_record(folder)
-    model = load_model(folder / MODEL, encoder_f, encoder_g)
+    places = _Places(pathlib.Path(folder))
+    record = _checked_record(places)
+    model = load_model(places / MODEL, encoder_f, encoder_g)
     with told_of(folder, "save the analysis again"):
-        return _fitted_of_record(record, model, folder)
+        return _fitted_of_record(record, model, places)
 
 
-def _fitted_of_record(record: Mapping[str, Any], model: KoopmanLoRAModel, folder: pathlib.Path) -> Fitted:
+class _Places:
+    """Where the files of the newest whole analysis lie: `places / name`.
+
+    A save that was killed while it moved its files, all of which were whole by then, has left the rest of them, and the
+    record in any case, in the folder inside.
+    """
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder, self.is_moving = folder, (folder / INCOMPLETE / RECORD).exists()
+
+    def __truediv__(self, name: str) -> pathlib.Path:
+        rest = self.folder / INCOMPLETE / name
+        return rest if self.is_moving and rest.exists() else self.folder / name
+
+
+def _fitted_of_record(record: Mapping[str, Any], model: KoopmanLoRAModel, folder: _Places) -> Fitted:
     validation = None
     if VALIDATION in record["files"]:
         validation = validation_of_dataset(load_dataset(folder / VALIDATION))
@@ -183,11 +209,12 @@ def _record_checksum(record: Mapping[str, Any]) -> str:
     return checksum(json.dumps(stated, sort_keys=True).encode())
 
 
-def _checked_record(folder: pathlib.Path) -> dict[str, Any]:
-    path = folder / RECORD
+def _checked_record(places: _Places) -> dict[str, Any]:
+    path = places / RECORD
     if not path.exists():
         raise FileNotFoundError(
-            f"{str(folder)!r} holds no {RECORD}; give a folder that KoopmanLoRA.save or `koopman-lora fit` wrote."
+            f"{str(places.folder)!r} holds no {RECORD}; give a folder that KoopmanLoRA.save or `koopman-lora fit` "
+            "wrote."
         )
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -202,9 +229,9 @@ def _checked_record(folder: pathlib.Path) -> dict[str, Any]:
     if record["checksum"] != _record_checksum(record):
         raise ValueError(f"{str(path)!r} is damaged (its checksum is another); save the analysis again.")
     for name, stated in record["files"].items():
-        if not (folder / name).exists() or _checksum(folder / name) != stated:
+        if not (places / name).exists() or _checksum(places / name) != stated:
             raise ValueError(
-                f"{str(folder / name)!r} is missing, damaged, or of another fit than {RECORD}; save the analysis again."
+                f"{str(places / name)!r} is missing, damaged, or of another fit than {RECORD}; save the analysis again."
             )
     return record
 

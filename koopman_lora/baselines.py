@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from koopman_lora.batch_means import check_pair_weights, gram
 from koopman_lora.checks import checked
-from koopman_lora.losses import NonFiniteLossError, check_features, gram, real_dot, scale_by_svals
+from koopman_lora.losses import NonFiniteLossError, check_features, real_dot, scale_by_svals
 
 
 def _inverse_root(M: Tensor, epsilon: float) -> Tensor:
@@ -19,13 +20,16 @@ def _inverse_root(M: Tensor, epsilon: float) -> Tensor:
     return (vectors * values.clamp_min(ridge.detach()).rsqrt().to(M.dtype)) @ vectors.mH
 
 
-def vamp_loss(f: Tensor, g: Tensor, score: str = "2", epsilon: float = 1e-6) -> Tensor:
+def vamp_loss(
+    f: Tensor, g: Tensor, score: str = "2", epsilon: float = 1e-6, pair_weights: Tensor | None = None
+) -> Tensor:
     """Negative VAMP score of a batch; unchanged by invertible linear maps of f or of g, so there is no use for svals.
 
     Parameters
     ----------
     score : '1' (sum of sigma), '2' (sum of sigma^2) or 'E' (the estimation score at the batch's own solution)
     epsilon : ridge of the whitening, relative to the mean second moment
+    pair_weights : see `lora_loss`
 
     Raises
     ------
@@ -45,7 +49,7 @@ def vamp_loss(f: Tensor, g: Tensor, score: str = "2", epsilon: float = 1e-6) -> 
     check_features(f, g)
     if not isinstance(score, str) or score not in ("1", "2", "E"):
         raise ValueError(f"score must be one of '1', '2', 'E'; got {score!r}.")
-    M_f, M_g, T = gram(f, f), gram(g, g), gram(f, g)
+    M_f, M_g, T = _moments_of_batch(f, g, pair_weights)
     W_f, W_g = _inverse_root(M_f, epsilon), _inverse_root(M_g, epsilon)
     whitened = W_f @ T @ W_g
     if score == "2":
@@ -56,7 +60,19 @@ def vamp_loss(f: Tensor, g: Tensor, score: str = "2", epsilon: float = 1e-6) -> 
     return -(2.0 * real_dot(K, T).sum() - real_dot(M_f @ K @ M_g, K).sum())
 
 
-def dpnet_loss(f: Tensor, g: Tensor, relaxed: bool = True, metric_weight: float = 1.0, epsilon: float = 1e-6) -> Tensor:
+def _moments_of_batch(f: Tensor, g: Tensor, pair_weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    check_pair_weights(pair_weights, f)
+    return gram(f, f, pair_weights), gram(g, g, pair_weights), gram(f, g, pair_weights)
+
+
+def dpnet_loss(
+    f: Tensor,
+    g: Tensor,
+    relaxed: bool = True,
+    metric_weight: float = 1.0,
+    epsilon: float = 1e-6,
+    pair_weights: Tensor | None = None,
+) -> Tensor:
     """Deep-projection loss: projection score minus the metric distortion `tr(M^2 - M - ln M)` of both features.
 
     Parameters
@@ -64,6 +80,7 @@ def dpnet_loss(f: Tensor, g: Tensor, relaxed: bool = True, metric_weight: float 
     relaxed : divide by the operator norms of M_f and M_g instead of whitening
     metric_weight : weight of the metric distortion
     epsilon : ridge relative to the mean second moment, for whitening and logarithm
+    pair_weights : see `lora_loss`
 
     References
     ----------
@@ -76,13 +93,13 @@ def dpnet_loss(f: Tensor, g: Tensor, relaxed: bool = True, metric_weight: float 
     -2.0
     """
     check_features(f, g)
-    M_f, M_g, T = gram(f, f), gram(g, g), gram(f, g)
+    M_f, M_g, T = _moments_of_batch(f, g, pair_weights)
     distortion = _metric_distortion(M_f, epsilon) + _metric_distortion(M_g, epsilon)
     if relaxed:
         norms = torch.linalg.matrix_norm(M_f, 2) * torch.linalg.matrix_norm(M_g, 2)
         score = T.abs().square().sum() / norms
     else:
-        score = -vamp_loss(f, g, "2", epsilon)
+        score = -vamp_loss(f, g, "2", epsilon, pair_weights)
     return metric_weight * distortion - score
 
 
@@ -112,10 +129,10 @@ class VAMPLoss(nn.Module):
             raise ValueError(f"score must be one of '1', '2', 'E'; got {score!r}.")
         self.score, self.epsilon = score, epsilon
 
-    def forward(self, f: Tensor, g: Tensor, svals: Tensor | None = None) -> Tensor:
+    def forward(self, f: Tensor, g: Tensor, svals: Tensor | None = None, pair_weights: Tensor | None = None) -> Tensor:
         """Negative score of a batch."""
         f, g = scale_by_svals(f, g, svals)
-        return vamp_loss(f, g, self.score, self.epsilon)
+        return vamp_loss(f, g, self.score, self.epsilon, pair_weights)
 
 
 class DPNetLoss(nn.Module):
@@ -133,7 +150,7 @@ class DPNetLoss(nn.Module):
         super().__init__()
         self.relaxed, self.metric_weight, self.epsilon = relaxed, metric_weight, epsilon
 
-    def forward(self, f: Tensor, g: Tensor, svals: Tensor | None = None) -> Tensor:
+    def forward(self, f: Tensor, g: Tensor, svals: Tensor | None = None, pair_weights: Tensor | None = None) -> Tensor:
         """Negative objective of a batch."""
         f, g = scale_by_svals(f, g, svals)
-        return dpnet_loss(f, g, self.relaxed, self.metric_weight, self.epsilon)
+        return dpnet_loss(f, g, self.relaxed, self.metric_weight, self.epsilon, pair_weights)

@@ -184,6 +184,7 @@ _CONVERSIONS: dict[Any, Callable[[str, Any], Any]] = {
     np.ndarray: finite_array,
     os.PathLike: path,
     str | os.PathLike: path,
+    str | os.PathLike | None: lambda name, value: None if value is None else path(name, value),
 }
 
 

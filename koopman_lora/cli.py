@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from typing import Any
 
 from koopman_lora import systems
@@ -29,12 +30,20 @@ _FIT_FLAGS = {
     "accelerator": "cpu, gpu or auto",
     "precision": "of Lightning Fabric",
     "seed": "of weights, split and batches",
+    "checkpoint": "folder to keep the training in, so that --resume can go on after it was killed",
+    "checkpoint_every": "seconds between two states that are kept there; 0 for every step",
+    "log_to": "folder for loss and score of every epoch, as CSV",
 }
 _NOT_SIMULATED = {"System", "ReferenceSpectrum", "NoReferenceSpectrumError"}  # of the names in koopman_lora.systems
 
+_DATA = "trajectories: .nc, .zarr or .npy"
+# What `analysis_commands.PICTURES` draws, which is not imported for --help.
+_PICTURES = ("spectrum", "comparison", "eigenvalues", "energy", "modes", "history", "inputs")
+_WEIGHTS = ".npy file: a weight for each frame, or each trajectory"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, or 2 after a message on standard error.
+    """Run the command line; returns the exit status: 0, 2 after a message on standard error, 130 when interrupted.
 
     Examples
     --------
@@ -49,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         RUN[arguments.command](arguments)
+    except KeyboardInterrupt as stop:
+        print(f"koopman-lora {arguments.command}: {str(stop) or 'interrupted'}", file=sys.stderr)
+        return 130
     except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
         print(f"koopman-lora {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -57,13 +69,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser with all its sub-commands."""
-    parser = argparse.ArgumentParser(prog="koopman-lora", description="Koopman singular values from trajectories.")
+    parser = argparse.ArgumentParser(
+        prog="koopman-lora",
+        description="Koopman singular values from trajectories.",
+        epilog="Arguments may stand in a file, one in each line: koopman-lora fit data.nc @fit.args",
+        fromfile_prefix_chars="@",
+    )
+    parser.add_argument("--version", action="version", version=f"koopman-lora {metadata.version('koopman-lora')}")
     commands = parser.add_subparsers(dest="command", required=True)
     _add_demo(commands)
     _add_simulate(commands)
     _add_health(commands)
     _add_fit(commands)
     _add_spectrum(commands)
+    _add_report(commands)
+    _add_forecast(commands)
+    _add_coarse_grain(commands)
+    _add_plot(commands)
     _add_svd(commands)
     return parser
 
@@ -86,7 +108,7 @@ def _add_simulate(commands: Any) -> None:
 
 def _add_health(commands: Any) -> None:
     health = commands.add_parser("health", help="what to know of trajectories before a fit: a table, and what matters")
-    health.add_argument("data", help="trajectories: .nc, .zarr or .npy")
+    health.add_argument("data", help=_DATA)
     parameters = parameters_of("data/health.py", "data_health")
     for name in ("lag", "dt", "time_unit"):
         kind, default = parameters[name]
@@ -96,7 +118,7 @@ def _add_health(commands: Any) -> None:
 
 def _add_fit(commands: Any) -> None:
     fit = commands.add_parser("fit", help="fit trajectories and write model, spectrum and history into a folder")
-    fit.add_argument("data", help="trajectories: .nc, .zarr or .npy")
+    fit.add_argument("data", help=_DATA)
     fit.add_argument("--out", required=True, help="folder to write")
     parameters = parameters_of("estimator.py", "KoopmanLoRA")
     for name, text in _FIT_FLAGS.items():
@@ -105,8 +127,11 @@ def _add_fit(commands: Any) -> None:
         fit.add_argument(_flag(name), type=kind, default=default, help=text)
     widths = parameters["hidden_dims"].default
     fit.add_argument("--hidden-dims", type=int, nargs="+", default=widths, help=f"of the networks (default: {widths})")
+    fit.add_argument("--sample-weight", metavar="FILE", help=_WEIGHTS)
     fit.add_argument("--shared-encoder", action="store_true", help="one network for f and g")
     fit.add_argument("--reversible", action="store_true", help="the process is in equilibrium: pairs count both ways")
+    fit.add_argument("--resume", action="store_true", help="go on from --checkpoint, where there is one")
+    fit.add_argument("--quiet", dest="progress", action="store_false", default=None, help="no progress bar")
     fit.add_argument("--no-refine", dest="refine", action="store_false", help="leave out the Rayleigh-Ritz refinement")
 
 
@@ -123,7 +148,8 @@ def _add_spectrum(commands: Any) -> None:
     )
     add = spectrum.add_argument
     add("analysis", help="folder that `koopman-lora fit` wrote")
-    add("data", nargs="?", help="trajectories: .nc, .zarr or .npy")
+    add("data", nargs="?", help=_DATA)
+    add("--sample-weight", metavar="FILE", help=_WEIGHTS)
     add("--out", help=".nc or .zarr file to write")
     add("--summary", action="store_true", help="print every mode with its interval and a verdict, and what is wrong")
     add("--diagnose", action="store_true", help="print learned against empirical values, the verdict, and findings")
@@ -132,8 +158,7 @@ def _add_spectrum(commands: Any) -> None:
     add("--residuals", action="store_true", help="print residuals and condition numbers of the eigenpairs")
     add("--scan-lags", type=int, nargs="+", metavar="LAG", help="print timescales with intervals at these lags")
     add("--intervals", metavar="FILE", help="print bootstrap intervals and write them to a .nc or .zarr file")
-    add("--seed", type=int, help="of the bootstrap; that of the fit where it is not given")
-    _add_defaults(spectrum, parameters_of("bootstrap.py", "Bootstrap"), ("level", "n_resamples"))
+    _add_bootstrap(spectrum)
     _add_defaults(spectrum, parameters_of("analysis.py", "KoopmanAnalysis.select_n_modes"), ("energy",))
     _add_defaults(spectrum, parameters_of("analysis.py", "KoopmanAnalysis.residuals"), ("tolerance",))
 
@@ -143,6 +168,58 @@ def _add_defaults(parser: argparse.ArgumentParser, parameters: dict[str, Paramet
     for name in names:
         kind, default = parameters[name]
         parser.add_argument(_flag(name), type=kind, default=default, help="default: %(default)s")
+
+
+def _add_report(commands: Any) -> None:
+    report = commands.add_parser(
+        "report",
+        help="one HTML page of all that is known of a fitted analysis",
+        description="One HTML page of all that is known of a fitted analysis, to open in a browser. Without the "
+        "trajectories it leaves out what needs them: functions, longer lags, states, forecasts, health of the data.",
+    )
+    report.add_argument("analysis", help="folder that `koopman-lora fit` wrote")
+    report.add_argument("data", nargs="?", help=_DATA)
+    report.add_argument("--out", help="file to write (default: report.html in the folder of the analysis)")
+
+
+def _add_forecast(commands: Any) -> None:
+    forecast = commands.add_parser(
+        "forecast", help="expected states after the last one of every trajectory, with bands"
+    )
+    _add_analysis(forecast)
+    forecast.add_argument("data", help=f"{_DATA}; the states at their ends are where it begins")
+    forecast.add_argument("--steps", type=int, default=10, help="lags ahead (default: %(default)s)")
+    forecast.add_argument("--out", help=".nc or .zarr file to write")
+    _add_bootstrap(forecast)
+
+
+def _add_coarse_grain(commands: Any) -> None:
+    coarse = commands.add_parser("coarse-grain", help="few metastable states, and the Markov model between them")
+    _add_analysis(coarse)
+    coarse.add_argument("data", help=f"{_DATA}, of the fit or others")
+    coarse.add_argument("--n-states", type=int, required=True, help="number of states")
+    coarse.add_argument("--out", help=".nc or .zarr file to write")
+    _add_bootstrap(coarse)
+
+
+def _add_plot(commands: Any) -> None:
+    plot = commands.add_parser("plot", help="one picture of a fitted analysis")
+    _add_analysis(plot)
+    plot.add_argument("data", nargs="?", help=f"{_DATA}; for --lags, and what: inputs")
+    what = plot.add_mutually_exclusive_group()
+    what.add_argument("--what", choices=_PICTURES, default="spectrum", help="what to draw (default: %(default)s)")
+    what.add_argument("--lags", type=int, nargs="+", metavar="LAG", help="draw timescales against these lags")
+    plot.add_argument("--out", required=True, help=".png, .svg or .pdf file to write")
+    _add_bootstrap(plot)
+
+
+def _add_analysis(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("analysis", help="folder that `koopman-lora fit` wrote")
+
+
+def _add_bootstrap(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, help="of the bootstrap; that of the fit where it is not given")
+    _add_defaults(parser, parameters_of("bootstrap.py", "Bootstrap"), ("level", "n_resamples"))
 
 
 def _add_svd(commands: Any) -> None:

@@ -12,31 +12,21 @@ from typing import Any
 
 from koopman_lora import systems
 from koopman_lora._labels import TIME, TRAJECTORY
-from koopman_lora.analysis import KoopmanAnalysis
+from koopman_lora.analysis_commands import check_ending, coarse_grain, forecast, plot, report, spectrum, weights_of
 from koopman_lora.analysis_files import analysis_bytes
-from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.data.files import open_trajectories, read_array
 from koopman_lora.data.health import data_health
 from koopman_lora.data.seals import told_of
-from koopman_lora.data.whole_files import check_replaceable
 from koopman_lora.demo import prepare_folder, run_demo
 from koopman_lora.estimator import KoopmanLoRA
-from koopman_lora.findings import equilibrium_findings, training_findings
 from koopman_lora.io import save_dataset
-from koopman_lora.saved_analysis import open_analysis
 from koopman_lora.svd.neural_svd import NeuralSVD
 from koopman_lora.tables import (
-    comparison_text,
-    finding_text,
     health_text,
-    intervals_text,
     refinement_text,
-    residuals_text,
-    scan_text,
     scores_text,
-    selection_text,
-    spectrum_table,
 )
+from koopman_lora.training_reports import INTERRUPTED
 
 
 def _demo(a: argparse.Namespace) -> None:
@@ -44,7 +34,7 @@ def _demo(a: argparse.Namespace) -> None:
 
 
 def _simulate(a: argparse.Namespace) -> None:
-    _check_ending(a.out)
+    check_ending(a.out)
     try:
         parameters = json.loads(a.parameters)
     except json.JSONDecodeError as error:
@@ -63,7 +53,7 @@ def _simulate(a: argparse.Namespace) -> None:
 
 
 def _health(a: argparse.Namespace) -> None:
-    _check_ending(a.out)
+    check_ending(a.out)
     health = data_health(open_trajectories(a.data), a.lag, a.dt, a.time_unit)
     print(health_text(health))
     if a.out:
@@ -72,16 +62,20 @@ def _health(a: argparse.Namespace) -> None:
 
 def _fit(a: argparse.Namespace) -> None:
     folder = prepare_folder(a.out)  # before the data are read, which may take long
-    options = {name: value for name, value in vars(a).items() if name not in ("command", "data", "out")}
+    apart = ("command", "data", "out", "resume", "sample_weight")
+    options = {name: value for name, value in vars(a).items() if name not in apart}
     options["nesting"] = None if a.nesting == "none" else a.nesting
     data = open_trajectories(a.data)
     prepare_folder(folder, _expected_bytes(a, data))
-    estimator = KoopmanLoRA(**options, progress=True).fit(data)
+    estimator = KoopmanLoRA(**options).fit(data, sample_weight=weights_of(a.sample_weight), resume=a.resume)
     try:
         estimator.save(folder)
     finally:  # whatever could not be written, the table is not lost
         _print_fit(estimator)
     print(f"\nthe analysis is in {folder}/: ask it with koopman-lora spectrum {folder}, or kl.open_analysis")
+    for finding in estimator.findings_:
+        if finding.name == INTERRUPTED:
+            raise KeyboardInterrupt(finding.message)
 
 
 def _expected_bytes(a: argparse.Namespace, data: Any) -> int:
@@ -102,60 +96,8 @@ def _print_fit(estimator: KoopmanLoRA) -> None:
         print(scores_text(estimator.scores()))
 
 
-def _spectrum(a: argparse.Namespace) -> None:
-    for path in (a.out, a.intervals):
-        _check_ending(path)
-    if a.scan_lags and a.data is None:
-        raise ValueError("--scan-lags needs the trajectories: koopman-lora spectrum FOLDER DATA --scan-lags ...")
-    analysis, data = _open(a.analysis, a.data)
-    bootstrap = Bootstrap(a.n_resamples, a.level, analysis.fitted.seed if a.seed is None else a.seed)
-    print(analysis.summary(bootstrap) if a.summary else spectrum_table(analysis.spectrum))
-    _print_trust(a, analysis, bootstrap)
-    if a.scan_lags:
-        print("\n" + scan_text(analysis.scan_lags(data, a.scan_lags, bootstrap)))
-    if a.intervals:
-        intervals = analysis.intervals(bootstrap)
-        print(f"\n{intervals_text(intervals)}\nwrote {save_dataset(intervals, a.intervals)}")
-    if a.out:
-        print(f"\nwrote {save_dataset(analysis.spectrum, a.out)}")
-
-
-def _print_trust(a: argparse.Namespace, analysis: KoopmanAnalysis, bootstrap: Bootstrap) -> None:
-    if a.diagnose:
-        print("\n" + comparison_text(analysis.diagnose(bootstrap)))
-        findings = training_findings(analysis.moments, analysis.model.svals_array())
-        for finding in findings + equilibrium_findings(analysis.moments):
-            print(finding_text(finding))
-    if a.scores:
-        print("\n" + scores_text(analysis.scores()))
-    if a.select_n_modes:
-        print("\n" + selection_text(analysis.select_n_modes(a.energy, a.level)))
-    if a.residuals:
-        print("\n" + residuals_text(analysis.residuals(a.tolerance)))
-
-
-def _open(folder: str, path: str | None) -> tuple[KoopmanAnalysis, Any]:
-    """The analysis, and the trajectories where a path is given: those of the fit, or others that it is applied to."""
-    analysis = open_analysis(folder)
-    if path is None:
-        return analysis, None
-    data = open_trajectories(path)
-    if analysis.was_fitted_to(data):
-        return analysis, data
-    print(f"{path} is not what the model was fitted to: all of it counts as held out.\n")
-    return analysis.applied_to(data), data
-
-
-def _check_ending(path: str | None) -> None:
-    """Refuse before the work what cannot be written after it."""
-    if path is not None and pathlib.Path(path).suffix not in (".nc", ".zarr"):
-        raise ValueError(f"files to write must end in .nc or .zarr; got {path!r}.")
-    if path is not None:
-        check_replaceable(pathlib.Path(path))
-
-
 def _svd(a: argparse.Namespace) -> None:
-    _check_ending(a.out)
+    check_ending(a.out)
     orthogonality = None if a.orthogonality == "none" else a.orthogonality
     options = {n: getattr(a, n) for n in ("n_modes", "energy", "parametrization", "phase", "polish_steps", "seed")}
     svd = NeuralSVD(**options, orthogonality=orthogonality).fit(_load_matrix(pathlib.Path(a.matrix)))
@@ -183,4 +125,15 @@ def _load_matrix(path: pathlib.Path) -> Any:
     raise ValueError(f"matrix must end in .npy (dense) or .npz (scipy.sparse); got {str(path)!r}.")
 
 
-RUN = {"demo": _demo, "simulate": _simulate, "health": _health, "fit": _fit, "spectrum": _spectrum, "svd": _svd}
+RUN = {
+    "demo": _demo,
+    "simulate": _simulate,
+    "health": _health,
+    "fit": _fit,
+    "spectrum": spectrum,
+    "report": report,
+    "forecast": forecast,
+    "coarse-grain": coarse_grain,
+    "plot": plot,
+    "svd": _svd,
+}

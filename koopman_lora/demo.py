@@ -19,10 +19,11 @@ from koopman_lora.tables import spectrum_table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
-_DEMO_BYTES = 3_000_000  # of its trajectories, analysis and pictures
+_DEMO_BYTES = 4_000_000  # of its trajectories, analysis, pictures and report
+_PAGE = "report.html"
 
 
-def run_demo(out: str | os.PathLike = "runs/demo", progress: bool = True) -> xr.Dataset:
+def run_demo(out: str | os.PathLike = "runs/demo", progress: bool | None = None) -> xr.Dataset:
     """Fit the two-dimensional four-well landscape and write everything into the folder `out`.
 
     Returns
@@ -46,7 +47,7 @@ def run_demo(out: str | os.PathLike = "runs/demo", progress: bool = True) -> xr.
         _draw(estimator, reference, folder)
     finally:  # whatever could not be written, the table is not lost
         print(f"{spectrum_table(estimator.spectrum_, reference)}\n\n{estimator.summary()}")
-    print(f"\ntrajectories, analysis and pictures are in {folder}/")
+    print(f"\ntrajectories, analysis and pictures are in {folder}/; open in a browser: {folder / _PAGE}")
     return estimator.spectrum_
 
 
@@ -85,6 +86,7 @@ def _draw(estimator: KoopmanLoRA, reference: ReferenceSpectrum, folder: pathlib.
     names = [f"{name} (nm)" for name in estimator.pairs_.coordinate_names or ("x", "y")]
     axes = plots.plot_singular_functions(states.numpy(), values, coordinate_names=names)
     _save(axes[0].figure, folder / "singular_functions.png")
+    estimator.report(folder / _PAGE)
 
 
 def _save(figure: Figure | SubFigure, path: pathlib.Path) -> None:

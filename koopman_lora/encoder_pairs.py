@@ -126,6 +126,13 @@ class EncoderPair(nn.Module):
         """Last hidden layer of g, (batch, width)."""
         return trunk_features(self.module_g, x_next)
 
+    def alone(self, side: int, x: Tensor) -> nn.Module:
+        """A copy of f (`side` 0) or g (1) as a network of its own; `x` is any state."""
+        network = copy.deepcopy((self.module_f, self.module_g)[side])
+        if side == 1 and self.head_g is not None:
+            _require_head(network, x).load_state_dict(self.head_g.state_dict())
+        return network
+
     def separate_head(self, x: Tensor) -> nn.Linear:
         """Give g a last layer of its own, a copy of the shared one; `x` is any state."""
         self.head_g = copy.deepcopy(_require_head(self.module_f, x))
@@ -211,6 +218,15 @@ class PairedMLP(nn.Module):
     def trunk_g(self, x_next: Tensor) -> Tensor:
         """Last hidden layer of g, (batch, width)."""
         return self._hidden(x_next.flatten(1)[None], 1)[0]
+
+    def alone(self, side: int, x: Tensor) -> nn.Module:
+        """A copy of f (`side` 0) or g (1) as a network of its own; no need for `x`."""
+        layers: list[nn.Module] = []
+        for weight, bias in self._layers(side):
+            linear = nn.Linear(weight.shape[1], weight.shape[2], device="meta")
+            linear.weight, linear.bias = (nn.Parameter(p.detach().clone()) for p in (weight[0].T, bias[0, 0]))
+            layers += [linear, copy.deepcopy(self.activation)]
+        return nn.Sequential(nn.Flatten(), *layers[:-1])
 
     def head_matrices(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Last layers of f and g as coefficients (1 + width, n_features) on (1, hidden layer); no need for `x`."""

@@ -120,8 +120,9 @@ class PeriodicEmbedding(nn.Module):
         check_tensors(x=x)
         if x.ndim < 2 or x.is_complex():
             raise ValueError(f"x must be real, of shape (batch, d); got {tuple(x.shape)}.")
-        harmonics = torch.arange(1, self.n_harmonics + 1, dtype=x.dtype, device=x.device)
-        angle = (x[..., None] * (2 * math.pi / self.period) * harmonics).flatten(1)  # (batch, d * harmonic)
+        # plain numbers, no tensors: an exported network can then move to another device
+        turned = [x * (2 * math.pi / self.period) * harmonic for harmonic in range(1, self.n_harmonics + 1)]
+        angle = torch.stack(turned, dim=-1).flatten(1)  # (batch, d * harmonic)
         return torch.cat([angle.cos(), angle.sin()], dim=1)
 
 
@@ -204,7 +205,7 @@ class Standardize(nn.Module):
             return standard
         others = [i for i in range(x.shape[1]) if i not in self.periodic]
         # float64: many turns away an angle is as good as here
-        turns = x[:, self.periodic].double() / torch.tensor(self.period, dtype=torch.float64, device=x.device)
+        turns = torch.stack([x[:, i].double() / p for i, p in zip(self.periodic, self.period, strict=True)], dim=1)
         return torch.cat([standard[:, others], self.embed(turns).to(x.dtype)], dim=1)
 
 

@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from koopman_lora.accumulation import estimate_moments
-from koopman_lora.data.pairs import BATCH, LaggedPairs, in_both_directions
+from koopman_lora.data.pairs import BATCH, LaggedPairs
+from koopman_lora.data.states import in_both_directions
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import CROSS, Moments
 from koopman_lora.scores import jackknife_error, span_vamp_2
@@ -41,12 +43,16 @@ class HeldOutScores:
 
     def __init__(self, model: KoopmanLoRAModel, pairs: LaggedPairs) -> None:
         self.model = model
-        some = np.arange(0, len(pairs), math.ceil(len(pairs) / MOST_SCORED))
-        x, x_next = pairs.read(some)
+        rows = np.arange(len(pairs)) if pairs.weights is None else np.flatnonzero(pairs.weights)
+        pairs = pairs.select(rows[:: math.ceil(len(rows) / MOST_SCORED)])
+        x, x_next = pairs.read(slice(None))
         with torch.no_grad():
             self.states = model.prepare(x), model.prepare(x_next)
             if pairs.is_reversible:
                 self.states = in_both_directions(*self.states)
+        self.weights: tuple[Tensor, ...] = ()
+        if pairs.weights is not None:
+            self.weights = (torch.from_numpy(np.repeat(pairs.weights, 2 if pairs.is_reversible else 1)),)
 
     def score(self, epoch: int) -> EpochScore:
         """VAMP-2 of the span of the features: the span is all that refinement takes of them."""
@@ -62,4 +68,5 @@ class HeldOutScores:
             batches = zip(*(side.split(BATCH) for side in self.states), strict=True)
             f, g = zip(*(self.model.raw(*batch) for batch in batches), strict=True)
             features = self.model.with_constant(torch.cat(f)), self.model.with_constant(torch.cat(g))
-        return estimate_moments(lambda f: f, lambda g: g, features, n_blocks=SCORE_BLOCKS, names=CROSS)
+        pairs = (*features, *self.weights)
+        return estimate_moments(lambda f: f, lambda g: g, pairs, n_blocks=SCORE_BLOCKS, names=CROSS)

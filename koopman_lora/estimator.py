@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import os
+import pathlib
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -30,6 +34,7 @@ from koopman_lora.surroundings import gradients, seeded
 from koopman_lora.training import check_refinable, train
 from koopman_lora.training_loop import TrainingResult
 from koopman_lora.training_options import TrainingOptions
+from koopman_lora.training_reports import INTERRUPTED
 from koopman_lora.transformer import ModeTransformer
 
 
@@ -74,7 +79,9 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
         and `summary()` says on what they agree.
     dt, time_unit : physical time between two frames and its unit; read from a DataArray where it has them
     seed : of the initial weights, the split and the batches; global random states are left as they were
-    progress : show a progress bar
+    checkpoint, checkpoint_every, log_to : see `TrainingOptions`; of several fits each gets a folder inside. A clone for
+        other data has neither checkpoint nor logger.
+    progress : show a progress bar; by default where standard error is a terminal
 
     Attributes
     ----------
@@ -121,7 +128,10 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
         accelerator: str = "cpu",
         precision: str = "32-true",
         seed: int = 0,
-        progress: bool = False,
+        checkpoint: str | os.PathLike | None = None,
+        checkpoint_every: float = 60.0,
+        log_to: Any = None,
+        progress: bool | None = None,
     ) -> None:
         self.n_modes = n_modes
         self.lag = lag
@@ -151,34 +161,51 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
         self.accelerator = accelerator
         self.precision = precision
         self.seed = seed
+        self.checkpoint = checkpoint
+        self.checkpoint_every = checkpoint_every
+        self.log_to = log_to
         self.progress = progress
 
-    def fit(self, X: Any, y: None = None) -> KoopmanLoRA:
+    def __sklearn_clone__(self) -> KoopmanLoRA:
+        """An unfitted copy, for other data: what is kept and logged is of this fit alone."""
+        settings = copy.copy(self)
+        settings.checkpoint = settings.log_to = None
+        return super(KoopmanLoRA, settings).__sklearn_clone__()
+
+    def fit(self, X: Any, y: None = None, sample_weight: Any = None, resume: bool = False) -> KoopmanLoRA:
         """Pair, split, train, refine, and compute the moments. A fit that fails leaves an earlier one as it was.
+
+        Ctrl-C or SIGTERM end the training between two steps, and the fit with the best state so far, which is said; a
+        second one stops at once.
 
         Parameters
         ----------
         X : trajectories in any form that `lagged_pairs` takes, or LaggedPairs
         y : not used; there for scikit-learn
+        sample_weight : how much each frame, pair or trajectory counts, see `weights` of `lagged_pairs`
+        resume : go on from `checkpoint`, where there is one, as if the fit had not been killed: fits that are done are
+            not repeated, one that was under way ends as it would have ended
 
         Raises
         ------
         ValueError, TypeError
             For data or options that cannot be used; see `lagged_pairs` and `kl.fit`.
+        FileExistsError
+            For a folder with a checkpoint, without `resume`.
         """
         with gradients():
-            fitted, training = self._fit(X)
+            fitted, training = self._fit(X, sample_weight, resume)
         self._warn(fitted.findings)
         self.analysis_, self.training_ = KoopmanAnalysis(fitted), training
         self._know_columns(X, fitted.model.state_shape)
         return self
 
-    def _fit(self, X: Any) -> tuple[Fitted, TrainingResult]:
-        for name in ("shared_encoder", "reversible", "learn_svals", "refine", "progress"):
+    def _fit(self, X: Any, sample_weight: Any, resume: bool) -> tuple[Fitted, TrainingResult]:
+        for name in ("shared_encoder", "reversible", "learn_svals", "refine"):
             flag(name, getattr(self, name))
-        pairs = lagged_pairs(X, self.lag, self.dt, self.time_unit)
+        pairs = lagged_pairs(X, self.lag, self.dt, self.time_unit, weights=sample_weight)
         pairs = pairs.both_ways() if self.reversible else pairs
-        loss, options, seed = self._make_loss(), self._make_options(), whole("seed", self.seed)
+        loss, options, seed = self._make_loss(), self._make_options(resume), whole("seed", self.seed)
         n_fits = whole("n_fits", self.n_fits)
         check_positive("n_fits", n_fits)
         split = split_pairs(pairs, self.held_out, seed=seed)
@@ -194,6 +221,8 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
                 model.set_periodic(periodic, self.period)
         if self.refine:
             check_refinable(model, split)
+        if options.checkpoint is not None and self.n_fits > 1:
+            options = dataclasses.replace(options, checkpoint=pathlib.Path(options.checkpoint) / f"seed_{seed}")
         how = {name: getattr(self, name) for name in ("n_epochs", "batch_size", "progress")}
         training = train(model, split, loss=loss, options=options, seed=seed, **how)
         return finish(model, training, self.refine, self.batch_size, seed, self._settings()), training
@@ -201,7 +230,7 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
     def _warn(self, findings: tuple[Finding, ...]) -> None:
         """Warn of what is wrong with the trained features and refinement cannot mend, and of a fit worth nothing."""
         for finding in findings:
-            if finding.name in ("small batch", *OF_THE_FIT) or not self.refine:
+            if finding.name in (INTERRUPTED, "small batch", *OF_THE_FIT) or not self.refine:
                 warnings.warn(finding.message, stacklevel=3)
 
     def _settings(self) -> dict[str, Any]:
@@ -210,9 +239,10 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
         settings = {name: as_plain(value) for name, value in self.get_params(deep=False).items()}
         return {name: value for name, value in settings.items() if isinstance(value, plain)}
 
-    def _make_options(self) -> TrainingOptions:
-        names = ("learning_rate", "weight_decay", "gradient_clip", "patience", "accelerator", "precision")
-        return TrainingOptions(will_refine=self.refine, **{name: getattr(self, name) for name in names})
+    def _make_options(self, resume: bool) -> TrainingOptions:
+        names = ["learning_rate", "weight_decay", "gradient_clip", "patience", "accelerator", "precision"]
+        names += ["checkpoint", "checkpoint_every", "log_to"]
+        return TrainingOptions(will_refine=self.refine, resume=resume, **{name: getattr(self, name) for name in names})
 
     def _make_loss(self) -> nn.Module:
         if self.refine and not number("held_out", self.held_out) > 0:
@@ -252,8 +282,14 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
         return intervals_of(self, bootstrap, refit, n_jobs)
 
     def scan_lags(
-        self, X: Any, lags: Sequence[int], refit: bool = False, bootstrap: Bootstrap | None = None
+        self,
+        X: Any,
+        lags: Sequence[int],
+        refit: bool = False,
+        bootstrap: Bootstrap | None = None,
+        sample_weight: Any = None,
     ) -> xr.Dataset:
         """Timescales against the lag with intervals, and the shortest lag on the plateau, see `kl.scan_lags`."""
         self.fitted()
-        return scan_lags(self, X, lags, refit, Bootstrap(seed=self.seed) if bootstrap is None else bootstrap)
+        bootstrap = Bootstrap(seed=self.seed) if bootstrap is None else bootstrap
+        return scan_lags(self, X, lags, refit, bootstrap, sample_weight)

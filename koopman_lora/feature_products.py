@@ -25,13 +25,22 @@ def double(*values: np.ndarray) -> type:
 
 
 def feature_products(
-    features: dict[Part, np.ndarray], shifts: dict[str, np.ndarray], names: Sequence[str]
+    features: dict[Part, np.ndarray],
+    shifts: dict[str, np.ndarray],
+    names: Sequence[str],
+    weights: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """Sums over a batch of the products `names` of (1, features - shift), arrays (1 + k, 1 + k)."""
+    """Sums over a batch of the products `names` of (1, features - shift), arrays (1 + k, 1 + k).
+
+    Parameters
+    ----------
+    weights : of the rows (n,), by default 1 each
+    """
+    root = None if weights is None else np.sqrt(weights)[:, None]
     kinds: dict[tuple[bool, type], dict[Part, np.ndarray]] = {}
     for part, values in features.items():
         kinds.setdefault((part[0] == "h", double(values, shifts[part[0]])), {})[part] = values
-    groups = [_SideBySide(of_kind, shifts, names, dtype) for (_, dtype), of_kind in kinds.items()]
+    groups = [_SideBySide(of_kind, shifts, names, dtype, root) for (_, dtype), of_kind in kinds.items()]
     home = {part: group for group in groups for part in group.features}
     n = len(next(iter(features.values())))
     together = {name for group in groups for name in group.together}
@@ -54,9 +63,14 @@ class _SideBySide:
     """
 
     def __init__(
-        self, features: dict[Part, np.ndarray], shifts: dict[str, np.ndarray], names: Sequence[str], dtype: type
+        self,
+        features: dict[Part, np.ndarray],
+        shifts: dict[str, np.ndarray],
+        names: Sequence[str],
+        dtype: type,
+        root: np.ndarray | None,
     ) -> None:
-        self.features = features
+        self.features, self.root = features, root
         widths = {part: 1 + values.shape[1] for part, values in features.items()}
         ends = list(itertools.accumulate(widths.values(), initial=0))
         self.columns = {part: slice(*both) for part, both in zip(widths, itertools.pairwise(ends), strict=True)}
@@ -80,12 +94,16 @@ class _SideBySide:
         for part, columns in self.columns.items():
             self.rows[:, columns.start + 1 : columns.stop] = self.features[part][rows]
         self.rows -= self.shift
+        if self.root is not None:  # both factors of a product have the root of its weight
+            for columns in self.columns.values():
+                self.rows[:, columns.start] = 1.0
+            self.rows *= self.root[rows]
         if self.square is not None:
             add = blas.zherk if self.rows.dtype == complex else blas.dsyrk
             self.square = add(1.0, self.rows.T, beta=1.0, c=self.square, overwrite_c=1)
 
     def values(self, part: Part) -> np.ndarray:
-        """(1, a - shift) of a part, (rows, 1 + k)."""
+        """(1, a - shift) of a part, (rows, 1 + k), times the roots of weights."""
         return self.rows[:, self.columns[part]]
 
     def product(self, name: str) -> np.ndarray:

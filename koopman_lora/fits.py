@@ -14,6 +14,7 @@ from koopman_lora.fitted import Fitted
 from koopman_lora.losses import NonFiniteLossError
 from koopman_lora.spectrum import evaluate_functions, model_spectrum
 from koopman_lora.training_loop import TrainingResult
+from koopman_lora.training_reports import INTERRUPTED
 
 # States at which functions of different fits are compared.
 MOST_STATES = 5000
@@ -22,8 +23,8 @@ MOST_STATES = 5000
 def best_of(fit: Callable[[int], tuple[Fitted, TrainingResult]], seeds: Iterable[int]) -> tuple[Fitted, TrainingResult]:
     """The fit, of one for each seed, whose functions capture most of the held-out pairs, with what all agree on.
 
-    Fits that come to nothing are named; where all do, the error of the first is raised. Held-out pairs that chose are
-    no longer quite held out: the more fits, the more their scores flatter.
+    Fits that come to nothing are named; where all do, the error of the first is raised. One that was interrupted is the
+    last. Held-out pairs that chose are no longer quite held out: the more fits, the more their scores flatter.
     """
     done: dict[int, tuple[Fitted, TrainingResult]] = {}
     failed: dict[int, Exception] = {}
@@ -32,6 +33,9 @@ def best_of(fit: Callable[[int], tuple[Fitted, TrainingResult]], seeds: Iterable
             done[seed] = fit(seed)
         except (NonFiniteLossError, np.linalg.LinAlgError) as error:
             failed[seed] = error
+        else:
+            if done[seed][1].stop_reason == INTERRUPTED:  # whoever stops one wants no other
+                break
     if not done:
         raise next(iter(failed.values()))
     if len(done) + len(failed) == 1:
@@ -40,18 +44,21 @@ def best_of(fit: Callable[[int], tuple[Fitted, TrainingResult]], seeds: Iterable
     reasons = {seed: str(error) for seed, error in failed.items()}
     fits = compare_fits(functions, [_vamp_2(fitted) for fitted, _ in done.values()], list(done), reasons)
     best, training = list(done.values())[fits.attrs["best"]]
-    return dataclasses.replace(best, fits=fits), training
+    told = tuple(t.finding for _, t in done.values() if t.finding is not None and t.finding not in best.findings)
+    return dataclasses.replace(best, fits=fits, findings=told + best.findings), training
 
 
 def _functions(fitted: Fitted) -> np.ndarray:
-    """Left singular functions (n_states, n_modes) at states spread evenly over those of the fit."""
+    """Left singular functions (n_states, n_modes) at states spread evenly over those of the fit, times root weights."""
     if fitted.split is None:
         raise AssertionError("a fit has its split")
     pairs = fitted.split.pairs
     rows = np.linspace(0, len(pairs) - 1, min(len(pairs), MOST_STATES)).astype(int)
     with torch.no_grad():
         features = fitted.model.f(pairs.read_x(rows))
-    return evaluate_functions(features, model_spectrum(fitted.model, fitted.moments.everywhere)["phi_coefficients"])
+    spectrum = model_spectrum(fitted.model, fitted.moments.everywhere)
+    values = evaluate_functions(features, spectrum["phi_coefficients"])
+    return values if pairs.weights is None else values * np.sqrt(pairs.weights[rows])[:, None]
 
 
 def _vamp_2(fitted: Fitted) -> float:

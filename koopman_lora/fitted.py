@@ -56,7 +56,8 @@ class Fitted:
     moments : FittedMoments
     validation : of pairs that nothing was fitted to; None where nothing was held out
     refinement : what the refinement did; None where it was not asked for
-    findings : what was wrong with the features before refinement, and with the fit at the held-out pairs
+    findings : that the training was interrupted; what was wrong with the features before refinement, and with the fit
+        at the held-out pairs
     fits : how several fits agree, see `compare_fits`; None of a single one
     survey : what the frames said when the analysis was saved; None where they are at hand
     history : Dataset over epochs
@@ -123,7 +124,9 @@ def finish(
         validation = Validation.of_solution(triples, (model.f, model.g), split.held_out)
     trained = trained or normal
     everywhere = moments.merged(cells // N_PARTS)
-    findings = training_findings(trained.moments, trained.svals, batch_size) + findings_of_pairs(everywhere, validation)
+    findings = [] if training.finding is None else [training.finding]
+    findings += training_findings(trained.moments, trained.svals, batch_size)
+    findings += findings_of_pairs(everywhere, validation)
     return Fitted(
         model=model,
         moments=FittedMoments(everywhere, in_training or moments, in_held_out or given),

@@ -114,17 +114,16 @@ class FittedFunctions:
         """Whether these trajectories give the very pairs of the fit, by their fingerprint."""
         return self.pairs_of(X).fingerprint() == self.fitted.fingerprint
 
-    def pairs_of(self, X: Any) -> LaggedPairs:
+    def pairs_of(self, X: Any, weights: Any = None) -> LaggedPairs:
         """Pairs of other trajectories at the lag of the fit, in its units; pairs stay as they are.
 
-        They count both ways where those of the fit did.
+        They count both ways where those of the fit did; `weights` as in `lagged_pairs`.
         """
         clock = self.clock
         if isinstance(X, LaggedPairs):
-            return self._as_in_fit(X)
-        if clock.lag is None:
-            return self._as_in_fit(lagged_pairs(X, check_constant=False))
-        return self._as_in_fit(lagged_pairs(X, clock.lag, clock.dt, clock.time_unit, check_constant=False))
+            return self._as_in_fit(X if weights is None else X.weighted(weights))
+        how = () if clock.lag is None else (clock.lag, clock.dt, clock.time_unit)
+        return self._as_in_fit(lagged_pairs(X, *how, check_constant=False, weights=weights))
 
     def _as_in_fit(self, pairs: LaggedPairs) -> LaggedPairs:
         return pairs.both_ways() if self.model.is_reversible else pairs

@@ -16,7 +16,8 @@ from koopman_lora.bootstrap import Bootstrap, t_interval
 from koopman_lora.checks import checked
 from koopman_lora.data.groups import block_numbers
 from koopman_lora.data.inputs import drawn_pairs, input_columns
-from koopman_lora.data.pairs import BATCH, LaggedPairs, in_both_directions
+from koopman_lora.data.pairs import BATCH, LaggedPairs
+from koopman_lora.data.states import in_both_directions
 from koopman_lora.intervals import number_of_long_blocks
 from koopman_lora.kinds import Count, check_matrices, moderate_array, shown
 from koopman_lora.moments import FeatureMap
@@ -100,8 +101,9 @@ def input_importance(
     if as_they_are.shape != there.shape:
         raise ValueError(f"phi and psi must have as many modes; got {as_they_are.shape} and {there.shape}.")
     block = _blocks(some, as_they_are, there, len(pairs))
-    donors = [rng.permutation(len(x)) for _ in range(n_permutations)]
-    correlations = _Correlations(as_they_are, there, block, donors, bootstrap)
+    weights = np.repeat(some.weights, 2) if some.weights is not None and pairs.is_reversible else some.weights
+    donors = [_donors(rng, len(x), weights) for _ in range(n_permutations)]
+    correlations = _Correlations(as_they_are, there, block, donors, bootstrap, weights)
     sigma = correlations.as_they_are
     factor = bootstrap.t_factor(correlations.n_blocks)
     found = [_loss(sigma - correlations.of(_permuted(phi, x, columns, donors)), factor) for columns in inputs.values()]
@@ -114,7 +116,7 @@ def input_importance(
         **interval("total_sigma_loss", [INPUT], bounds[..., -1]),
         "sigma": (MODE, sigma[0]),
     }
-    slopes = _slopes(phi, x, correlations.deviation)
+    slopes = _slopes(phi, x, correlations.deviation, weights)
     if slopes is not None:
         grouped = [np.sqrt(np.square(slopes[columns]).sum(axis=0)) for columns in inputs.values()]
         variables["gradient"] = ((INPUT, MODE), np.stack(grouped))
@@ -173,6 +175,20 @@ def _permuted(phi: FeatureMap, x: Tensor, columns: np.ndarray, donors: Sequence[
     flat[:, columns] = kept
 
 
+def _donors(rng: np.random.Generator, n: int, weights: np.ndarray | None) -> np.ndarray:
+    """Which state each takes an input from (n,): a permutation; of weighted ones as often as their weights say.
+
+    Examples
+    --------
+    >>> np.sort(_donors(np.random.default_rng(0), 4, np.array([2.0, 0.0, 1.0, 1.0])))
+    array([0, 0, 2, 3])
+    """
+    if weights is None:
+        return rng.permutation(n)
+    ends = np.cumsum(weights) / weights.sum()  # evenly spaced draws: none is far from its share
+    return rng.permutation(np.minimum(np.searchsorted(ends, (np.arange(n) + rng.random()) / n), n - 1))
+
+
 def _blocks(some: LaggedPairs, phi: np.ndarray, psi: np.ndarray, n_all: int) -> np.ndarray:
     """Block numbers of the rows: contiguous, longer than the memory of the slowest function, see `in_long_blocks`."""
     centred = [values - values.mean(axis=0) for values in (phi, psi)]
@@ -194,17 +210,26 @@ class _Correlations:
     """
 
     def __init__(
-        self, phi: np.ndarray, psi: np.ndarray, block: np.ndarray, donors: Sequence[np.ndarray], bootstrap: Bootstrap
+        self,
+        phi: np.ndarray,
+        psi: np.ndarray,
+        block: np.ndarray,
+        donors: Sequence[np.ndarray],
+        bootstrap: Bootstrap,
+        weights: np.ndarray | None,
     ) -> None:
         self.psi, self.n_blocks = psi, len(np.unique(block))
         self.weights = np.concatenate([np.ones((1, self.n_blocks)), bootstrap.weights(self.n_blocks)])
         cells = [block * self.n_blocks + block[donor] for donor in donors]
-        self.cells = [csr_array((np.ones(len(c)), (c, np.arange(len(c)))), (self.n_blocks**2, len(c))) for c in cells]
+        counted = np.ones(len(phi)) if weights is None else weights
+        self.cells = [csr_array((counted, (c, np.arange(len(c)))), (self.n_blocks**2, len(c))) for c in cells]
         self.count = self._weighted(sum(cells.sum(axis=1) for cells in self.cells))
         # weighted as the permuted pairs are, so that an input that is not read loses exactly nothing
         self.psi_moments = self._means([(psi, np.square(np.abs(psi)))] * len(donors))
-        self.deviation = phi.std(axis=0)
-        self.varies = self.deviation > _VARIES * np.sqrt(np.mean(np.square(np.abs(phi)), axis=0))
+        power = np.average(np.square(np.abs(phi)), axis=0, weights=weights)
+        centred = phi - np.average(phi, axis=0, weights=weights)
+        self.deviation = np.sqrt(np.average(np.square(np.abs(centred)), axis=0, weights=weights))
+        self.varies = self.deviation > _VARIES * np.sqrt(power)
         self.as_they_are = self.of([phi] * len(donors))
 
     def of(self, copies: Iterable[np.ndarray]) -> np.ndarray:
@@ -233,36 +258,40 @@ def _loss(lost: np.ndarray, factor: float) -> tuple[np.ndarray, np.ndarray]:
     return lost[0], t_interval(lost[0], lost[1:], factor)
 
 
-def _slopes(phi: FeatureMap, x: Tensor, deviation: np.ndarray) -> np.ndarray | None:
+def _slopes(phi: FeatureMap, x: Tensor, deviation: np.ndarray, weights: np.ndarray | None) -> np.ndarray | None:
     """Root mean squares of d phi_i / d x_j in deviations of both, (n_entries, n_modes); None without gradients."""
     squares: Any = 0.0
-    for batch in x.split(_rows_at_once(x)):
-        of_batch = _squared_gradients(phi, batch)
+    counted = torch.ones(len(x)).double() if weights is None else torch.from_numpy(weights)
+    size = _rows_at_once(x)
+    for batch, of_rows in zip(x.split(size), counted.split(size), strict=True):
+        of_batch = _squared_gradients(phi, batch, of_rows)
         if of_batch is None:
             return None
         squares = squares + of_batch
-    spread = x.flatten(1).double().std(dim=0, correction=0).numpy()
+    entries = x.flatten(1).double().numpy()
+    centred = entries - np.average(entries, axis=0, weights=weights)
+    spread = np.sqrt(np.average(np.square(centred), axis=0, weights=weights))
     unit = np.where(deviation > 0, deviation, 1.0)
-    return np.sqrt(squares / len(x)) * spread[:, None] / unit
+    return np.sqrt(squares / float(counted.sum())) * spread[:, None] / unit
 
 
-def _squared_gradients(phi: FeatureMap, x: Tensor) -> np.ndarray | None:
-    """Sums over states of |d phi_i / d x_j|^2, (n_entries, n_modes)."""
+def _squared_gradients(phi: FeatureMap, x: Tensor, weights: Tensor) -> np.ndarray | None:
+    """Weighted sums over states of |d phi_i / d x_j|^2, (n_entries, n_modes)."""
     with gradients():
         x = x.detach().clone().requires_grad_()
         values = phi(x)
         if not values.requires_grad:
             return None
         parts = [values.real, values.imag] if values.is_complex() else [values]
-        sums = [[_squared_gradient(part[:, i].sum(), x) for i in range(values.shape[1])] for part in parts]
+        sums = [[_squared_gradient(part[:, i].sum(), x, weights) for i in range(values.shape[1])] for part in parts]
     if any(column is None for of_part in sums for column in of_part):
         return None
     return np.sum([np.stack(of_part, axis=1) for of_part in sums], axis=0)  # type: ignore[arg-type]
 
 
-def _squared_gradient(total: Tensor, x: Tensor) -> np.ndarray | None:
-    """Sum over states of the squared gradient of a sum over states, (n_entries,)."""
+def _squared_gradient(total: Tensor, x: Tensor, weights: Tensor) -> np.ndarray | None:
+    """Weighted sum over states of the squared gradient of a sum over states, (n_entries,)."""
     if not total.requires_grad:
         return np.zeros(x[:1].numel())
     (gradient,) = torch.autograd.grad(total, x, retain_graph=True, allow_unused=True)
-    return None if gradient is None else gradient.flatten(1).double().square().sum(dim=0).numpy()
+    return None if gradient is None else (weights[:, None] * gradient.flatten(1).double().square()).sum(dim=0).numpy()

@@ -308,4 +308,4 @@ def unseen_floor(moments: Moments, level: float) -> float:
     In n pairs without a jump its probability is below `-ln(1 - level) / n` (3 / n at 95 %), here for both directions
     between two sets of n / 2 pairs each.
     """
-    return float(np.exp(4 * np.log(1 - level) / moments.n_pairs))
+    return float(np.exp(4 * np.log(1 - level) / moments.n_effective))

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
-import safetensors.torch
 import torch
 import xarray as xr
 from torch import Tensor, nn
@@ -20,15 +19,15 @@ from xarray.backends import H5NetCDFStore
 from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
 from koopman_lora.data.files import open_store, read_netcdf
-from koopman_lora.data.seals import PROVENANCE, checksum, seal_store, sealed, told_of
+from koopman_lora.data.seals import PROVENANCE, seal_store, sealed, told_of
 from koopman_lora.data.whole_files import check_replaceable, write_whole
 from koopman_lora.encoder_pairs import EncoderPair
 from koopman_lora.encoders import CNN
 from koopman_lora.model import KoopmanLoRAModel
+from koopman_lora.sealed_tensors import read_sealed, sealed_bytes
 
 _COMPLEX_DIM = "real_imag"
 _FORMAT = "koopman_lora.model.v5"  # v3 carries a checksum, v4 a linear part, v5 whether it is reversible
-_MODEL_KEYS = ("format", "settings", "checksum")
 
 
 @checked
@@ -171,23 +170,9 @@ def save_model(model: KoopmanLoRAModel, path: str | os.PathLike) -> pathlib.Path
         raise ValueError(f"path must end in .safetensors; got {str(path)!r}.")
     # a shared encoder appears under two names; one copy is stored
     state = {k: v.contiguous() for k, v in model.state_dict().items() if not _is_duplicate(model, k)}
-    metadata = {"format": _FORMAT, "settings": json.dumps(model_settings(model), default=plain)}
-    metadata["checksum"] = _checksum(safetensors.torch.save(state, metadata))
-    content = safetensors.torch.save(state, metadata)
+    settings = json.dumps(model_settings(model), default=plain)
+    content = sealed_bytes(state, {"format": _FORMAT, "settings": settings})
     return write_whole(path, lambda temporary: temporary.write_bytes(content))
-
-
-def _header(content: bytes) -> tuple[dict[str, Any], bytes]:
-    """Header of a safetensors file, and the rest of it."""
-    start = 8 + int.from_bytes(content[:8], "little")
-    return json.loads(content[8:start]), content[start:]
-
-
-def _checksum(content: bytes) -> str:
-    """Of names, shapes, settings and weights; the checksum itself, which stands among them, left out."""
-    header, weights = _header(content)
-    metadata = {name: value for name, value in header["__metadata__"].items() if name != "checksum"}
-    return checksum(json.dumps(header | {"__metadata__": metadata}, sort_keys=True).encode(), weights)
 
 
 def _is_duplicate(model: KoopmanLoRAModel, name: str) -> bool:
@@ -237,17 +222,9 @@ def load_model(
         If the file is none of ours, or needs encoders that were not given.
     """
     path = pathlib.Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"path {str(path)!r} does not exist.")
-    content = path.read_bytes()  # once: later changes of the file are not those of the model
+    state, texts = read_sealed(path, _FORMAT, "a model")
     with told_of(path):
-        metadata = _header(content)[0].get("__metadata__", {})
-        if metadata.get("format") != _FORMAT:
-            found = metadata.get("format")
-            raise ValueError(f"{str(path)!r} is not a model of koopman_lora; its format is {found!r}.")
-        if any(name not in metadata for name in _MODEL_KEYS) or metadata["checksum"] != _checksum(content):
-            raise ValueError(f"{str(path)!r} is damaged: its checksum is another than when it was written.")
-        settings, state = json.loads(metadata["settings"]), safetensors.torch.load(content)
+        settings = json.loads(texts["settings"])
         _check_shapes(settings, state)
     model = _rebuild(settings, encoder_f, encoder_g)
     if settings["shared_encoder"]:

@@ -136,7 +136,7 @@ def _sums(fits: Fits, moments: Moments, block: np.ndarray, inside: np.ndarray, n
     solutions += [[_alone(fits, training, int(i))] for i in np.flatnonzero(blind)]
     rows = [[_diagonals(there, fits.n_modes, *s) for s in several] for several in solutions]
     one = np.mean([row[0] for row in rows[1:]], axis=0)
-    return there.n_pairs * np.array([one, *rows[0]])
+    return there.block_counts.sum() * np.array([one, *rows[0]])
 
 
 def _solved(fits: Fits, moments: Moments, which: np.ndarray) -> Iterator[tuple[WhitenedSVD, np.ndarray]]:

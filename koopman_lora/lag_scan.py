@@ -44,6 +44,7 @@ def scan_lags(
     lags: Sequence[int],
     refit: bool = False,
     bootstrap: Bootstrap = Bootstrap(),
+    weights: Any = None,
 ) -> xr.Dataset:
     """Singular values and implied timescales against the lag, with intervals, and the shortest lag on the plateau.
 
@@ -54,6 +55,7 @@ def scan_lags(
     X : trajectories, in any form that `lagged_pairs` takes but explicit pairs
     lags : lags in frames, increasing
     bootstrap : number of resamples, level and seed
+    weights : how much each frame or trajectory counts, see `lagged_pairs`
 
     Returns
     -------
@@ -87,7 +89,7 @@ def scan_lags(
     names = ("canonical_singular_values", "timescales")
     spectra, bounds, rates = [], [], []
     for lag in lags:
-        pairs = lagged_pairs(X, lag, dt, unit_of_frames, check_constant=False)
+        pairs = lagged_pairs(X, lag, dt, unit_of_frames, check_constant=False, weights=weights)
         clock = pairs.clock
         at_lag = clone(fitted).set_params(lag=lag).fit(pairs) if refit else fitted
         moments = at_lag.feature_moments(pairs)

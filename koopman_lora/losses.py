@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from koopman_lora.arguments import check_tensors, whole
+from koopman_lora.batch_means import batch_mean, check_pair_weights, effective_pairs, gram
 from koopman_lora.checks import checked
 from koopman_lora.kinds import flag, is_real, number_array, shown
 from koopman_lora.loss_terms import LoRATerms
@@ -119,11 +120,6 @@ def _square(a: Tensor) -> Tensor:
     return a.real.square() + a.imag.square() if a.is_complex() else a.square()
 
 
-def gram(a: Tensor, b: Tensor) -> Tensor:
-    """Batch mean of a(x)^H b(x), (n_modes, n_modes)."""
-    return a.mH @ b / a.shape[0]
-
-
 def lora_loss(
     f: Tensor,
     g: Tensor,
@@ -131,6 +127,7 @@ def lora_loss(
     nesting: str | None = "jnt",
     weights: Sequence[float] | Tensor | None = None,
     unbiased: bool = True,
+    pair_weights: Tensor | None = None,
 ) -> Tensor:
     """Nested LoRA loss `-2 Re tr T_fg + tr(M_f M_g)`, nested over truncations; minimum `-sum sigma^2` (un-nested).
 
@@ -147,6 +144,8 @@ def lora_loss(
     unbiased : bool
         Remove the terms in which both second moments see the same pair, so that the mean over mini-batches is the
         value for all pairs. The plain estimate is off by `(tr-term of single pairs - truth) / batch`.
+    pair_weights : tensor of shape (n_pairs,), optional
+        How much each pair counts, none negative; only their relative size matters.
 
     Raises
     ------
@@ -170,17 +169,19 @@ def lora_loss(
     check_features(f, g)
     if weights is not None and nesting != "jnt":
         raise ValueError(f"weights belong to nesting='jnt'; got nesting={nesting!r}. Leave weights out.")
+    check_pair_weights(pair_weights, f)
     f, g = scale_by_svals(f, g, svals)
     h = f.conj() * g  # (batch, mode)
     if nesting == "jnt":
-        terms, same_pair = _joint(f, g, h, weights)
+        terms, same_pair = _joint(f, g, h, weights, pair_weights)
     else:
-        terms, same_pair = (_sequential if nesting == "seq" else _plain)(f, g, h)
+        terms, same_pair = (_sequential if nesting == "seq" else _plain)(f, g, h, pair_weights)
     loss = terms.loss()
-    if flag(
-        "unbiased", unbiased
-    ):  # from V, the same-batch value of the quadratic part, to its average over pairs n != m
-        loss = loss + (terms.quadratic.sum() - same_pair.mean()) / (f.shape[0] - 1)
+    if flag("unbiased", unbiased):
+        # from V, the same-batch value of the quadratic part, to its average over pairs n != m
+        squared = None if pair_weights is None else pair_weights.square()
+        n_pairs = effective_pairs(f, pair_weights)
+        loss = loss + (terms.quadratic.sum() - batch_mean(same_pair, squared)) / (n_pairs - 1)
     return loss
 
 
@@ -194,41 +195,49 @@ def _truncations(
     return w, m, torch.minimum(m[:, None], m)
 
 
-def _joint(f: Tensor, g: Tensor, h: Tensor, weights: Sequence[float] | Tensor | None) -> tuple[LoRATerms, Tensor]:
+def _joint(
+    f: Tensor, g: Tensor, h: Tensor, weights: Sequence[float] | Tensor | None, pair_weights: Tensor | None
+) -> tuple[LoRATerms, Tensor]:
     key = None if weights is None else tuple(number_array("weights", weights).real.ravel().tolist())
     w, m, mask = _truncations(f.shape[1], key, f.real.dtype, f.device)
-    plain, _ = _plain(f, g, h)
+    plain, _ = _plain(f, g, h, pair_weights)
     return LoRATerms(plain.linear * m, plain.quadratic * mask), _square(h.cumsum(1)) @ w
 
 
-def _sequential(f: Tensor, g: Tensor, h: Tensor) -> tuple[LoRATerms, Tensor]:
+def _sequential(f: Tensor, g: Tensor, h: Tensor, pair_weights: Tensor | None) -> tuple[LoRATerms, Tensor]:
     before = h.detach().cumsum(1) - h.detach()  # (batch, mode): sum over earlier modes
     same_pair = _square(h).sum(1) + 2.0 * real_dot(before, h)
-    return _terms_of_batch(h, _later_only(f), _later_only(g)), same_pair
+    M_f, M_g = (_later_only(features, pair_weights) for features in (f, g))
+    return _terms_of_batch(h, M_f, M_g, pair_weights), same_pair
 
 
-def _plain(f: Tensor, g: Tensor, h: Tensor) -> tuple[LoRATerms, Tensor]:
-    return _terms_of_batch(h, gram(f, f), gram(g, g)), _square(h.sum(1))
+def _plain(f: Tensor, g: Tensor, h: Tensor, pair_weights: Tensor | None) -> tuple[LoRATerms, Tensor]:
+    M_f, M_g = (gram(features, features, pair_weights) for features in (f, g))
+    return _terms_of_batch(h, M_f, M_g, pair_weights), _square(h.sum(1))
 
 
-def _terms_of_batch(h: Tensor, M_f: Tensor, M_g: Tensor) -> LoRATerms:
+def _terms_of_batch(h: Tensor, M_f: Tensor, M_g: Tensor, pair_weights: Tensor | None) -> LoRATerms:
     # only the diagonal of T_fg counts: the mean of h, without a product of matrices
-    return LoRATerms(h.real.mean(0), (M_f * M_g.mT).real)
+    return LoRATerms(batch_mean(h.real, pair_weights), (M_f * M_g.mT).real)
 
 
-def _later_only(features: Tensor) -> Tensor:
+def _later_only(features: Tensor, pair_weights: Tensor | None) -> Tensor:
     """Second moments whose entry (i, j), i != j, sends its gradient to the later of the two modes only."""
-    upper = gram(features.detach(), features).triu(1)  # rows are the earlier mode, without gradient
-    return upper + upper.mH + torch.diag(_square(features).mean(0))
+    # rows are the earlier mode, without gradient
+    upper = gram(features.detach(), features, pair_weights).triu(1)
+    return upper + upper.mH + torch.diag(batch_mean(_square(features), pair_weights))
 
 
-def orthonormality_penalty(f: Tensor, g: Tensor, has_constant: bool = False) -> Tensor:
+def orthonormality_penalty(
+    f: Tensor, g: Tensor, has_constant: bool = False, pair_weights: Tensor | None = None
+) -> Tensor:
     """`||M_f - I||_F^2 + ||M_g - I||_F^2` on unscaled features.
 
     Parameters
     ----------
     has_constant : the first column is the constant mode; its second moments with the others are their means,
         which are then not penalised.
+    pair_weights : see `lora_loss`
 
     Examples
     --------
@@ -236,9 +245,11 @@ def orthonormality_penalty(f: Tensor, g: Tensor, has_constant: bool = False) -> 
     True
     """
     check_features(f, g)
+    check_pair_weights(pair_weights, f)
     total = f.new_zeros((), dtype=f.real.dtype)
     for features in (f, g):
-        deviation = gram(features, features) - torch.eye(features.shape[1], dtype=f.dtype, device=f.device)
+        deviation = gram(features, features, pair_weights)
+        deviation = deviation - torch.eye(features.shape[1], dtype=f.dtype, device=f.device)
         if has_constant:
             deviation = deviation[1:, 1:]
         total = total + _square(deviation).sum()
@@ -293,14 +304,14 @@ class NestedLoRALoss(nn.Module):
         self.n_modes, self.nesting, self.reg_weight = n_modes, nesting, float(reg_weight)
         self.weights, self.unbiased, self.has_constant = weights, unbiased, has_constant
 
-    def forward(self, f: Tensor, g: Tensor, svals: Tensor | None = None) -> Tensor:
+    def forward(self, f: Tensor, g: Tensor, svals: Tensor | None = None, pair_weights: Tensor | None = None) -> Tensor:
         """Loss of a batch of unscaled features, each (batch, n_modes)."""
         check_tensors(f=f, g=g)
         if f.ndim != 2 or f.shape[1] != self.n_modes:
             raise ValueError(f"f must have shape (batch, n_modes={self.n_modes}); got {tuple(f.shape)}.")
-        loss = lora_loss(f, g, svals, self.nesting, self.weights, self.unbiased)
+        loss = lora_loss(f, g, svals, self.nesting, self.weights, self.unbiased, pair_weights)
         if self.reg_weight > 0:
-            loss = loss + self.reg_weight * orthonormality_penalty(f, g, self.has_constant)
+            loss = loss + self.reg_weight * orthonormality_penalty(f, g, self.has_constant, pair_weights)
         return loss
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,10 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from koopman_lora.arguments import check_tensors, in_batches, pair_of, real_tensor, whole
+from koopman_lora.arguments import check_tensors, in_batches, real_tensor, whole
+from koopman_lora.batch_means import check_pair_weights
 from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
-from koopman_lora.data.pairs import BATCH, in_both_directions
+from koopman_lora.data.batches import as_batch
+from koopman_lora.data.pairs import BATCH
+from koopman_lora.data.states import in_both_directions
 from koopman_lora.encoder_pairs import EncoderPair, PairedMLP
 from koopman_lora.encoders import MLP, WIDEST, Standardize, check_hidden_dims, check_sizes, check_states
 from koopman_lora.kinds import check_shape
@@ -237,18 +239,21 @@ class KoopmanLoRAModel(nn.Module):
             raise ValueError(f"x must have shape (batch, {str(self.state_shape).strip('(),')}); got {tuple(x.shape)}.")
         return self.standardize(x.to(self.device)).to(self.dtype)
 
-    def forward(self, x: Any, x_next: Any) -> tuple[Tensor, Tensor]:
-        """Features f(x) and g(x'), each (batch, n_modes), not scaled by the singular values."""
-        return self.encode(self.prepare(x), self.prepare(x_next))
+    def forward(self, x: Any, x_next: Any, pair_weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Features f(x) and g(x'), each (batch, n_modes), not scaled by the singular values.
 
-    def encode(self, z: Tensor, z_next: Tensor) -> tuple[Tensor, Tensor]:
+        In training they are normalised by the statistics of the batch, weighted by `pair_weights` (batch,).
+        """
+        return self.encode(self.prepare(x), self.prepare(x_next), pair_weights)
+
+    def encode(self, z: Tensor, z_next: Tensor, pair_weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Same as calling the model, for states that went through `prepare` already."""
-        self._check_batch(z)
+        check_pair_weights(pair_weights, self._check_batch(z))
         f, g = self.raw(z, z_next)
         if self.is_reversible and self.training:  # one map, of states of one population
-            both = self._finish(torch.cat([f, g]), 0)
+            both = self._finish(torch.cat([f, g]), 0, None if pair_weights is None else pair_weights.repeat(2))
             return both[: len(f)], both[len(f) :]
-        return self._finish(f, 0), self._finish(g, 1)
+        return self._finish(f, 0, pair_weights), self._finish(g, 1, pair_weights)
 
     def raw(self, z: Tensor, z_next: Tensor) -> tuple[Tensor, Tensor]:
         """Features before normalisation and without the constant mode, for prepared states."""
@@ -283,10 +288,13 @@ class KoopmanLoRAModel(nn.Module):
             )
         return z
 
-    def _finish(self, features: Tensor, side: int) -> Tensor:
+    def _finish(self, features: Tensor, side: int, pair_weights: Tensor | None = None) -> Tensor:
         """Normalise, and prepend the constant mode."""
-        if self.normalizes:
-            features = self._normalise_batch(features) if self.training else self._normalise_frozen(features, side)
+        if self.normalizes and self.training:
+            self.is_calibrated.fill_(False)  # training on moves the features away from frozen statistics
+            features = normalise_batch(features, self.has_centering, self.learn_svals, pair_weights)
+        elif self.normalizes:
+            features = self._normalise_frozen(features, side)
         return self.with_constant(features)
 
     def raw_maps(self) -> tuple[FeatureMap, FeatureMap]:
@@ -298,10 +306,6 @@ class KoopmanLoRAModel(nn.Module):
         check_tensors(features=features)
         return prepend_constant(features) if self.has_centering else features
 
-    def _normalise_batch(self, features: Tensor) -> Tensor:
-        self.is_calibrated.fill_(False)  # training on moves the features away from frozen statistics
-        return normalise_batch(features, self.has_centering, self.learn_svals)
-
     def _normalise_frozen(self, features: Tensor, side: int) -> Tensor:
         if not self.is_calibrated:
             raise NotCalibratedError(
@@ -311,29 +315,26 @@ class KoopmanLoRAModel(nn.Module):
         return (features - self.feature_mean[side]) / self.feature_scale[side]
 
     def calibrate(self, x: Tensor, x_next: Tensor, batch_size: int = BATCH) -> None:
-        """Freeze the normalisation: exact means and second moments of the features over all pairs, in float64.
-
-        Parameters
-        ----------
-        x, x_next : tensors of shape (n_pairs, *state)
-        """
+        """Freeze the normalisation: exact means and second moments over all pairs (n_pairs, *state), in float64."""
         self.calibrate_batches(in_batches(batch_size, x=x, x_next=x_next))
 
     @torch.no_grad()
-    def calibrate_batches(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """`calibrate` for an iterable of batches (x, x_next)."""
+    def calibrate_batches(self, batches: Iterable[tuple[Tensor, ...]]) -> None:
+        """`calibrate` for an iterable of batches (x, x_next) or (x, x_next, weights)."""
         if not self.normalizes:
             return
         was_training = self.training
         self.eval()
-        pairs: Iterable[tuple[Tensor, Tensor]] = (pair_of("batches", batch) for batch in batches)
-        pairs = itertools.starmap(in_both_directions, pairs) if self.is_reversible else pairs
-        mean, power = mean_and_power(torch.stack(self.raw(self.prepare(x), self.prepare(y))) for x, y in pairs)
-        if not self.has_centering:
-            mean = torch.zeros_like(mean)
+        mean, power = mean_and_power(self._raw_batch(*as_batch("batches", batch)) for batch in batches)
+        mean = mean * self.has_centering
         scale = (power - mean.abs().square()).clamp_min(torch.finfo(self.dtype).tiny).sqrt()
         self.set_normalisation(mean, scale if self.learn_svals else torch.ones_like(scale))
         self.train(was_training)
+
+    def _raw_batch(self, x: Tensor, y: Tensor, weights: np.ndarray | None) -> tuple[Tensor, np.ndarray | None]:
+        sides = in_both_directions(x, y) if self.is_reversible else (x, y)
+        weights = np.repeat(weights, 2) if weights is not None and self.is_reversible else weights
+        return torch.stack(self.raw(*map(self.prepare, sides))), weights
 
     @torch.no_grad()
     def set_normalisation(self, mean: Tensor, scale: Tensor, svals: Tensor | None = None) -> None:

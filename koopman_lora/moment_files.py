@@ -10,6 +10,7 @@ import xarray as xr
 
 from koopman_lora._labels import (
     BLOCK,
+    COUNT,
     FEATURE_F,
     FEATURE_G,
     MODE,
@@ -60,6 +61,8 @@ def _moment_variables(moments: Moments, part: str) -> dict[str, Any]:
         # T_ff has f on both sides: the columns of a square matrix have a name of their own
         columns = _ROW_DIMS[right] if right != left and right != "h" else _COLUMN_DIMS[right]
         variables[f"{part}.{name}"] = ((block, _ROW_DIMS[left], columns), sums)
+    if moments.block_pairs is not None:
+        variables[f"{part}.pairs"] = ((block, COUNT), moments.block_pairs)
     if moments.orientation_sums is not None:
         variables[f"{part}.orientation"] = ((block, FEATURE_F), moments.orientation_sums)
     for side, shift in (moments.shifts or {}).items():
@@ -84,7 +87,7 @@ def moments_of_dataset(dataset: xr.Dataset) -> FittedMoments:
 def _moments_of_variables(
     held: dict[str, np.ndarray], attrs: Mapping[str, Any], labels: tuple[str, ...] | None
 ) -> Moments:
-    counts, orientation = held.pop("counts"), held.pop("orientation", None)
+    counts, orientation, of_pairs = held.pop("counts"), held.pop("orientation", None), held.pop("pairs", None)
     shifts = {side: held.pop(f"shift_{side}") for side in _SHIFT_DIMS if f"shift_{side}" in held}
     return Moments(
         held,
@@ -94,6 +97,7 @@ def _moments_of_variables(
         labels if "H_f" in held else None,
         shifts or None,
         bool(attrs["is_reversible"]),
+        of_pairs,
     )
 
 
@@ -104,6 +108,8 @@ def validation_dataset(validation: Validation) -> xr.Dataset:
         "phi": ((SAMPLE, MODE), validation.phi),
         "psi": ((SAMPLE, MODE), validation.psi),
     }
+    if validation.weights is not None:
+        variables["weights"] = (SAMPLE, validation.weights)
     variables |= _moment_variables(validation.moments, "moments")
     return labelled(variables, {**validation.moments.clock.attrs(), **_reversible(validation.moments)})
 
@@ -117,4 +123,5 @@ def validation_of_dataset(dataset: xr.Dataset) -> Validation:
         if str(name).startswith(prefix)
     }
     moments = _moments_of_variables(held, dataset.attrs, None)
-    return Validation(dataset["sigma"].values, moments, dataset["phi"].values, dataset["psi"].values)
+    weights = dataset["weights"].values if "weights" in dataset else None
+    return Validation(dataset["sigma"].values, moments, dataset["phi"].values, dataset["psi"].values, weights)

@@ -38,7 +38,7 @@ class Moments:
     ----------
     block_sums : mapping from name to an array (..., n_blocks, k, k) of sums over the pairs of a block; with `shifts`,
         of the features (1, f - shift), (..., n_blocks, 1 + k, 1 + k), which an offset of the data cannot swamp
-    block_counts : array (..., n_blocks) of numbers of pairs
+    block_counts : array (..., n_blocks) of numbers of pairs, or of sums of weights where pairs have weights
     clock : what one lag is
     orientation_sums : array (..., n_blocks, k), sums of f(x) over the states far out along a fixed direction, from
         which `phases` fixes the free phases of functions; None where no states were at hand
@@ -46,6 +46,7 @@ class Moments:
     shifts : rows (k,) near the means of the features f, g and of the observables h; None for plain sums of products,
         from which a constant among the features cannot be told apart
     is_reversible : every pair counted both ways, so that T_ff is Hermitian and M_f is M_f1
+    block_pairs : array (..., n_blocks, 2) of numbers of pairs and of sums of squared weights; None without weights
 
     References
     ----------
@@ -65,6 +66,7 @@ class Moments:
     observable_names: tuple[str, ...] | None = None
     shifts: Mapping[str, np.ndarray] | None = None
     is_reversible: bool = False
+    block_pairs: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         check_stacks("block_sums", self.block_sums, self.block_counts.shape)
@@ -72,7 +74,14 @@ class Moments:
     @property
     def n_pairs(self) -> int:
         """Number of pairs in all blocks (of data that were not resampled)."""
-        return int(self.block_counts.sum())
+        return int(self.block_counts.sum() if self.block_pairs is None else self.block_pairs[..., 0].sum())
+
+    @property
+    def n_effective(self) -> float:
+        """Kish's effective number of pairs, `(sum w)^2 / sum w^2`: so many of equal weight tell as much."""
+        if self.block_pairs is None:
+            return float(self.n_pairs)
+        return float(self.block_counts.sum() ** 2 / self.block_pairs[..., 1].sum())
 
     @property
     def n_blocks(self) -> int:
@@ -131,10 +140,9 @@ class Moments:
 
     def pooled(self, names: Sequence[str] | None = None) -> Moments:
         """All blocks, and all resamples where there are some, as one block; of the moments `names`, by default all."""
-        held = self if names is None else self.only(names)
-        sums = {n: s.reshape(-1, *s.shape[-2:]).sum(axis=0)[None] for n, s in held.block_sums.items()}
-        counts = self.block_counts.sum()[None]
-        return dataclasses.replace(self, block_sums=sums, block_counts=counts, orientation_sums=None)
+        held, n = self if names is None else self.only(names), self.block_counts.ndim
+        held = dataclasses.replace(held, orientation_sums=None)
+        return held.with_blocks(lambda values: values.reshape(-1, *values.shape[n:]).sum(axis=0)[None])
 
     def covariance(self, name: str) -> np.ndarray:
         """`E[(a - E a)^H (b - E b)]` where the moment is `E[a^H b]`, (..., k, k); needs `shifts`."""
@@ -172,6 +180,9 @@ class Moments:
         if mine != theirs:
             raise ValueError(f"moments to add must be of the same observables; got {mine} and {theirs}.")
         both = [m.orientation_sums for m in (self, other) if m.orientation_sums is not None]
+        of_pairs = [
+            np.stack([m.block_counts] * 2, axis=-1) if m.block_pairs is None else m.block_pairs for m in (self, other)
+        ]
         other = other.about(self.shifts)
         return dataclasses.replace(
             self,
@@ -179,6 +190,7 @@ class Moments:
             block_counts=np.concatenate([self.block_counts, other.block_counts], axis=-1),
             clock=self.clock.agreed(other.clock),
             orientation_sums=np.concatenate(both, axis=-2) if len(both) == 2 else None,
+            block_pairs=None if self.block_pairs is other.block_pairs is None else np.concatenate(of_pairs, axis=-2),
         )
 
     def about(self, shifts: Mapping[str, np.ndarray] | None) -> Moments:
@@ -196,26 +208,21 @@ class Moments:
         moves = {side: beside_one(np.eye(len(c)), self.shifts[side] - c) for side, c in shifts.items()}
         return self.mapped(moves, shifts)
 
+    def with_blocks(self, change: Callable[[np.ndarray], np.ndarray]) -> Moments:
+        """What `change` makes of every array, the axis of whose blocks is the last of `block_counts`."""
+        sums: Any = {name: change(values) for name, values in self.block_sums.items()}
+        held = {name: getattr(self, name) for name in ("block_counts", "orientation_sums", "block_pairs")}
+        rest: Any = {name: None if values is None else change(values) for name, values in held.items()}
+        return dataclasses.replace(self, block_sums=sums, **rest)
+
     def _by_block(self, weights: np.ndarray) -> Moments:
         """Sums over blocks with weights (n_new_blocks, n_blocks), of moments without a leading axis."""
-        orientation = self.orientation_sums
-        return dataclasses.replace(
-            self,
-            block_sums={name: np.tensordot(weights, sums, axes=1) for name, sums in self.block_sums.items()},
-            block_counts=weights @ self.block_counts,
-            orientation_sums=None if orientation is None else weights @ orientation,
-        )
+        return self.with_blocks(lambda values: np.tensordot(weights, values, axes=1))
 
     def selected(self, blocks: Positions) -> Moments:
         """Moments of some of the blocks, given by position or by mask."""
         check_positions("blocks", blocks, self.n_blocks)
-        orientation = self.orientation_sums
-        return dataclasses.replace(
-            self,
-            block_sums={name: sums[blocks] for name, sums in self.block_sums.items()},
-            block_counts=self.block_counts[blocks],
-            orientation_sums=None if orientation is None else orientation[blocks],
-        )
+        return self.with_blocks(lambda values: values[blocks])
 
     def merged(self, labels: np.ndarray) -> Moments:
         """Blocks of one label (n_blocks,) made one block, in the order of the labels.
@@ -236,14 +243,7 @@ class Moments:
     def reweighted(self, weights: Moderate) -> Moments:
         """Moments with a leading axis, one entry for every row of block weights (n_resamples, n_blocks)."""
         check_matrices("weights", weights, n_columns=self.n_blocks)
-        drawn = self._by_block(weights)
-        orientation = drawn.orientation_sums
-        return dataclasses.replace(
-            drawn,
-            block_sums={name: sums[:, None] for name, sums in drawn.block_sums.items()},
-            block_counts=drawn.block_counts[:, None],
-            orientation_sums=None if orientation is None else orientation[:, None],
-        )
+        return self._by_block(weights).with_blocks(lambda values: values[:, None])
 
     def leaving_out(self) -> Moments:
         """Moments with a leading axis: each block left out in turn, what a jackknife needs."""

@@ -248,7 +248,9 @@ def forecast_error(
     h, h_next = (_observed(observables, side) for side in (train.x, train.x_next))
     _check_observables(step, h.shape[1])
     lag = train.clock.known_lag("to look several lags ahead")
-    linear = np.linalg.lstsq(_with_ones(h), _with_ones(h_next), rcond=None)[0]
+    root = 1.0 if train.weights is None else np.sqrt(train.weights)[:, None]
+    linear = np.linalg.lstsq(root * _with_ones(h), root * _with_ones(h_next), rcond=None)[0]
+    mean = np.average(h, axis=0, weights=train.weights)
     errors, counts = [], []
     for n, weights in zip(steps, _weights(step, steps), strict=True):
         pairs = lagged_pairs(test, lag=n * lag, check_constant=False)
@@ -256,10 +258,11 @@ def forecast_error(
             raise ValueError(f"test must hold states of shape {train.state_shape}; got {pairs.state_shape}.")
         now, truth = (_observed(observables, side) for side in (pairs.x, pairs.x_next))
         koopman = np.real(_checked_features(_evaluated("f", f, pairs.x), step) @ weights)
-        guesses = (koopman, now, h.mean(axis=0), _with_ones(now) @ np.linalg.matrix_power(linear, n)[:, 1:])
+        guesses = (koopman, now, mean, _with_ones(now) @ np.linalg.matrix_power(linear, n)[:, 1:])
         errors.append([np.sqrt(np.mean((guess - truth) ** 2, axis=0)) for guess in guesses])
         counts.append(len(pairs))
-    rmse, scale = np.swapaxes(errors, 0, 1), h.std(axis=0)  # (forecaster, step, observable)
+    rmse = np.swapaxes(errors, 0, 1)  # (forecaster, step, observable)
+    scale = np.sqrt(np.average(np.square(h - mean), axis=0, weights=train.weights))
     relative = np.divide(rmse, scale, out=np.full_like(rmse, np.nan), where=scale > 0)
     dims = (FORECASTER, STEP, OBSERVABLE)
     error = labelled(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from koopman_lora.checks import checked
 from koopman_lora.data.groups import SPLIT_BLOCKS, block_numbers
 from koopman_lora.data.pairs import LaggedPairs
 from koopman_lora.data.splits import Split
+from koopman_lora.data.weights import effective_number
 from koopman_lora.kinds import is_real
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import CROSS, FeatureMap
@@ -38,6 +40,8 @@ ERRORS_BEYOND_LINEAR, ERRORS_BEYOND_FEW = 2.0, 1.0
 LINEAR, TRAINED = "linear", "trained"
 # What solutions are judged by.
 BY_HELD_OUT, BY_FOLDS = "held-out pairs", "folds of the training pairs"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -146,6 +150,7 @@ def rewrite_heads(
     choose = by_folds if _is_many(split) else by_held_out
     best, scores = choose(candidates, moments, ERRORS_BEYOND_LINEAR if can_fill else ERRORS_BEYOND_FEW)
     start, threshold = candidates.names[best]
+    logger.info("refinement takes %s, threshold %g, VAMP-2 %.4f", start, threshold, scores[best])
     training, everything = (candidates.one(best, m) for m in (moments.training, moments.everything))
     # where svals are not learned, they are in the features: sqrt(sigma) phi and sqrt(sigma) psi
     scale = 1.0 if model.learn_svals else np.sqrt(everything.values)
@@ -157,7 +162,8 @@ def rewrite_heads(
 
 
 def _is_many(split: Split) -> bool:
-    return bool(np.count_nonzero(split.is_training) >= PLENTY_OF_PAIRS)
+    weights = None if split.pairs.weights is None else split.pairs.weights[split.is_training]
+    return effective_number(weights, int(np.count_nonzero(split.is_training))) >= PLENTY_OF_PAIRS
 
 
 def _moments(maps: tuple[FeatureMap, FeatureMap], split: Split, held_out: LaggedPairs) -> MomentsOfParts:

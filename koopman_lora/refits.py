@@ -166,6 +166,8 @@ class Refits:
         factor, clusters = self._factor(level), self._clusters(level)
         states = self.pairs.x_next if side == "right" else self.pairs.x
         reference = self.estimate.singular_functions(states, side)
+        if self.pairs.weights is not None:
+            reference = self.pairs.weights[:, None] * reference
         functions = self.estimate.singular_functions(x, side)
         drawn = np.array(
             [

@@ -44,12 +44,14 @@ class Validation:
     moments : M_f, M_g, T_fg of the functions phi(x) and psi(x') over the held-out pairs, per block
     phi, psi : the functions themselves at the held-out pairs, (n_pairs, n_modes) each, in the order of time; only the
         test of `select_n_modes` that re-matches x and x' reads them
+    weights : how much each held-out pair counts (n_pairs,); None where all count alike
     """
 
     sigma: np.ndarray
     moments: Moments
     phi: np.ndarray
     psi: np.ndarray
+    weights: np.ndarray | None = None
 
     @classmethod
     def of_functions(
@@ -66,20 +68,25 @@ class Validation:
         ----------
         backward : phi(x') and psi(x), of pairs that count both ways
         """
-        cuts = np.flatnonzero(np.diff(block_numbers(pairs, VALIDATION_BLOCKS))) + 1
-        sums = _sums_by_block(phi, psi, cuts)
+        cuts, weights = np.flatnonzero(np.diff(block_numbers(pairs, VALIDATION_BLOCKS))) + 1, pairs.weights
+        sums = _sums_by_block(phi, psi, cuts, weights)
         if backward is not None:
-            again = _sums_by_block(*backward, cuts)
+            again = _sums_by_block(*backward, cuts, weights)
             sums = {name: (there + again[name]) / 2 for name, there in sums.items()}
-        counts = np.diff([0, *cuts, len(phi)]).astype(float)
-        return cls(sigma, Moments(sums, counts, pairs.clock, is_reversible=backward is not None), phi, psi)
+        counts, of_pairs = np.diff([0, *cuts, len(phi)]).astype(float), None
+        if weights is not None:
+            of_pairs = np.stack([counts, np.add.reduceat(weights**2, [0, *cuts])], axis=-1)
+            counts = np.add.reduceat(weights, [0, *cuts])
+        is_reversible = backward is not None
+        moments = Moments(sums, counts, pairs.clock, is_reversible=is_reversible, block_pairs=of_pairs)
+        return cls(sigma, moments, phi, psi, weights)
 
     @classmethod
     def of_maps(cls, sigma: np.ndarray, left: FeatureMap, right: FeatureMap, pairs: LaggedPairs) -> Validation:
         """`of_functions` from maps phi and psi, (n, *state) -> array (n, n_modes); of very many pairs at some."""
         pairs = pairs.spread(max(_KEPT // len(sigma), BATCH))
         values: list[tuple[np.ndarray, ...]] = []
-        for x, x_next in pairs.batches():
+        for x, x_next, *_ in pairs.batches():
             backward = (left(x_next), right(x)) if pairs.is_reversible else ()
             values.append((left(x), right(x_next), *backward))
         phi, psi, *others = (np.concatenate(side) for side in zip(*values, strict=True))
@@ -109,9 +116,13 @@ class Validation:
         return correlations(self.moments)
 
 
-def _sums_by_block(phi: np.ndarray, psi: np.ndarray, cuts: np.ndarray) -> dict[str, np.ndarray]:
+def _sums_by_block(
+    phi: np.ndarray, psi: np.ndarray, cuts: np.ndarray, weights: np.ndarray | None
+) -> dict[str, np.ndarray]:
     """Sums of products of phi and psi, each (n_pairs, n_modes), between the cuts, by the names of moments."""
     sides = {"M_f": (phi, phi), "M_g": (psi, psi), "T_fg": (phi, psi)}
+    if weights is not None:
+        sides = {name: (a * weights[:, None], b) for name, (a, b) in sides.items()}
     return {
         name: np.stack([np.conj(a.T) @ b for a, b in zip(*(np.split(v, cuts) for v in both), strict=True)])
         for name, both in sides.items()

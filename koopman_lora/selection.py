@@ -70,7 +70,7 @@ def select_n_modes(
     sigma = validation.sigma
     cumulative, share = np.cumsum(sigma) / sigma.sum(), np.cumsum(sigma**2) / np.sum(sigma**2)
     score, gap, gap_error = _vamp_e_gaps(validation)
-    held = _correlations(validation.phi, validation.psi)
+    held = _correlations(validation)
     thresholds = noise_thresholds(validation, level, n_shifts, seed)
     # the constant mode is exact and is not on trial; a real mode may follow one that a few pairs do not show
     n_null = 1 + int(np.flatnonzero(np.r_[True, held[1:] > thresholds[1:]])[-1])
@@ -137,7 +137,7 @@ def _held_out_intervals(validation: Validation, level: float) -> dict[str, np.nd
         unknown = np.full((2, len(validation.sigma)), np.nan)
         return dict.fromkeys(("sigma_held_out", "energy", "captured_share", "vamp_e"), unknown)
     factor = Bootstrap(level=level).t_factor(moments.n_blocks)
-    held, left_out = _correlations(validation.phi, validation.psi), _correlations_leaving_out(validation)
+    held, left_out = _correlations(validation), _correlations_leaving_out(validation)
     held, left_out = (np.concatenate([np.ones_like(r[..., :1]), r[..., 1:]], axis=-1) for r in (held, left_out))
 
     def about(value: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -168,10 +168,14 @@ def _shares(sigma: np.ndarray, power: int) -> np.ndarray:
 
 def _correlations_leaving_out(validation: Validation) -> np.ndarray:
     """`_correlations` of the held-out pairs without each block in turn, (n_blocks, n_modes)."""
-    phi, psi = validation.phi, validation.psi
-    starts = np.cumsum(np.r_[0, validation.moments.block_counts[:-1]]).astype(int)
-    terms = (phi, psi, np.abs(phi) ** 2, np.abs(psi) ** 2, np.conj(phi) * psi)
-    without = len(phi) - validation.moments.block_counts[:, None]
+    phi, psi, counts = validation.phi, validation.psi, validation.moments.block_counts[:, None]
+    of_pairs = validation.moments.block_pairs
+    n_pairs = validation.moments.block_counts if of_pairs is None else of_pairs[:, 0]
+    starts = np.cumsum(np.r_[0, n_pairs[:-1]]).astype(int)
+    terms: tuple[np.ndarray, ...] = (phi, psi, np.abs(phi) ** 2, np.abs(psi) ** 2, np.conj(phi) * psi)
+    if validation.weights is not None:
+        terms = tuple(validation.weights[:, None] * values for values in terms)
+    without = counts.sum() - counts
     mean_f, mean_g, M_f, M_g, T = ((v.sum(axis=0) - np.add.reduceat(v, starts)) / without for v in terms)
     norm = np.sqrt((M_f - np.abs(mean_f) ** 2) * (M_g - np.abs(mean_g) ** 2))
     T = np.real(T - np.conj(mean_f) * mean_g)
@@ -186,20 +190,42 @@ def _vamp_e_gaps(validation: Validation) -> tuple[np.ndarray, np.ndarray, np.nda
     return total, total[best] - total, jackknife_error(left_out[:, [best]] - left_out)
 
 
-def _correlations(phi: np.ndarray, psi: np.ndarray) -> np.ndarray:
+def _correlations(validation: Validation) -> np.ndarray:
     """Real correlation of each pair of functions after removing their means, (n_modes,)."""
-    return _shifted_correlations(phi, psi, np.zeros(1, dtype=int))[0]
+    return _shifted_correlations(validation.phi, validation.psi, np.zeros(1, dtype=int), validation.weights)[0]
 
 
-def _shifted_correlations(phi: np.ndarray, psi: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-    """Correlations of phi with psi moved on by each shift, round the end, (n_shifts, n_modes)."""
+def _shifted_correlations(
+    phi: np.ndarray, psi: np.ndarray, shifts: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Correlations of phi with psi moved on by each shift, round the end, (n_shifts, n_modes).
+
+    The weight of a pair stays with its x.
+    """
     result = np.empty((len(shifts), phi.shape[1]))
-    for i, (a, b) in enumerate(zip((phi - phi.mean(0)).T, (psi - psi.mean(0)).T, strict=True)):
-        norm = np.linalg.norm(a) * np.linalg.norm(b)
+    mean_f, mean_g = (v.mean(0) if weights is None else weights @ v / weights.sum() for v in (phi, psi))
+    for i, (a, b) in enumerate(zip((phi - mean_f).T, (psi - mean_g).T, strict=True)):
+        left, norm = a, np.linalg.norm(a) * np.linalg.norm(b)
+        if weights is not None:
+            left = weights * a
+            norm = np.sqrt(np.vdot(left, a).real * _spread_beside(b, weights)[shifts])
         # all shifts at once: the products of Fourier transforms
-        products = np.fft.ifft(np.fft.fft(a) * np.conj(np.fft.fft(b)))[shifts].real
-        result[:, i] = products / norm if norm > 1e-12 * len(a) else 0.0
+        products = _round_the_end(left, b)[shifts].real
+        is_known = norm > 1e-12 * (len(a) if weights is None else weights.sum())
+        result[:, i] = np.where(is_known, products / np.where(is_known, norm, 1.0), 0.0)
     return result
+
+
+def _round_the_end(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Sums of a and conj(b) moved on by every shift, round the end, (n,)."""
+    return np.fft.ifft(np.fft.fft(a) * np.conj(np.fft.fft(b)))
+
+
+def _spread_beside(b: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted sums of squared deviations of b moved on by every shift beside the weights, (n,)."""
+    power = _round_the_end(weights, np.abs(b) ** 2).real
+    mean = np.abs(_round_the_end(weights, b)) ** 2 / weights.sum()
+    return np.maximum(power - mean, 0.0)
 
 
 def noise_thresholds(validation: Validation, level: float = 0.95, n_shifts: int = 2000, seed: int = 0) -> np.ndarray:
@@ -214,7 +240,7 @@ def noise_thresholds(validation: Validation, level: float = 0.95, n_shifts: int 
     uncertain. Measured: see `tests/test_selection.py`.
     """
     shifts = _long_shifts(validation, n_shifts, seed)
-    drawn = _shifted_correlations(validation.phi[:, 1:], validation.psi[:, 1:], shifts)
+    drawn = _shifted_correlations(validation.phi[:, 1:], validation.psi[:, 1:], shifts, validation.weights)
     if drawn.shape[1] == 0:
         return np.array([np.nan])
     deviation = np.maximum(drawn.std(axis=0), np.finfo(float).tiny)

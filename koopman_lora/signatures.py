@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import pkgutil
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -32,7 +33,7 @@ def parameters_of(file: str, name: str) -> dict[str, Parameter]:
     >>> parameters_of("bootstrap.py", "Bootstrap")["level"].default
     0.95
     """
-    node: Any = ast.parse(pkgutil.get_data("koopman_lora", file) or b"")
+    node: Any = _parsed(file)
     for part in name.split("."):
         node = _definitions(node)[part]
     found = {}
@@ -43,6 +44,11 @@ def parameters_of(file: str, name: str) -> dict[str, Parameter]:
             continue
         found[parameter] = Parameter(_TYPES.get(ast.unparse(annotation).removesuffix(" | None")), value)
     return found
+
+
+@functools.cache
+def _parsed(file: str) -> ast.Module:
+    return ast.parse(pkgutil.get_data("koopman_lora", file) or b"")
 
 
 def _definitions(node: Any) -> dict[str, Any]:

@@ -12,8 +12,9 @@ import xarray as xr
 
 from koopman_lora._labels import MODE
 from koopman_lora.clock import Clock
+from koopman_lora.columns import cells, complex_text, level_text, ranges
 from koopman_lora.finding import Finding
-from koopman_lora.tables import cells, columns_text, complex_text, finding_text, selection_text
+from koopman_lora.tables import columns_text, finding_text, selection_text
 
 DIFFERENT = "values differ"  # the finding that the line about three kinds of values gives way to
 # Share of an eigenfunction that must lie along a singular function for both to be one mode.
@@ -56,17 +57,17 @@ class Summary:
 
 def summary_text(summary: Summary) -> str:
     """Readable text of a summary: what was fitted, a row per mode, and the sentences that matter."""
-    head, *lines = _summary_lines(summary)
+    head, *lines = summary_lines(summary)
     findings = [f"- {finding_text(finding)}" for finding in summary.findings[:_SHOWN]]
     more = len(summary.findings) - len(findings)
     findings += [f"- and {more} more: see summary().findings"] if more else []
-    return "\n".join([head, "", columns_text(_summary_columns(summary)), "", *lines, *findings])
+    return "\n".join([head, "", columns_text(summary_columns(summary)), "", *lines, *findings])
 
 
 def summary_html(summary: Summary) -> str:
     """The same as HTML, for notebooks; all text is escaped."""
-    columns = _summary_columns(summary)
-    head, *lines = map(html.escape, _summary_lines(summary))
+    columns = summary_columns(summary)
+    head, *lines = map(html.escape, summary_lines(summary))
     heads = "".join(f'<th style="text-align: right">{html.escape(name)}</th>' for name in columns)
     rows = "".join(
         "<tr>" + "".join(f'<td style="text-align: right">{html.escape(cell)}</td>' for cell in row) + "</tr>"
@@ -80,38 +81,36 @@ def summary_html(summary: Summary) -> str:
     return f"<div><p>{head}</p>{table}{paragraphs}{f'<ul>{findings}</ul>' if findings else ''}</div>"
 
 
-def _summary_columns(summary: Summary) -> dict[str, list[str]]:
+def summary_columns(summary: Summary) -> dict[str, list[str]]:
+    """Head -> cells below it, a row for each mode."""
     modes = summary.modes
-    a, unit = modes.attrs, modes["timescales"].attrs["units"]
-    columns = {
+    level, unit = level_text(modes), modes["timescales"].attrs["units"]
+    return {
         "mode": cells(modes[MODE], "d"),
         "sigma": cells(modes["sigma"], ".3f"),
-        f"{100 * a['level']:g} %": _ranges(modes["sigma_interval"].values, ".3f"),
+        level: ranges(modes["sigma_interval"].values, ".3f"),
         "held out": [_with_error(*pair) for pair in zip(modes["sigma_held_out"], modes["held_out_error"], strict=True)],
         "eigenvalue": [
             complex_text(value) + (" ~" if share < _OWN else "  ")
             for value, share in zip(modes["eigenvalues"].values, modes["own_share"].values, strict=True)
         ],
         f"timescale ({unit})": cells(modes["timescales"], ".4g"),
-        f"{100 * a['level']:g} % ": _ranges(modes["timescales_interval"].values, ".3g"),
+        f"{level} ": ranges(modes["timescales_interval"].values, ".3g"),
         "verdict": list(map(str, modes["verdict"].values)),
     }
-    return columns
 
 
 def _with_error(value: Any, error: Any) -> str:
     return "-" if np.isnan(value) else f"{float(value):.3f}" + ("" if np.isnan(error) else f" +- {float(error):.3f}")
 
 
-def _ranges(bounds: np.ndarray, form: str) -> list[str]:
-    return [f"({low:{form}}, {high:{form}})" for low, high in bounds.T]
-
-
-def _summary_lines(summary: Summary) -> list[str]:
+def summary_lines(summary: Summary) -> list[str]:
+    """What was fitted, and what is to be said below the table."""
     modes = summary.modes
     a = modes.attrs
     held = f", {a['n_held_out']} of them held out" if a["n_held_out"] else ", none held out"
-    lines = [f"{a['n_pairs']} pairs{held}; {_lag_text(a)}"]
+    weighted = "" if a["n_effective"] == a["n_pairs"] else f", weighted as {a['n_effective']:.0f}"
+    lines = [f"{a['n_pairs']} pairs{weighted}{held}; {_lag_text(a)}"]
     if (modes["own_share"].values < _OWN).any():
         lines.append("~ less than half of this eigenfunction is this singular function: see eigen_analysis()")
     if all(finding.name != DIFFERENT for finding in summary.findings):

@@ -11,6 +11,7 @@ import xarray as xr
 
 from koopman_lora._labels import INPUT, MODE, labelled, provenance
 from koopman_lora.checks import checked
+from koopman_lora.data.weights import checked_weights
 from koopman_lora.kinds import Moderate, Reals, check_matrices, moderate_array, real_array
 from koopman_lora.moments import FeatureMap
 
@@ -27,7 +28,13 @@ _VARIES = 1e-6
 
 
 @checked
-def sparse_surrogate(values: Moderate, x: Reals, names: Sequence[str] | None = None, n_folds: int = 5) -> xr.Dataset:
+def sparse_surrogate(
+    values: Moderate,
+    x: Reals,
+    names: Sequence[str] | None = None,
+    n_folds: int = 5,
+    weights: Reals | None = None,
+) -> xr.Dataset:
     """Each function as a linear one of few coordinates, by LASSO, with its R^2 on held-out stretches of time.
 
     The penalty is the largest whose held-out R^2 is within a standard error, or .01, of the best. A small R^2 says that
@@ -40,6 +47,7 @@ def sparse_surrogate(values: Moderate, x: Reals, names: Sequence[str] | None = N
     x : the states, or any features of them, (n, n_inputs)
     names : of the inputs
     n_folds : at least 2; each is held out in turn, in contiguous blocks of rows
+    weights : how much each state counts (n,), such as `pairs.weights`
 
     Returns
     -------
@@ -70,13 +78,17 @@ def sparse_surrogate(values: Moderate, x: Reals, names: Sequence[str] | None = N
     if names is not None and len(names) != x.shape[1]:
         raise ValueError(f"names must name {x.shape[1]} inputs; got {len(names)}.")
     fold = _folds(len(x), n_folds)
-    inputs, targets = _standardised("x", x), _standardised("values", values)
-    largest = np.abs(inputs.T @ targets).max(axis=0, initial=0.0) / len(x)  # penalty from which nothing is chosen
-    squares = np.stack([_errors(inputs, targets, fold == i, largest) for i in range(n_folds)])
+    weights = None if weights is None else checked_weights(weights, len(x))
+    inputs, targets = _standardised("x", x, weights), _standardised("values", values, weights)
+    root = _roots(weights)
+    largest = np.abs((root * inputs).T @ (root * targets)).max(axis=0, initial=0.0) / len(
+        x
+    )  # penalty from which nothing is chosen
+    squares = np.stack([_errors(inputs, targets, fold == i, largest, weights) for i in range(n_folds)])
     # relative to those of the mean, (fold, mode, penalty)
     error = n_folds * squares[..., 1:] / np.maximum(squares[..., :1].sum(axis=0), np.finfo(float).tiny)
     taken = [_sparsest(of_mode) for of_mode in np.moveaxis(error, 1, 0)]
-    paths = _paths(inputs, targets, largest)
+    paths = _paths(root * inputs, root * targets, largest)
     coefficients = 0.0 + np.stack([path[:, i] for path, i in zip(paths, taken, strict=True)], axis=1)
     r2 = [1 - error[:, mode, i].mean() if largest[mode] > 0 else 0.0 for mode, i in enumerate(taken)]
     variables = {
@@ -117,14 +129,20 @@ def _folds(n_rows: int, n_folds: int) -> np.ndarray:
     return np.arange(n_rows) * n_blocks // n_rows % n_folds
 
 
-def _standardised(name: str, columns: np.ndarray) -> np.ndarray:
+def _roots(weights: np.ndarray | None) -> Any:
+    """Square roots of weights of mean 1 as a column, by which rows of a least-squares problem are multiplied."""
+    return 1.0 if weights is None else np.sqrt(weights / weights.mean())[:, None]
+
+
+def _standardised(name: str, columns: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     """Columns (n, k) of mean 0 and deviation 1; those that do not vary are 0."""
     columns = moderate_array(name, columns).astype(float)
     size = np.abs(columns).max(axis=0, initial=0.0)
     columns = columns / np.where(size > 0, size, 1.0)
-    deviation = columns.std(axis=0)
+    centred = columns - np.average(columns, axis=0, weights=weights)
+    deviation = np.sqrt(np.average(np.square(centred), axis=0, weights=weights))
     varies = deviation > _VARIES
-    return np.where(varies, (columns - columns.mean(axis=0)) / np.where(varies, deviation, 1.0), 0.0)
+    return np.where(varies, centred / np.where(varies, deviation, 1.0), 0.0)
 
 
 def _paths(x: np.ndarray, y: np.ndarray, largest: np.ndarray) -> np.ndarray:
@@ -142,13 +160,17 @@ def _paths(x: np.ndarray, y: np.ndarray, largest: np.ndarray) -> np.ndarray:
     return paths
 
 
-def _errors(x: np.ndarray, y: np.ndarray, held: np.ndarray, largest: np.ndarray) -> np.ndarray:
+def _errors(
+    x: np.ndarray, y: np.ndarray, held: np.ndarray, largest: np.ndarray, weights: np.ndarray | None
+) -> np.ndarray:
     """Squared errors at the held-out rows of paths fitted to the others, (n_modes, 1 + n_penalties); first of means."""
-    means = x[~held].mean(axis=0), y[~held].mean(axis=0)
-    paths = _paths(x[~held] - means[0], y[~held] - means[1], largest)
-    left = (y[held] - means[1]).T[..., None] - (x[held] - means[0]) @ paths  # (mode, row, penalty)
-    of_means = np.square(y[held] - means[1]).sum(axis=0)
-    return np.concatenate([of_means[:, None], np.square(left).sum(axis=1)], axis=1)
+    others = None if weights is None else weights[~held]
+    means = [np.average(values[~held], axis=0, weights=others) for values in (x, y)]
+    root, root_held = _roots(others), 1.0 if weights is None else np.sqrt(weights[held])[:, None]
+    paths = _paths(root * (x[~held] - means[0]), root * (y[~held] - means[1]), largest)
+    off = root_held * (y[held] - means[1])
+    left = off.T[..., None] - (root_held * (x[held] - means[0])) @ paths  # (mode, row, penalty)
+    return np.concatenate([np.square(off).sum(axis=0)[:, None], np.square(left).sum(axis=1)], axis=1)
 
 
 def _sparsest(error: np.ndarray) -> int:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 # Torch has one state of random numbers for all threads: whoever seeds it keeps the others out.
 _SEEDING = threading.RLock()
@@ -36,15 +36,37 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     True
     """
     with _SEEDING:
-        generators = [torch.default_generator, *_generators_of(device)]
-        before = [generator.get_state() for generator in generators]
+        before = random_states(device)
         try:
-            for generator in generators:
+            for generator in _generators(device):
                 generator.manual_seed(int(seed))  # NumPy's, too, which torch refuses
             yield
         finally:
-            for generator, state in zip(generators, before, strict=True):
-                generator.set_state(state)
+            set_random_states(before, device)
+
+
+def random_states(device: torch.device | None = None) -> list[Tensor]:
+    """States of torch's global random numbers, of the CPU and of a CUDA device.
+
+    Examples
+    --------
+    >>> states = random_states()
+    >>> first = torch.rand(2)
+    >>> set_random_states(states)
+    >>> torch.equal(torch.rand(2), first)
+    True
+    """
+    return [generator.get_state() for generator in _generators(device)]
+
+
+def set_random_states(states: Sequence[Tensor], device: torch.device | None = None) -> None:
+    """Go on from `random_states`; of another kind of device those that both have."""
+    for generator, state in zip(_generators(device), states, strict=False):
+        generator.set_state(state)
+
+
+def _generators(device: torch.device | None) -> list[torch.Generator]:
+    return [torch.default_generator, *_generators_of(device)]
 
 
 def _generators_of(device: torch.device | None) -> list[torch.Generator]:

@@ -54,7 +54,7 @@ def survey(phi: FeatureMap, pairs: LaggedPairs, has_angles: bool = False) -> Sur
     has_angles : coordinates were said to be periodic, so that what jumps over its seam is known
     """
     some = pairs.spread(min(_LOOKED_AT, _NUMBERS // pairs.n_entries))
-    functions = np.concatenate([phi(x) for x, _ in some.batches()])
+    functions = np.concatenate([phi(batch[0]) for batch in some.batches()])
     seen = transitions_seen(functions, some.trajectory) if some is pairs else _transitions(phi, pairs, functions)
     known = ("constant coordinates", *(("raw angles", "periodic box") if has_angles else ()))
     health = [finding for finding in health_findings(data_health(some)) if finding.name not in known]
@@ -157,7 +157,7 @@ def lag_findings(functions: np.ndarray, pairs: LaggedPairs) -> list[Finding]:
     times = np.array([pairs.clock.dt / rate[0] for rate in rates])
     grows = falls[0] > 0 and times[-1] > _GROWTH * times[0] and np.all(np.diff(times) > 0)
     # noise keeps |lambda| above 0 at any lag, and looks slower the longer the lag
-    correlation, noise = np.exp(-_MULTIPLES[-1] * lag * rates[-1][0]), np.sqrt(x.shape[1] / len(x))
+    correlation, noise = np.exp(-_MULTIPLES[-1] * lag * rates[-1][0]), np.sqrt(x.shape[1] / moments.n_effective)
     if not grows or correlation < _ABOVE_NOISE * noise:
         return []
     listed = ", ".join(f"{time:.3g} at lag {multiple * lag}" for time, multiple in zip(times, _MULTIPLES, strict=True))

@@ -8,8 +8,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from koopman_lora._labels import COORDINATE, EDMD_MODE, LAG, MODE, check_result
+from koopman_lora._labels import MODE, check_result
 from koopman_lora.checks import checked
+from koopman_lora.columns import (
+    COMPARED,
+    cells,
+    comparison_columns,
+    complex_text,
+    health_columns,
+    interval_columns,
+    level_text,
+    residual_columns,
+    scan_columns,
+)
 from koopman_lora.data.health_findings import health_findings
 from koopman_lora.kinds import Count, real_array
 
@@ -69,14 +80,6 @@ def _reference_values(reference: Any) -> np.ndarray:
     return real_array("reference.singular_values", getattr(reference, "singular_values", None))
 
 
-# Head of a column of four digits -> variable of the comparison.
-_COMPARED = {
-    "learned": "learned",
-    "K_matrix": "K_matrix",
-    "canonical": "canonical",
-    "held out": "canonical_held_out",
-    "std.err": "held_out_error",
-}
 _VERDICT = [
     "level",
     "ratio_mean",
@@ -109,34 +112,26 @@ def comparison_text(comparison: xr.Dataset) -> str:
         "cluster",
         "size",
         "cause",
-        *_COMPARED.values(),
+        *COMPARED.values(),
         attrs=_VERDICT,
     )
+    return "\n".join([columns_text(comparison_columns(comparison)), *comparison_lines(comparison)])
+
+
+def comparison_lines(comparison: xr.Dataset) -> list[str]:
+    """What is to be said below the table of `compare_singular_values`: causes by size, verdict and remedy."""
     a = comparison.attrs
-    level = f"{100 * a['level']:g} %"
-    lower, upper = comparison["canonical_interval"].values
-    columns = {
-        "mode": cells(comparison[MODE], "d"),
-        **{head: cells(comparison[name]) for head, name in _COMPARED.items()},
-        f"[{level}": cells(lower),
-        f"{level}]": cells(upper),
-        "ratio": cells(comparison["ratio"]),
-        "cluster": cells(comparison["cluster"], "d"),
-    }
     sizes = comparison["size"].to_series().sort_values(ascending=False)
     listed = (f"{n} {s:.4f}" if np.isfinite(s) else f"{n} unknown (no held-out pairs)" for n, s in sizes.items())
-    return "\n".join(
-        [
-            columns_text(columns),
-            f"ratio K_matrix / learned: mean {a['ratio_mean']:.4f}, std {a['ratio_std']:.4f}",
-            f"learned decreasing: {_yes(a['is_decreasing'])}; in (0, 1]: {_yes(a['is_in_unit_interval'])}; "
-            f"elbow after mode {a['elbow']}; cond(M_f) {a['cond_M_f']:.3g}, cond(M_g) {a['cond_M_g']:.3g}",
-            "causes of disagreement (rms): " + ", ".join(listed),
-            f"largest: {a['verdict']}. Remedy: {a['remedy']}",
-            a["reading"],
-            *([_SCALED_TWICE] if a["is_scaled_twice"] else []),
-        ]
-    )
+    return [
+        f"ratio K_matrix / learned: mean {a['ratio_mean']:.4f}, std {a['ratio_std']:.4f}",
+        f"learned decreasing: {_yes(a['is_decreasing'])}; in (0, 1]: {_yes(a['is_in_unit_interval'])}; "
+        f"elbow after mode {a['elbow']}; cond(M_f) {a['cond_M_f']:.3g}, cond(M_g) {a['cond_M_g']:.3g}",
+        "causes of disagreement (rms): " + ", ".join(listed),
+        f"largest: {a['verdict']}. Remedy: {a['remedy']}",
+        a["reading"],
+        *([_SCALED_TWICE] if a["is_scaled_twice"] else []),
+    ]
 
 
 def _yes(value: bool) -> str:
@@ -171,10 +166,6 @@ def finding_text(finding: Finding) -> str:
     return f"{finding.name}: {finding.message}"
 
 
-# Rows of a table of coordinates; of more than these the sentences speak.
-_MOST_ROWS = 30
-
-
 @checked
 def health_text(health: xr.Dataset) -> str:
     """Readable text of `data_health`: sizes, the table of coordinates, and what matters of it in sentences.
@@ -188,36 +179,24 @@ def health_text(health: xr.Dataset) -> str:
     nothing to object to
     """
     check_result("health", health, "data_health", "mean", "drift_error", attrs=["lag_time", "time_unit"])
-    findings = health_findings(health)
+    head, *lines = health_lines(health)
+    return "\n".join([head, columns_text(health_columns(health)), *lines])
+
+
+def health_lines(health: xr.Dataset) -> list[str]:
+    """How much data there is, and what is to be said below the table of `data_health`."""
     a = health.attrs
     n = int(a["n_trajectories"])
     lengths = f"{a['mean_trajectory']:.5g} frames" + f" (mean; shortest {a['shortest_trajectory']})" * (n > 1)
-    rows = health.isel({COORDINATE: slice(_MOST_ROWS)})
-    drifts = zip(rows["drift"].values, rows["drift_error"].values, strict=True)
-    columns = {
-        "coordinate": [str(name) for name in rows[COORDINATE].values],
-        "mean": cells(rows["mean"], ".4g"),
-        "deviation": cells(rows["deviation"], ".4g"),
-        "drift +- err.": [f"{size:+.2f} +- {error:.2f}" if np.isfinite(error) else "-" for size, error in drifts],
-        f"memory ({a['memory_unit']})": _known_cells(rows["autocorrelation_time"], ".3g"),
-        "samples": _known_cells(rows["effective_samples"], ".0f"),
-        "largest step": _known_cells(rows["largest_step"], ".3g"),
-    }
-    n_left = int(a["n_entries"]) - rows.sizes[COORDINATE]
     n_pairs = f"{a['n_pairs']} pair" + ("" if a["n_pairs"] == 1 else "s")
     lag = "an unknown lag" if a["lag"] == "unknown" else f"lag {a['lag']} ({a['lag_time']:g} {a['time_unit']})"
-    return "\n".join(
-        [
-            f"{n} trajector{'y' if n == 1 else 'ies'} of {lengths}, {n_pairs} at {lag}",
-            columns_text(columns),
-            *([f"and {n_left} more"] if n_left else []),
-            *([finding_text(finding) for finding in findings] or ["nothing to object to"]),
-        ]
-    )
-
-
-def _known_cells(values: Any, form: str) -> list[str]:
-    return [f"{value:{form}}" if np.isfinite(value) else "-" for value in np.asarray(values)]
+    n_left = int(a["n_entries"]) - len(health_columns(health)["coordinate"])
+    findings = [finding_text(finding) for finding in health_findings(health)]
+    return [
+        f"{n} trajector{'y' if n == 1 else 'ies'} of {lengths}, {n_pairs} at {lag}",
+        *([f"and {n_left} more"] if n_left else []),
+        *(findings or ["nothing to object to"]),
+    ]
 
 
 def selection_text(selection: xr.Dataset) -> str:
@@ -236,42 +215,17 @@ def selection_text(selection: xr.Dataset) -> str:
 
 def residuals_text(residuals: xr.Dataset) -> str:
     """Table of `eigenpair_residuals`, spurious eigenpairs flagged, and the note on how to read it."""
-    columns = {
-        "mode": cells(residuals[EDMD_MODE], "d"),
-        "eigenvalue (EDMD)": [complex_text(value) for value in residuals["edmd_eigenvalues"].values],
-        "residual": cells(residuals["residual"], ".3g"),
-        "condition": cells(residuals["eigenvalue_condition"], ".3g"),
-        "autocorr. error": cells(residuals["autocorrelation_error"], ".3g"),
-        "": ["SPURIOUS" if flag else "" for flag in residuals["is_spurious"].values],
-    }
-    return f"{columns_text(columns)}\n{residuals.attrs['note']}"
+    return f"{columns_text(residual_columns(residuals))}\n{residuals.attrs['note']}"
 
 
 def scan_text(scan: xr.Dataset) -> str:
     """Table of `scan_lags`: the slowest three timescales, with intervals, at each lag; the answer and its reason."""
-    unit = scan.attrs["time_unit"]
-    columns = {"lag": cells(scan[LAG], "d"), f"({unit})": cells(scan["lag_time"], "g")}
-    for i, mode in enumerate(scan[MODE].values[1:4], start=1):
-        times, bounds = scan["timescales"].values[:, i], scan["timescales_interval"].values[:, :, i].T
-        columns[f"timescale {mode} ({unit})"] = [
-            f"{t:.4g} ({low:.4g}, {high:.4g})" for t, (low, high) in zip(times, bounds, strict=True)
-        ]
-    return f"{columns_text(columns)}\nlag: {scan.attrs['answer']}"
+    return f"{columns_text(scan_columns(scan))}\nlag: {scan.attrs['answer']}"
 
 
 def intervals_text(intervals: xr.Dataset) -> str:
     """Table of `bootstrap_intervals`: lower and upper bound of each quantity for each mode, with the level."""
-    names = {
-        "canonical": "canonical_singular_values",
-        "K_matrix": "singular_values",
-        "|eigenvalue|": "eigenvalue_modulus",
-        f"timescale ({intervals.attrs['time_unit']})": "timescales",
-    }
-    columns = {"mode": cells(intervals[MODE], "d")}
-    for head, name in names.items():
-        if f"{name}_interval" in intervals:
-            columns[head] = [f"({low:.4g}, {high:.4g})" for low, high in intervals[f"{name}_interval"].values.T]
-    return f"{100 * intervals.attrs['level']:g} % intervals\n{columns_text(columns)}"
+    return f"{level_text(intervals)} intervals\n{columns_text(interval_columns(intervals))}"
 
 
 @checked
@@ -287,7 +241,7 @@ _IMPORTANCE = ("input", "sigma", "sigma_loss", "sigma_loss_interval")
 
 def _importance_of_mode(importance: xr.Dataset, n_inputs: int) -> str:
     order = np.argsort(-importance["sigma_loss"].values, kind="stable")
-    shown, level = importance.isel(input=order[:n_inputs]), f"{100 * importance.attrs['level']:g} %"
+    shown, level = importance.isel(input=order[:n_inputs]), level_text(importance)
     lower, upper = shown["sigma_loss_interval"].values
     columns = {
         "input": [str(name) for name in shown["input"].values],
@@ -305,13 +259,3 @@ def _importance_of_mode(importance: xr.Dataset, n_inputs: int) -> str:
 def columns_text(columns: dict[str, list[str]]) -> str:
     """Head -> cells below it, as a table."""
     return text_table(zip(*([head, *cells] for head, cells in columns.items()), strict=True))
-
-
-def cells(values: Any, form: str = ".4f") -> list[str]:
-    """Each value as text."""
-    return [f"{value:{form}}" for value in np.asarray(values)]
-
-
-def complex_text(value: complex) -> str:
-    """A number with its imaginary part where there is one."""
-    return f"{value.real:.4f}" if abs(value.imag) < 5e-5 else f"{value.real:.4f}{value.imag:+.4f}i"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ def fit(
     batch_size: int = 256,
     options: TrainingOptions | None = None,
     seed: int = 0,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> TrainingResult:
     """Train a model on lagged pairs; the state whose features span the most held-out VAMP-2 is restored.
 
@@ -43,6 +44,9 @@ def fit(
     by the exact moments of the training pairs, and the learned singular values end at the minimum of the loss for these
     features.
 
+    With `TrainingOptions(checkpoint="folder")` the run is kept there, and goes on with `resume=True` from where it was
+    killed, as if nothing had happened.
+
     Parameters
     ----------
     model : KoopmanLoRAModel
@@ -51,6 +55,7 @@ def fit(
         Pairs are split by `split_pairs(pairs, seed=seed)`; for another split, none, or pairs of your own, give the
         split: `split_pairs(pairs, 0.2)`, `split_pairs(pairs, 0)`, `Split.given(training, held_out)`.
     loss : module called as `loss(f, g, svals)`, `NestedLoRALoss(n_modes)` by default
+        Pairs with weights come in batches as often as these say: a loss need not know them.
     n_epochs : int, optional
         Passes over the pairs. By default 950 optimisation steps, more for more than 40,000 pairs (with their cube
         root), which count as epochs of 50 steps.
@@ -60,14 +65,23 @@ def fit(
         Of the split and the order of batches. Torch's global random state is left as it was, and fits in several
         threads are those of one after the other; they wait for one another where layers of your own, or dropout, may
         draw from it.
-    progress : bool
-        Show a progress bar.
+    progress : bool, optional
+        Show a progress bar; by default where standard error is a terminal.
+
+    Warns
+    -----
+    UserWarning
+        When Ctrl-C or SIGTERM ended the training between two steps; the model is as good as it got, and can be used. A
+        second one stops at once.
 
     Raises
     ------
     ValueError
         For options out of range, a batch smaller than n_modes, a model in half precision, or states or encoders that do
-        not fit the model; nothing is trained then, and the model is as it was.
+        not fit the model, or a checkpoint that is damaged or of another fit; nothing is trained then, and the model is
+        as it was.
+    FileExistsError
+        For a folder with a checkpoint, without `resume`.
     TypeError
         For a model, pairs, a loss or options of another kind.
     NonFiniteLossError
@@ -92,6 +106,8 @@ def fit(
             progress=progress,
         )
         freeze(model, raw_moments(model, result.split.training))
+    if result.finding is not None:
+        warnings.warn(result.finding.message, stacklevel=2)
     return result
 
 
@@ -104,7 +120,7 @@ def train(
     batch_size: int = 256,
     options: TrainingOptions | None = None,
     seed: int = 0,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> TrainingResult:
     """`fit` without its last pass over the pairs: the features' normalisation is left to `freeze`."""
     options = TrainingOptions() if options is None else options

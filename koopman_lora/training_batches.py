@@ -38,8 +38,9 @@ class _Loaded(NamedTuple):
 class TrainingBatches:
     """An endless iterator over batches (x, x_next) of prepared states; none of a pass is dropped.
 
-    Where pairs count both ways, half of a batch goes backward: as they come, by chance. What is not in memory is read
-    ahead in a thread, until `close`.
+    Where pairs count both ways, half of a batch goes backward: as they come, by chance. Where they have weights, a pass
+    draws them as often as these say: batches are of the weighted law, also where few pairs have most of the weight.
+    What is not in memory is read ahead in a thread, until `close`.
 
     Parameters
     ----------

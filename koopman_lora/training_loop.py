@@ -1,35 +1,39 @@
-"""The training loop on Lightning Fabric, and its result; the best state is restored."""
+"""The training loop on Lightning Fabric, and its result; the best state is restored, and an interruption answered."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import dataclasses
-import itertools
 import logging
 import math
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
-from torch import nn
-from tqdm.auto import tqdm
+from torch import Tensor, nn
 
 from koopman_lora._labels import EPOCH, MODE, labelled, provenance
+from koopman_lora.checkpoints import Checkpoints
 from koopman_lora.data.scales import standardization
+from koopman_lora.data.seals import told_of
 from koopman_lora.data.splits import Split
 from koopman_lora.epoch_scores import EpochScore, HeldOutScores
-from koopman_lora.kinds import flag
+from koopman_lora.finding import Finding
+from koopman_lora.interruptions import Interruption, interruptions
 from koopman_lora.losses import NestedLoRALoss, NonFiniteLossError, scalar_loss
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.optimisers import HIDDEN_MOMENTUM, MuonAdamW, hidden_matrices, parameter_groups
 from koopman_lora.surroundings import may_draw, seeded
 from koopman_lora.training_batches import TrainingBatches, n_batches
 from koopman_lora.training_options import TrainingOptions
+from koopman_lora.training_reports import INTERRUPTED, TrainingReports, interrupted_finding
+from koopman_lora.training_state import RunState, Standing, identity_of
 
 # Optimisation steps by default; they grow with the cube root of the number of pairs beyond so many.
 N_STEPS, MANY_PAIRS = 950, 40_000
@@ -39,7 +43,10 @@ N_STEPS, MANY_PAIRS = 950, 40_000
 N_QUICK_STEPS, MOST_TIMES, PLENTY_OF_PAIRS = 250, 4, 15_000
 # Steps of an epoch of the default training, however many pairs there are.
 EPOCH_STEPS = 50
+FINISHED, EARLY = "finished", "early stopping"
 _ONE_AT_A_TIME = threading.Lock()
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,9 +57,10 @@ class TrainingResult:
     ----------
     history : Dataset over epochs: loss, held_out_vamp_2, learning_rate, svals (where learned)
     best_epoch : epoch whose state the model has now, counted from 1
-    stop_reason : 'finished' or 'early stopping'
+    stop_reason : 'finished', 'early stopping' or 'interrupted'
     split : the training and held-out pairs used; hand it to `kl.refine`
     seconds : time in the loop
+    finding : that it was interrupted, and how to go on; None otherwise
     """
 
     history: xr.Dataset
@@ -60,6 +68,7 @@ class TrainingResult:
     stop_reason: str
     split: Split
     seconds: float
+    finding: Finding | None = None
 
 
 @contextlib.contextmanager
@@ -103,12 +112,13 @@ class TrainingLoop:
         self.model, self.split, self.options, self.seed = model, split, options, seed
         self.train, self.test = split.training, split.held_out
         self.loss = loss or NestedLoRALoss(model.n_modes)
-        self.records: list[dict[str, Any]] = []
+        self.standing = Standing(torch.zeros((), device=self.fabric.device))
+        self.checkpoints: Checkpoints | None = None
 
     def _configure(self, n_epochs: int | None, batch_size: int) -> None:
         """Set up optimiser, schedule and data."""
         steps_per_pass = n_batches(len(self.train), batch_size, self.model.n_modes)
-        is_quick = self.options.will_refine and len(self.train) >= PLENTY_OF_PAIRS
+        is_quick = self.options.will_refine and self.train.n_effective >= PLENTY_OF_PAIRS
         hidden = hidden_matrices(self.model.encoders) if is_quick else []
         self.n_epochs = n_epochs or round(self._default_steps(bool(hidden)) / EPOCH_STEPS)
         self.steps_per_epoch = steps_per_pass if n_epochs else EPOCH_STEPS
@@ -124,6 +134,7 @@ class TrainingLoop:
         # the wrapped module only walks over inputs and outputs, which are where and what they should be already
         with quiet_fabric():
             _, self.optimizer = self.fabric.setup(self.model, optimizer)
+        self.draws = may_draw(self.model) or may_draw(self.loss)
         self.settings = {
             "batch_size": batch_size,
             "steps_per_epoch": self.steps_per_epoch,
@@ -135,93 +146,167 @@ class TrainingLoop:
         # on the model's device, where `setup` has moved it
         self.batches = TrainingBatches(self.model, self.train, steps_per_pass, self.seed)
         self.scores = None if self.test is None else HeldOutScores(self.model, self.test)
+        precision = self.fabric.strategy.precision
+        parts = (self.model, self.loss, optimizer, self.schedule, precision, self.batches, self.draws)
+        self.run_state = RunState(self.standing, *parts)
 
     def _default_steps(self, has_hidden: bool) -> float:
         growth = max(1.0, len(self.train) / MANY_PAIRS) ** (1 / 3)
         return growth * (N_QUICK_STEPS * min(self.model.n_inputs, MOST_TIMES) if has_hidden else N_STEPS)
 
-    def run(self, n_epochs: int | None, batch_size: int, progress: bool) -> TrainingResult:
+    def run(self, n_epochs: int | None, batch_size: int, progress: bool | None) -> TrainingResult:
         """Train; the best state is in the model afterwards."""
+        kept = self._open_checkpoints(n_epochs=n_epochs, batch_size=batch_size, seed=self.seed)
         self._configure(n_epochs, batch_size)
-        drawing = may_draw(self.model) or may_draw(self.loss)
         with (
             contextlib.closing(self.batches),
-            seeded(self.seed, self.fabric.device) if drawing else contextlib.nullcontext(),
+            seeded(self.seed, self.fabric.device) if self.draws else contextlib.nullcontext(),
         ):
+            if kept is not None:
+                with told_of(str(self.options.checkpoint)):
+                    self.run_state.restore(kept)
+                place = len(self.standing.records), self.n_epochs, self.standing.step
+                logger.info("resumed from %s after %d of %d epochs and %d steps", self.options.checkpoint, *place)
             return self._run(progress)
 
-    def _run(self, progress: bool) -> TrainingResult:
-        best: EpochScore | None = None
-        chosen: EpochScore | None = None
-        state: dict[str, Any] | None = None
-        stop_reason, start = "finished", time.perf_counter()
-        patience = self.options.patience or max(10, math.ceil(self.n_epochs / 3))
-        bar = tqdm(range(1, self.n_epochs + 1), desc="training", unit="epoch", disable=not flag("progress", progress))
-        for epoch in bar:
-            try:
-                mean_loss = self._epoch(epoch)
-            except NonFiniteLossError:
-                if state is not None:  # leave the model as good as it was, not broken
-                    self.model.load_state_dict(state)
-                raise
-            score = EpochScore(epoch, -mean_loss, np.zeros(2)) if self.scores is None else self.scores.score(epoch)
-            self._record(mean_loss, score.value)
-            bar.set_postfix(loss=f"{mean_loss:.4f}", score=f"{score.value:.4f}")
-            if best is None or score.value > best.value:
-                best = score
-            if not score.is_worse_than(best):
-                chosen, state = score, copy.deepcopy(self.model.state_dict())
-            if epoch - best.epoch >= patience:
-                stop_reason = "early stopping"
-                break
-        assert chosen is not None  # there is at least one epoch
-        assert state is not None
-        self.model.load_state_dict(state)
-        seconds = time.perf_counter() - start
-        self.model.eval()
-        return TrainingResult(self._history(chosen.epoch), chosen.epoch, stop_reason, self.split, seconds)
+    def _open_checkpoints(self, **settings: Any) -> Any:
+        """The state to go on from, if there is one."""
+        options = self.options
+        if options.checkpoint is None:
+            return None
+        identity = identity_of(self.model, self.split, self.loss, options, **settings)
+        self.checkpoints = Checkpoints(options.checkpoint, identity, options.checkpoint_every)
+        if options.resume:
+            return self.checkpoints.load()
+        self.checkpoints.check_unused()
+        return None
 
-    def _epoch(self, epoch: int) -> float:
+    def _run(self, progress: bool | None) -> TrainingResult:
+        standing, steps = self.standing, self.n_epochs * self.steps_per_epoch
+        logger.info("training on %d pairs: %d epochs, %d steps", len(self.train), self.n_epochs, steps)
+        self.started = time.perf_counter() - standing.seconds
+        reports = TrainingReports(self.n_epochs, standing.records, progress, self.options.log_to)
+        try:
+            with interruptions() as interruption:
+                if not standing.stop_reason:
+                    self._train(interruption, reports)
+        except NonFiniteLossError:
+            if standing.weights is not None:  # leave the model as good as it was, not broken
+                self.model.load_state_dict(standing.weights)
+            raise
+        finally:
+            reports.close()
+        return self._result(interruption)
+
+    def _train(self, interruption: Interruption, reports: TrainingReports) -> None:
+        """Epochs until the run ends or somebody asks to stop; the state that it stands in then is kept."""
+        standing = self.standing
+        if self.checkpoints is not None:  # now, so that a folder that cannot be written is told before the work
+            self.checkpoints.save(self.run_state.state())
+        while not (standing.stop_reason or interruption):
+            self._steps(interruption)
+            if standing.step == self.steps_per_epoch:
+                self._close_epoch()
+                reports.epoch(len(standing.records), standing.records[-1])
+        self._keep()
+        if standing.chosen is None:  # stopped in the first epoch: what there is of it counts
+            self._choose()
+
+    def _steps(self, interruption: Interruption) -> None:
+        """Steps of the epoch under way, until it is done or somebody asks to stop."""
+        standing = self.standing
         self.model.train()
-        total = torch.zeros((), device=self.fabric.device)
-        for x, x_next in itertools.islice(self.batches, self.steps_per_epoch):
-            with self._autocast():
-                f, g = self.model.encode(x, x_next)
-                loss = scalar_loss(self.loss(f, g, self.model.svals))
-            self.optimizer.zero_grad()
-            self.fabric.backward(loss)
-            if self.options.gradient_clip is not None:
-                # a gradient that is not finite reaches the loss, and stops there with advice
-                self.fabric.clip_gradients(
-                    self.model, self.optimizer, max_norm=self.options.gradient_clip, error_if_nonfinite=False
-                )
-            self.optimizer.step()
-            self.schedule.step()
-            total += loss.detach()
-        mean_loss = total.item() / self.steps_per_epoch
+        while standing.step < self.steps_per_epoch:
+            self._step(*next(self.batches))
+            if interruption:
+                return
+            if self.checkpoints is not None and self.checkpoints.is_due:
+                self._keep()
+
+    def _step(self, x: Tensor, x_next: Tensor) -> None:
+        with self._autocast():
+            f, g = self.model.encode(x, x_next)
+            loss = scalar_loss(self.loss(f, g, self.model.svals))
+        self.optimizer.zero_grad()
+        self.fabric.backward(loss)
+        if self.options.gradient_clip is not None:
+            # a gradient that is not finite reaches the loss, and stops there with advice
+            self.fabric.clip_gradients(
+                self.model, self.optimizer, max_norm=self.options.gradient_clip, error_if_nonfinite=False
+            )
+        self.optimizer.step()
+        self.schedule.step()
+        self.standing.total += loss.detach()
+        self.standing.step += 1
+
+    def _choose(self) -> None:
+        """Score the present state, and choose between it and those before."""
+        standing, epoch = self.standing, self.standing.epoch
+        mean_loss = standing.total.item() / standing.step
         if not math.isfinite(mean_loss):
             raise NonFiniteLossError(
                 f"the loss became {mean_loss} in epoch {epoch}; try a smaller learning_rate or gradient_clip=1.0, or "
                 "look for outliers in the data."
             )
-        return mean_loss
+        score = EpochScore(epoch, -mean_loss, np.zeros(2)) if self.scores is None else self.scores.score(epoch)
+        standing.records.append(self._record(mean_loss, score.value))
+        if standing.best is None or score.value > standing.best.value:
+            standing.best = score
+        if not score.is_worse_than(standing.best):
+            standing.chosen, standing.weights = score, copy.deepcopy(self.model.state_dict())
+
+    def _close_epoch(self) -> None:
+        self._choose()
+        standing, epoch = self.standing, self.standing.epoch
+        assert standing.best is not None
+        if epoch - standing.best.epoch >= (self.options.patience or max(10, math.ceil(self.n_epochs / 3))):
+            standing.stop_reason = EARLY
+        elif epoch == self.n_epochs:
+            standing.stop_reason = FINISHED
+        standing.epoch, standing.step = epoch + 1, 0
+        standing.total.zero_()
+
+    def _keep(self) -> None:
+        """Write a checkpoint; a disk that is full by now costs no training."""
+        self.standing.seconds = time.perf_counter() - self.started
+        if self.checkpoints is not None:
+            try:
+                self.checkpoints.save(self.run_state.state())
+            except OSError as error:
+                warnings.warn(f"{error} The training goes on; the older checkpoint stays.", stacklevel=2)
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         """Fabric's, where it changes this thread alone: for '64-true' it sets the default precision of all threads."""
         return self.fabric.autocast() if self.options.precision.endswith("mixed") else contextlib.nullcontext()
 
-    def _record(self, mean_loss: float, score: float) -> None:
+    def _record(self, mean_loss: float, score: float) -> dict[str, Any]:
         record: dict[str, Any] = {"loss": mean_loss, "learning_rate": self.optimizer.param_groups[0]["lr"]}
         if self.test is not None:
             record["held_out_vamp_2"] = score
         if self.model.svals is not None:
             record["svals"] = self.model.svals.detach().cpu().numpy()
-        self.records.append(record)
+        return record
+
+    def _result(self, interruption: Interruption) -> TrainingResult:
+        """Restore the chosen state, and tell."""
+        standing = self.standing
+        assert standing.chosen is not None  # there is at least part of an epoch
+        assert standing.weights is not None
+        self.model.load_state_dict(standing.weights)
+        self.model.eval()
+        chosen, finding = standing.chosen.epoch, None
+        if not standing.stop_reason:
+            done = f"after {standing.epoch - 1} of {self.n_epochs} epochs"
+            finding = interrupted_finding(f"({interruption.signal_name}) {done}", chosen, self.options.checkpoint)
+        reason, n_epochs = standing.stop_reason or INTERRUPTED, len(standing.records)
+        told = "training ended after %d epochs and %.1f s (%s); the state of epoch %d is taken"
+        logger.info(told, n_epochs, standing.seconds, reason, chosen)
+        return TrainingResult(self._history(chosen), chosen, reason, self.split, standing.seconds, finding)
 
     def _history(self, best_epoch: int) -> xr.Dataset:
-        variables = {}
-        for name in self.records[0]:
-            values = np.stack([record[name] for record in self.records])
+        variables, records = {}, self.standing.records
+        for name in records[0]:
+            values = np.stack([record[name] for record in records])
             variables[name] = ((EPOCH, MODE) if values.ndim == 2 else (EPOCH,), values)
         attrs = provenance(best_epoch=best_epoch, n_pairs_train=len(self.train), **self.settings)
         return labelled(variables, attrs)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from typing import Any
 
 from koopman_lora.arguments import check_positive
 from koopman_lora.checks import checked
+from koopman_lora.kinds import shown
 
 # Words of Fabric for what can be trained. With weights in half precision the mean and scale of the states are in half
 # precision too, which an offset of the data does not survive, and NumPy has no bfloat16 for the moments.
@@ -27,11 +30,19 @@ class TrainingOptions:
     standardize : set the model's standardisation from the training pairs
     accelerator : for Lightning Fabric: 'cpu', 'gpu', 'auto'
     precision : '32-true' or '64-true', or for half precision where it does no harm 'bf16-mixed' or '16-mixed'
+    checkpoint : folder for the state of the run, written whole or not at all, the last two of them; one fit, one folder
+    checkpoint_every : seconds between two states, 0 for one after every step; one more is written at the end
+    resume : go on from the checkpoint, where there is one: the result is the one of an uninterrupted run, to the last
+        bit on one kind of CPU with as many threads. Without it a folder with a checkpoint is refused.
+    log_to : a logger of Fabric (`lightning_fabric.loggers.TensorBoardLogger(...)`) for loss, learning rate and score of
+        every epoch, or a folder, in which every run gets a `version_<n>/metrics.csv`
 
     Raises
     ------
     ValueError
-        For values out of range.
+        For values out of range, or `resume` without a checkpoint.
+    TypeError
+        For `log_to` that is neither a logger nor a folder.
 
     Examples
     --------
@@ -48,6 +59,10 @@ class TrainingOptions:
     standardize: bool = True
     accelerator: str = "cpu"
     precision: str = "32-true"
+    checkpoint: str | os.PathLike | None = None
+    checkpoint_every: float = 60.0
+    resume: bool = False
+    log_to: Any = None
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "gradient_clip", "patience"):
@@ -57,5 +72,11 @@ class TrainingOptions:
                 f"precision must be one of {', '.join(map(repr, PRECISIONS))}; got {self.precision!r}. The "
                 "weights must be in single precision at least; for speed use 'bf16-mixed'."
             )
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay must not be negative; got {self.weight_decay}.")
+        for name in ("weight_decay", "checkpoint_every"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative; got {getattr(self, name)}.")
+        if self.resume and self.checkpoint is None:
+            raise ValueError("resume=True needs the folder that the fit was kept in: checkpoint='...'.")
+        is_folder = self.log_to is None or isinstance(self.log_to, (str, os.PathLike))
+        if not is_folder and not callable(getattr(self.log_to, "log_metrics", None)):
+            raise TypeError(f"log_to must be a folder or a logger of Lightning Fabric; got {shown(self.log_to)}.")

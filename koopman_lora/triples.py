@@ -35,13 +35,8 @@ def in_one_block(moments: Moments) -> Moments:
     if moments.n_blocks == 1:
         return moments
     check_blocks(moments.n_blocks)
-    orientation = moments.orientation_sums
-    return dataclasses.replace(
-        moments,
-        block_sums={name: sums.sum(axis=-3, keepdims=True) for name, sums in moments.block_sums.items()},
-        block_counts=moments.block_counts.sum(axis=-1, keepdims=True),
-        orientation_sums=None if orientation is None else orientation.sum(axis=-2, keepdims=True),
-    )
+    axis = moments.block_counts.ndim - 1
+    return moments.with_blocks(lambda values: values.sum(axis=axis, keepdims=True))
 
 
 class MomentWhitener(NamedTuple):

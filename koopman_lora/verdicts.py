@@ -20,11 +20,13 @@ from koopman_lora.scores import Validation, correlations_with_error
 from koopman_lora.selection import FEWEST_PAIRS, select_n_modes
 from koopman_lora.summary import DIFFERENT, Summary
 from koopman_lora.survey import NO_PLATEAU, Survey
+from koopman_lora.training_reports import INTERRUPTED
 
 EXACT, SURE, SAMPLING, UNRESOLVED, UNTESTED = "exact", "sure", "sampling", "not resolved", "not tested"
 NO_MODES, NOT_TESTED, FEW_TRANSITIONS, MORE_MODES = "no modes", UNTESTED, "few transitions", "more modes"
 # The most serious first; all others, about the data or the training, come where None stands.
 RANKED = (
+    INTERRUPTED,
     NO_BETTER,
     NO_MODES,
     NOT_TESTED,
@@ -70,6 +72,7 @@ def summarise(
     findings += _transition_findings(modes) + _difference_findings(comparison) + _fit_findings(fitted.fits, modes)
     attrs = provenance(
         n_pairs=moments.n_pairs,
+        n_effective=moments.n_effective,
         n_held_out=0 if validation is None else validation.moments.n_pairs,
         level=intervals.attrs["level"],
         spread=_spread(comparison),

@@ -52,6 +52,48 @@ def read_analysis(path):
     return [fitted.moments.everywhere.M_f, fitted.validation.sigma, str(fitted.recipe), str(fitted.settings)]
 
 
+class Stopped(Exception):
+    """Ends a training."""
+
+
+class Stopping(kl.NestedLoRALoss):
+    """Stops after so many steps; what starts with an underscore makes no other loss of it."""
+
+    def __init__(self, n_steps):
+        super().__init__(3)
+        self._left = n_steps
+
+    def forward(self, f, g, svals=None):
+        self._left -= 1
+        if self._left < 0:
+            raise Stopped
+        return super().forward(f, g, svals)
+
+
+def train(path, n_steps, resume, seed=0):
+    torch.manual_seed(0)
+    model = kl.KoopmanLoRAModel(2, 3, hidden_dims=(4,))
+    options = kl.TrainingOptions(checkpoint=path, checkpoint_every=0, resume=resume)
+    pairs = kl.lagged_pairs(TRAJECTORIES)
+    kl.fit(model, pairs, loss=Stopping(n_steps), n_epochs=3, batch_size=60, options=options, seed=seed)
+    return [tensor.numpy() for tensor in model.state_dict().values()]
+
+
+def write_checkpoint(path):
+    with contextlib.suppress(Stopped):
+        train(path, 5, resume=False)
+
+
+def write_foreign_checkpoint(path):
+    with contextlib.suppress(Stopped):
+        train(path, 5, resume=False, seed=1)
+
+
+def read_checkpoint(path):
+    """The end of the run: where the newest state is damaged, it is that from the one before."""
+    return train(path, 99, resume=True)
+
+
 def read_dataset(path):
     dataset = kl.load_dataset(path)
     return [*(dataset[name].values for name in sorted(dataset.variables)), str(dataset.attrs), dataset.state.attrs]
@@ -76,7 +118,8 @@ def on_command_line(folder, *arguments):
 
 
 def decompose(path):
-    return on_command_line(path.parent, "svd", path, "--n-modes", "2", "--out", path.parent / "out.nc")
+    (text,) = on_command_line(path.parent, "svd", path, "--n-modes", "2", "--out", path.parent / "out.nc")
+    return [text.splitlines()[0]]  # the singular values; behind them stand round-off errors
 
 
 def fit(path):
@@ -92,6 +135,7 @@ KINDS = {
     "t.zarr": (lambda path: kl.save_dataset(TRAJECTORIES, path), read_trajectories, True),
     "m.safetensors": (write_model, read_model, True),
     "analysis": (write_analysis, read_analysis, True),
+    "kept": (write_checkpoint, read_checkpoint, True),
     "foreign.nc": (lambda path: TRAJECTORIES.to_netcdf(path, engine="h5netcdf"), read_trajectories, False),
     "foreign.zarr": (lambda path: TRAJECTORIES.to_dataset().to_zarr(path), fit, False),
     "x.npy": (lambda path: np.save(path, STATES), read_trajectories, False),
@@ -143,6 +187,12 @@ def random_json(content, rng):
     return json.dumps(record).encode()
 
 
+# what writes another thing of the same kind, whose files take the place of these
+OTHERS = {
+    "kept": write_foreign_checkpoint,
+    "analysis": lambda path: kl.KoopmanLoRA(n_modes=2, hidden_dims=(4,), n_epochs=1).fit(TRAJECTORIES).save(path),
+}
+
 DAMAGES = (truncated, flipped, flipped_in_the_head, overwritten, swapped, zeros_at_the_end, random_json)
 
 
@@ -151,10 +201,21 @@ def is_same(a, b):
     return len(a) == len(b) and all(same)
 
 
-def damage(path, rng):
-    """Damage one of the files at `path`, and say how."""
+def damage(path, rng, other):
+    """Damage one of the files at `path`, of a checkpoint often both, and say how; `other` is of the same kind."""
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     file = files[rng.integers(len(files))]
+    if path.name == "kept" and rng.integers(2):
+        return " and ".join(damage_file(path, file, rng, other) for file in files)
+    return damage_file(path, file, rng, other)
+
+
+def damage_file(path, file, rng, other):
+    replacements = sorted(replacement for replacement in (*path.glob("*.*"), *other.glob("*.*")) if replacement != file)
+    if other.exists() and rng.integers(8) == 0:
+        replacement = replacements[rng.integers(len(replacements))]
+        shutil.copyfile(replacement, file)
+        return f"{file.name} replaced by {replacement.parent.name}/{replacement.name}"
     if path.is_dir() and rng.integers(8) == 0:
         file.unlink()
         return f"{file.name} removed"
@@ -170,14 +231,19 @@ def run(folder, kind, seed, n_cases):
     """Print what comes of `n_cases` damaged files of a kind."""
     write, read, _ = KINDS[kind]
     whole, copy = folder / "whole" / kind, folder / kind
-    whole.parent.mkdir(parents=True, exist_ok=True)
+    other = folder / "other" / kind
+    for place in (whole, other):
+        place.parent.mkdir(parents=True, exist_ok=True)
     write(whole)
-    expected = read(whole)
+    if kind in OTHERS:
+        OTHERS[kind](other)
+    shutil.copytree(whole, copy) if whole.is_dir() else shutil.copyfile(whole, copy)
+    expected = read(copy)  # which for a checkpoint goes on with it
     rng = np.random.default_rng([seed, *kind.encode()])
     for _ in range(n_cases):
         remove(copy)
         shutil.copytree(whole, copy) if whole.is_dir() else shutil.copyfile(whole, copy)
-        case = {"kind": kind, "how": damage(copy, rng)}
+        case = {"kind": kind, "how": damage(copy, rng, other)}
         print(json.dumps(case), flush=True)  # before it is read, should the process end there
         try:
             case["same"] = bool(is_same(read(copy), expected))

@@ -94,6 +94,7 @@ NOT_FINITE = {
     "size": "NaN for the generalisation gap without held-out pairs",
     "gap": "its interval is NaN for moments of one block",
     "votes": "NaN for moments of one block",
+    "slowest_interval": "NaN for moments of fewer than 8 blocks",
     "mean_first_passage_times": "infinite where a state is never reached",
     "rates": "as mean_first_passage_times",
     "stationary_distribution": "NaN where there are several",

@@ -425,8 +425,8 @@ def test_a_file_of_another_fit_is_named(folder, of_other_data, name):
         ("[]", r"analysis\.json' is damaged"),
         ("{}", r"analysis\.json' is not an analysis of this koopman_lora; its format is None"),
         ('{"format": "koopman_lora.analysis.v0"}', r"analysis\.json' is not an analysis .*; its format is 'koopman"),
-        ('{"format": "koopman_lora.analysis.v5"}', r"analysis\.json' is damaged"),
-        ('{"format": "koopman_lora.analysis.v5", "files": {}}', r"analysis\.json' is damaged"),
+        ('{"format": "koopman_lora.analysis.v6"}', r"analysis\.json' is damaged"),
+        ('{"format": "koopman_lora.analysis.v6", "files": {}}', r"analysis\.json' is damaged"),
     ],
 )  # fmt: skip
 def test_a_damaged_or_foreign_record_is_named(folder, text, message):

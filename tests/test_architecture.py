@@ -115,6 +115,7 @@ FORBIDDEN = {
     "spectrum": {"lightning_fabric", "matplotlib"},
     "clock": {"torch", "xarray", "scipy", "matplotlib"},
     "plots": {"torch", "scipy", "sklearn", "lightning_fabric"},
+    "report": {"torch", "scipy", "sklearn", "lightning_fabric"},
     "tables": {"torch", "scipy", "sklearn", "lightning_fabric", "matplotlib"},
 }
 
@@ -126,8 +127,10 @@ def test_files_do_not_know_what_they_may_not_know(path):
     assert found == set()
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("plots/*.py")), ids=lambda p: p.name)
-def test_plots_do_not_reach_torch_through_this_package(path):
+@pytest.mark.parametrize(
+    "path", sorted([*PACKAGE.glob("plots/*.py"), *PACKAGE.glob("report/*.py")]), ids=lambda p: p.name
+)
+def test_plots_and_report_do_not_reach_torch_through_this_package(path):
     for module, _ in own_imports(path):
         source = PACKAGE / f"{module.replace('.', '/')}.py"
         source = source if source.exists() else source.with_suffix("") / "__init__.py"

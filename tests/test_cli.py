@@ -1,8 +1,10 @@
 import contextlib
 import functools
 import io
+import signal
 from typing import NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import scipy.sparse
@@ -10,7 +12,8 @@ import xarray as xr
 
 import koopman_lora as kl
 from koopman_lora import demo
-from koopman_lora.cli import main
+from koopman_lora.analysis_commands import PICTURES
+from koopman_lora.cli import _PICTURES, main
 from koopman_lora.demo import run_demo
 from koopman_lora.findings import training_findings
 from koopman_lora.tables import (
@@ -25,6 +28,7 @@ from koopman_lora.tables import (
     selection_text,
     spectrum_table,
 )
+from koopman_lora.training_loop import TrainingLoop
 
 
 def test_simulate_fit_spectrum_on_files(tmp_path, capsys):
@@ -55,6 +59,22 @@ def test_simulate_fit_spectrum_on_files(tmp_path, capsys):
     exact = kl.systems.NoisyRotation().spectrum(1, 3).singular_values
     assert np.allclose(computed.canonical_singular_values, exact, atol=0.03)
     assert (kl.load_dataset(intervals).canonical_singular_values_interval[:, 1:].diff("bound") > 0).all()
+
+
+def test_weights_from_a_file_are_those_of_python(tmp_path, capsys):
+    data, weights, out = (str(tmp_path / name) for name in ("x.nc", "w.npy", "out"))
+    assert main(["simulate", "NoisyRotation", "--n-trajectories", "2", "--n-steps", "800", "--out", data]) == 0
+    values = np.random.default_rng(0).uniform(size=(2, 800))
+    np.save(weights, values)
+    assert main(["fit", data, "--n-modes", "3", "--n-epochs", "2", "--sample-weight", weights, "--out", out]) == 0
+    expected = kl.KoopmanLoRA(3, n_epochs=2).fit(kl.open_trajectories(data), sample_weight=values)
+    found = kl.load_dataset(f"{out}/spectrum.nc")
+    assert np.allclose(found.canonical_singular_values, expected.spectrum_.canonical_singular_values, rtol=1e-9)
+    capsys.readouterr()
+    assert main(["spectrum", out, data, "--sample-weight", weights, "--scan-lags", "1", "2"]) == 0
+    assert "not what the model was fitted to" not in capsys.readouterr().out
+    assert main(["spectrum", out, data]) == 0
+    assert "not what the model was fitted to" in capsys.readouterr().out
 
 
 def test_health_prints_the_table_and_writes_it(tmp_path, capsys):
@@ -126,6 +146,22 @@ def test_the_command_line_prints_what_python_says_to_the_last_digit(runs, tmp_pa
     data, intervals = [runs.data] if with_data else [], str(tmp_path / "i.nc")
     assert main(["spectrum", runs.folder, *data, *QUESTIONS, "--intervals", intervals]) == 0
     assert capsys.readouterr().out == f"{everything_as_text(runs.estimator)}\nwrote {intervals}\n"
+
+
+@pytest.mark.parametrize("with_data", [True, False], ids=["with data", "without data"])
+def test_report_writes_the_page_of_python(runs, tmp_path, capsys, with_data):
+    out = tmp_path / "page.html"
+    assert main(["report", runs.folder, *([runs.data] if with_data else []), "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"wrote {out}\n"
+    text = out.read_text(encoding="utf-8")
+    assert ("koopman-lora report FOLDER DATA" in text) is not with_data
+    assert main(["report", runs.folder]) == 0
+    assert capsys.readouterr().out == f"wrote {runs.folder}/report.html\n"
+
+
+def test_report_is_written_to_no_folder(runs, tmp_path, capsys):
+    assert main(["report", runs.folder, "--out", str(tmp_path)]) == 2
+    assert "is a folder" in capsys.readouterr().err
 
 
 def test_fit_prints_what_python_says(runs):
@@ -297,7 +333,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path, ca
 
 
 def test_every_command_has_help(capsys):
-    for command in ("demo", "simulate", "fit", "spectrum", "svd"):
+    for command in ("demo", "simulate", "fit", "spectrum", "report", "svd"):
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])
         assert stop.value.code == 0
@@ -315,6 +351,7 @@ def test_demo_writes_everything(tmp_path):
         "spectrum.nc",
         "history.nc",
         "spectrum.png",
+        "report.html",
     }
     reference = kl.systems.FourWellLandscape2D().spectrum(1, 8)
     assert np.allclose(spectrum.canonical_singular_values[:4], reference.singular_values[:4], atol=0.01)
@@ -333,3 +370,102 @@ def test_demo_is_twice_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "_draw", lambda *_: None)
     first, second = (run_demo(tmp_path / name, progress=False) for name in "ab")
     assert np.array_equal(first.canonical_singular_values, second.canonical_singular_values)
+
+
+# ---- killed and interrupted ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_fit_is_kept_and_resumed(runs, tmp_path, capsys):
+    options = ["--n-modes", "3", "--n-epochs", "1", "--hidden-dims", "8", "--checkpoint", str(tmp_path / "kept")]
+    options += ["--checkpoint-every", "0", "--log-to", str(tmp_path / "log"), "--out", str(tmp_path / "fit"), "--quiet"]
+    assert main(["fit", runs.data, *options]) == 0
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["newest.safetensors", "previous.safetensors"]
+    assert (tmp_path / "log" / "version_0" / "metrics.csv").read_text().count("\n") == 2
+    first = kl.load_model(tmp_path / "fit" / "model.safetensors").state_dict()
+    capsys.readouterr()
+    assert main(["fit", runs.data, *options]) == 2
+    assert "is of an earlier fit; go on with it by resume=True" in capsys.readouterr().err
+    assert main(["fit", runs.data, *options, "--resume"]) == 0
+    again = kl.load_model(tmp_path / "fit" / "model.safetensors").state_dict()
+    assert all(np.array_equal(value, again[name]) for name, value in first.items())
+    assert main(["fit", runs.data, "--resume", "--out", str(tmp_path / "fit")]) == 2
+    assert "resume=True needs the folder that the fit was kept in" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_interrupted_fit_is_written_and_says_how_to_go_on(runs, tmp_path, monkeypatch, capsys):
+    step, done = TrainingLoop._step, []
+
+    def interrupted(self, *batch):
+        done.append(self)
+        if len(done) == 12:
+            signal.raise_signal(signal.SIGINT)
+        step(self, *batch)
+
+    monkeypatch.setattr(TrainingLoop, "_step", interrupted)
+    options = ["--n-modes", "3", "--n-epochs", "9", "--hidden-dims", "8", "--checkpoint", str(tmp_path / "kept")]
+    assert main(["fit", runs.data, *options, "--out", str(tmp_path / "fit"), "--quiet"]) == 130
+    printed = capsys.readouterr()
+    assert "- interrupted: training was interrupted (SIGINT) after" in printed.out
+    assert printed.err.startswith("koopman-lora fit: training was interrupted (SIGINT) after ")
+    assert printed.err.endswith(f"The same fit with resume=True goes on from checkpoint '{tmp_path / 'kept'}'.\n")
+    assert kl.open_analysis(tmp_path / "fit").fitted.findings[0].name == "interrupted"
+
+
+def test_ctrl_c_elsewhere_is_one_line(monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("koopman_lora.commands.open_trajectories", stop)
+    assert main(["health", "x.nc"]) == 130
+    assert capsys.readouterr().err == "koopman-lora health: interrupted\n"
+
+
+# ---- what is asked of a saved analysis -------------------------------------------------------------------------------
+
+
+def test_forecast_is_that_of_the_analysis_from_the_last_states(runs, tmp_path, capsys):
+    out = str(tmp_path / "ahead.nc")
+    assert main(["forecast", runs.folder, runs.data, "--steps", "2", "--n-resamples", "20", "--out", out]) == 0
+    printed, band = capsys.readouterr().out, kl.load_dataset(out)
+    last = kl.open_trajectories(runs.data).values[:, -1]
+    expected = runs.estimator.forecast(last, 2, bootstrap=kl.Bootstrap(n_resamples=20))
+    assert np.allclose(band.forecast, expected.forecast, rtol=1e-10)
+    assert f"{expected.forecast.values[0, 0, 0]:.4g} (" in printed
+    assert len(printed.splitlines()) == 1 + 2 * len(last) + 2
+
+
+def test_coarse_grain_is_that_of_the_analysis(runs, tmp_path, capsys):
+    out = str(tmp_path / "states.nc")
+    assert main(["coarse-grain", runs.folder, runs.data, "--n-states", "2", "--n-resamples", "20", "--out", out]) == 0
+    expected = runs.estimator.coarse_grain(2, kl.Bootstrap(n_resamples=20))
+    assert np.allclose(kl.load_dataset(out).transition_matrix, expected.transition_matrix, rtol=1e-10)
+    assert f"{expected.transition_matrix.values[0, 0]:.4f} (" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("what", sorted(PICTURES))
+def test_every_picture_is_drawn(runs, tmp_path, what):
+    out = tmp_path / f"{what}.png"
+    assert main(["plot", runs.folder, runs.data, "--what", what, "--n-resamples", "20", "--out", str(out)]) == 0
+    assert plt.imread(out).std() > 0
+    assert set(PICTURES) == set(_PICTURES)
+
+
+def test_timescales_are_drawn_against_lags(runs, tmp_path, capsys):
+    out = str(tmp_path / "lags.svg")
+    assert main(["plot", runs.folder, runs.data, "--lags", "1", "2", "--n-resamples", "20", "--out", out]) == 0
+    assert "implied timescale" in (tmp_path / "lags.svg").read_text()
+    assert main(["plot", runs.folder, "--lags", "1", "2", "--out", out]) == 2
+    assert "--lags needs the trajectories" in capsys.readouterr().err
+    assert main(["plot", runs.folder, "--out", "picture.txt"]) == 2
+    assert "out must end in .png, .svg or .pdf; got 'picture.txt'" in capsys.readouterr().err
+
+
+def test_version_and_arguments_from_a_file(runs, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"koopman-lora {kl.__version__}\n"
+    (tmp_path / "few.args").write_text("--n-states\n2\n--n-resamples\n20\n")
+    assert main(["coarse-grain", runs.folder, runs.data, f"@{tmp_path / 'few.args'}"]) == 0
+    assert "to 1" in capsys.readouterr().out

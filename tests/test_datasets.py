@@ -1,10 +1,14 @@
+import json
 import runpy
+import shutil
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
 
+import koopman_lora as kl
 from koopman_lora.clock import Clock
 
 ROOT = Path(__file__).parents[1] / "datasets"
@@ -16,6 +20,7 @@ NAMES = [
     "noisy_rotation",
     "ornstein_uhlenbeck",
 ]
+ALANINE = "alanine_dipeptide"
 # The logistic map amplifies the last digit of another processor's arcsin until trajectories part.
 COMPARABLE_FRAMES = {"noisy_logistic_map": 20}
 
@@ -42,7 +47,7 @@ def load(path):
 
 
 def test_every_folder_is_tested():
-    assert sorted(path.parent.name for path in ROOT.glob("*/prepare.py")) == NAMES
+    assert sorted(path.parent.name for path in ROOT.glob("*/prepare.py")) == sorted([*NAMES, ALANINE])
 
 
 def test_stored_trajectories_are_what_the_script_makes(name, made):
@@ -92,3 +97,118 @@ def test_card_tells_the_spectrum_and_how_to_reproduce(name, recipe):
     assert f"python datasets/{name}/prepare.py" in card
     assert "MIT" in card
     assert f"]({name}/README.md)" in (ROOT / "README.md").read_text()
+
+
+# ---- kl.datasets -----------------------------------------------------------------------------------------------------
+
+
+def test_all_data_sets_are_loaded_by_name(name):
+    assert kl.datasets.names() == sorted([*NAMES, ALANINE])
+    xr.testing.assert_identical(kl.datasets.load(name), load(ROOT / name / "trajectories.nc").state)
+    xr.testing.assert_identical(kl.datasets.reference(name), load(ROOT / name / "reference.nc"))
+    assert kl.datasets.card(name) == (ROOT / name / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_loaded_data_set_knows_its_clock():
+    pairs = kl.lagged_pairs(kl.datasets.load("four_well_2d"), lag=2)
+    assert pairs.clock == kl.Clock(2, 0.1, "ps")
+    assert pairs.coordinate_names == ("x", "y")
+
+
+def test_data_sets_that_are_not_there_are_refused():
+    with pytest.raises(ValueError, match=r"name must be one of 'alanine_dipeptide', 'four_well_1d', .*; got 'alanine'"):
+        kl.datasets.load("alanine")
+    with pytest.raises(ValueError, match="variable must be one of 'state'; got 'positions'"):
+        kl.datasets.load("four_well_1d", "positions")
+    with pytest.raises(
+        ValueError, match="name='alanine_dipeptide' has no known spectrum; these have one: four_well_1d"
+    ):
+        kl.datasets.reference(ALANINE)
+
+
+def test_an_installed_package_carries_them_inside(monkeypatch, tmp_path):
+    """A wheel puts the folder `datasets` into the package; the whole way is taken where packages are built."""
+    shutil.copytree(ROOT / "markov_chain", tmp_path / "koopman_lora" / "_datasets" / "markov_chain")
+    monkeypatch.setattr(kl.datasets, "__file__", str(tmp_path / "koopman_lora" / "datasets.py"))
+    assert kl.datasets.names() == ["markov_chain"]
+    assert kl.datasets.folder("markov_chain").is_relative_to(tmp_path)
+    with (ROOT.parent / "pyproject.toml").open("rb") as file:
+        wheel = tomllib.load(file)["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel["force-include"] == {"datasets": "koopman_lora/_datasets"}
+
+
+# ---- alanine dipeptide -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def alanine():
+    return load(ROOT / ALANINE / "trajectories.nc")
+
+
+def dihedral(x):
+    """Dihedral angles in degrees of four atoms (..., 4, 3), as IUPAC counts them."""
+    a, b, c = np.moveaxis(np.diff(x, axis=-2), -2, 0)
+    m, n = np.cross(a, b), np.cross(b, c)
+    size = np.degrees(np.arccos((m * n).sum(-1) / np.linalg.norm(m, axis=-1) / np.linalg.norm(n, axis=-1)))
+    return np.where((m * c).sum(-1) < 0, -size, size)
+
+
+def test_alanine_angles_are_those_of_its_positions(alanine):
+    for coordinate, atoms in (
+        ("phi", ["ACE C", "ALA N", "ALA CA", "ALA C"]),
+        ("psi", ["ALA N", "ALA CA", "ALA C", "NME N"]),
+    ):
+        turned = dihedral(alanine.positions.sel(atom=atoms).values) - alanine.state.sel(coordinate=coordinate)
+        assert np.abs((turned + 180) % 360 - 180).max() < 0.5  # positions are rounded to 1e-4 nm
+
+
+def test_alanine_is_the_molecule_that_it_should_be(alanine):
+    """Bonds have the lengths of the force field, give or take what 500 K do, CA stays an L centre, bonds stay trans."""
+    x = {str(name): alanine.positions.sel(atom=name).values for name in alanine.atom.values}
+    for a, b, length in (("ALA N", "ALA CA", 0.1449), ("ALA CA", "ALA CB", 0.1526), ("ALA C", "ALA O", 0.1229)):
+        bond = np.linalg.norm(x[a] - x[b], axis=-1)
+        assert bond.mean() == pytest.approx(length, abs=0.004)
+        assert 0.002 < bond.std() < 0.007
+    sides = [x[name] - x["ALA CA"] for name in ("ALA N", "ALA C", "ALA CB")]
+    assert (np.linalg.det(np.stack(sides, axis=-2)) > 0).all()
+    omega = dihedral(np.stack([x[name] for name in ("ACE CH3", "ACE C", "ALA N", "ALA CA")], axis=-2))
+    assert np.abs(omega).min() > 90
+
+
+def test_alanine_crosses_between_the_basins_of_phi_often_enough(alanine):
+    phi = alanine.state.sel(coordinate="phi").values
+    cores = np.select([(phi > 20) & (phi < 120), (phi < -30) | (phi > 150)], [1, 0], -1)
+    both = [kl.molecules.transition_frames(list(cores), *way) for way in ((0, 1), (1, 0))]
+    assert [len(crossings) for crossings in both] == [13, 18]
+    assert "seen 31 times" in kl.datasets.card(ALANINE)
+    assert set(cores[:, 0]) == {0, 1}  # some begin on either side
+
+
+def test_alanine_is_small_and_says_how_it_was_made(alanine):
+    files = [path for path in (ROOT / ALANINE).iterdir() if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 2_000_000
+    assert sorted(path.name for path in files) == ["README.md", "prepare.py", "topology.pdb", "trajectories.nc"]
+    assert alanine.state.sizes == {"trajectory": 12, "time": 2000, "coordinate": 2}
+    for variable in alanine.values():
+        assert np.isfinite(variable).all()
+        assert {"dt", "time_unit", "units", "system", "parameters", "seed"} <= variable.attrs.keys()
+    stated = json.loads(alanine.state.parameters)
+    settings = (ROOT / ALANINE / "prepare.py").read_text(encoding="utf-8")
+    assert all(f"    {key}: {type(value).__name__} = " in settings for key, value in stated.items())
+    card = kl.datasets.card(ALANINE)
+    assert f"python datasets/{ALANINE}/prepare.py" in card
+    assert "MIT" in card
+    assert f"]({ALANINE}/README.md)" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("of", ["angles", "distances"])
+def test_the_slowest_process_of_alanine_is_the_phi_transition(alanine, of):
+    """One seed of benchmarks/alanine.py."""
+    benchmark = runpy.run_path(str(ROOT.parent / "benchmarks" / "alanine.py"))
+    data, settings = benchmark["inputs"]()[of]
+    sign = np.sign(alanine.state.sel(coordinate="phi").values.ravel())
+    found = benchmark["slowest_process"](data, sign, 0, settings)
+    assert found.singular_function > 0.95
+    assert found.eigenfunction > 0.95
+    assert benchmark["overlaps"](found.interval, benchmark["markov_timescale"](alanine.state, benchmark["LAG"])[1])

@@ -229,3 +229,31 @@ def test_paired_mlp_with_an_unknown_activation(name):
 def test_paired_mlp_with_bad_hidden_dims(dims):
     with pytest.raises(ValueError, match="hidden_dims must be positive integers; got"):
         PairedMLP(2, 2, hidden_dims=dims)
+
+
+# ---- one side alone --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dims", [(), (6, 5)])
+def test_each_side_of_a_pair_of_mlps_is_a_plain_network(dims):
+    pair, x = PairedMLP(3, 4, dims, activation="Tanh").double(), torch.randn(7, 3, dtype=torch.float64)
+    for side, own in enumerate((pair.f, pair.g)):
+        alone = pair.alone(side, x)
+        assert torch.allclose(alone(x), own(x), rtol=1e-14, atol=1e-14)
+        assert {type(layer) for layer in alone} <= {nn.Flatten, nn.Linear, nn.Tanh}
+
+
+def test_each_side_of_a_pair_whose_shared_layers_were_told_apart():
+    pair, x = EncoderPair(Nested()), torch.randn(7, 2)
+    pair.eval()
+    pair.set_heads(torch.randn(2, 6, 3).unbind(), torch.randn(2, 3).unbind(), x)
+    before = [pair.f(x), pair.g(x)]
+    assert (before[0] - before[1]).abs().max() > 0.1
+    for side, wanted in enumerate(before):
+        alone = pair.alone(side, x)
+        assert torch.equal(alone(x), wanted)
+        with torch.no_grad():  # a copy: what is done to it leaves the pair alone
+            for weights in alone.parameters():
+                weights.zero_()
+    assert torch.equal(pair.f(x), before[0])
+    assert torch.equal(pair.g(x), before[1])

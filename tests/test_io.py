@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from safetensors.torch import load, save
 from torch import nn
 
 import koopman_lora as kl
@@ -13,6 +12,7 @@ from koopman_lora import io
 from koopman_lora.clock import Clock
 from koopman_lora.data.whole_files import write_whole
 from koopman_lora.encoders import CNN
+from koopman_lora.sealed_tensors import read_sealed, sealed_bytes
 
 
 def dataset():
@@ -117,13 +117,9 @@ def test_own_encoders_must_be_given_to_load(tmp_path):
 
 def with_settings(path, **changes):
     """The same weights with other settings, and a checksum that fits: what no damage but a person makes."""
-    content = path.read_bytes()
-    header, _ = io._header(content)
-    metadata = header["__metadata__"]
-    metadata["settings"] = json.dumps(json.loads(metadata["settings"]) | changes)
-    state = load(content)
-    metadata["checksum"] = io._checksum(save(state, metadata))
-    path.write_bytes(save(state, metadata))
+    state, texts = read_sealed(path, io._FORMAT, "a model")
+    texts = texts | {"settings": json.dumps(json.loads(texts["settings"]) | changes)}
+    path.write_bytes(sealed_bytes(state, texts))
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,8 @@ CITATIONS = [
 ]
 
 
-def test_sections_are_numbered_from_one_to_nine():
-    assert SECTIONS == list(range(1, 10))
+def test_sections_are_numbered_from_one_to_ten():
+    assert SECTIONS == list(range(1, 11))
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,17 @@ from koopman_lora.plots.style import state_colour
 
 def test_coarse_map_colours_the_most_likely_state():
     ax = plot_coarse_map(HALVES)
-    colours = ax.collections[0].get_array().reshape(7, 11, 3)
-    np.testing.assert_allclose(colours[0, -1], mpl.colors.to_rgb(state_colour(0)))
-    np.testing.assert_allclose(colours[0, 0], mpl.colors.to_rgb(state_colour(1)))
+    colours = ax.collections[0].get_array().reshape(7, 11, 4)
+    np.testing.assert_allclose(colours[0, -1], mpl.colors.to_rgba(state_colour(0)))
+    np.testing.assert_allclose(colours[0, 0], mpl.colors.to_rgba(state_colour(1)))
     assert texts(ax) == ["state 0", "state 1"]
 
 
-def test_coarse_map_leaves_unknown_cells_white():
+def test_coarse_map_leaves_unknown_and_shared_cells_blank():
     ax = plot_coarse_map(HALVES.where(HALVES.y < 0.5))
-    np.testing.assert_allclose(ax.collections[0].get_array().reshape(7, 11, 3)[-1], 1.0)
+    np.testing.assert_array_equal(ax.collections[0].get_array().reshape(7, 11, 4)[[0, -1], 0, -1], [1.0, 0.0])
+    shared = plot_coarse_map(xr.full_like(HALVES, 0.5))
+    np.testing.assert_array_equal(shared.collections[0].get_array().reshape(7, 11, 4)[..., -1], 0.0)
 
 
 def test_memberships_over_time_carry_the_unit():

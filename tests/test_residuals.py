@@ -26,6 +26,14 @@ def test_a_deterministic_linear_system_has_no_residual():
     assert not result.on_held_out_pairs
 
 
+def test_a_feature_that_is_zero_is_spurious_beside_complex_eigenvalues():
+    turn = torch.tensor([[0.8, 0.5], [-0.5, 0.8]], dtype=torch.float64)
+    x = torch.randn(300, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    result = eigenpair_residuals(estimate_moments(*2 * [lambda s: torch.cat([s, 0 * s[:, :1]], dim=1)], (x, x @ turn)))
+    assert np.allclose(np.sort_complex(result.edmd_eigenvalues)[1:], [0.8 - 0.5j, 0.8 + 0.5j])
+    assert result.is_spurious.values.tolist() == [False, False, True]
+
+
 def test_the_squared_residual_of_a_stochastic_system_is_one_minus_the_squared_modulus():
     """E|v(x') - lambda v(x)|^2 = E|v|^2 - |lambda|^2 E|v|^2 at a true eigenfunction under the stationary law."""
     chain = FiniteMarkovChain(np.array([[6, 2, 1, 1], [1, 5, 3, 1], [0, 1, 7, 2], [3, 1, 1, 5]]) / 10)

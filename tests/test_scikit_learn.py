@@ -19,6 +19,7 @@ TABLE = pd.DataFrame(RUNS[0], columns=["u", "v"])
 EXPECTED = {
     "check_fit1d": "a one-dimensional array is a series of scalar states",
     "check_transformer_data_not_an_array": "a list is a list of trajectories, never the rows of one",
+    "check_sample_weight_equivalence_on_dense_data": "rows follow one another: repeated ones are another trajectory",
 }
 
 
@@ -27,6 +28,18 @@ EXPECTED = {
     [kl.KoopmanLoRA(n_modes=2, hidden_dims=(4,), n_epochs=1, batch_size=8)], expected_failed_checks=lambda _: EXPECTED
 )
 def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.filterwarnings("ignore")
+@parametrize_with_checks(
+    [kl.NeuralSVD(n_modes=1)],
+    expected_failed_checks=lambda _: {
+        "check_complex_data": "complex matrices are welcome",
+        "check_n_features_in_after_fitting": "a matrix to follow must have the whole shape, and our error says so",
+    },
+)
+def test_scikit_learn_checks_of_a_matrix(estimator, check):
     check(estimator)
 
 

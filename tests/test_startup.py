@@ -31,7 +31,8 @@ def test_the_front_door_imports_nothing_but_its_lazy_loader():
 HELP = """
 import contextlib, io
 from koopman_lora.cli import main
-for arguments in ("", "--help", "fit --help", "simulate --help", "health --help", "spectrum --help", "svd --wrong"):
+commands = ("fit", "simulate", "health", "spectrum", "report")
+for arguments in ("", "--help", *(f"{command} --help" for command in commands), "svd --wrong"):
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
             main(arguments.split())

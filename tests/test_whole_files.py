@@ -3,7 +3,10 @@
 import errno
 import os
 import pathlib
+import signal
 import stat
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ import xarray as xr
 
 import koopman_lora as kl
 from koopman_lora.data import whole_files
-from koopman_lora.data.whole_files import move_whole, write_whole
+from koopman_lora.data.whole_files import move_whole, remove_leftovers, write_whole
 
 DATA = xr.Dataset({"sigma": ("mode", np.array([1.0, 0.5])), "name": ("mode", ["a", "b"])}, attrs={"lag": 3})
 OTHER = DATA.isel(mode=[0])
@@ -154,3 +157,88 @@ def test_other_readers_see_an_ordinary_file(tmp_path):
     copied.to_netcdf(path, engine="h5netcdf")  # another program's now: there is no checksum to compare with
     assert kl.load_dataset(path).identical(copied)
     assert "feature_scale" in load_file(kl.save_model(kl.KoopmanLoRAModel(2, 3), tmp_path / "m.safetensors"))
+
+
+# ---- killed while writing --------------------------------------------------------------------------------------------
+
+KILLED = """
+import os, pathlib, signal, sys
+from koopman_lora.data.whole_files import write_whole
+
+def write(temporary):
+    temporary.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+write_whole(pathlib.Path(sys.argv[1]), write)
+"""
+
+
+def kill_while_writing(path):
+    done = subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_a_killed_process_left_goes_with_the_next_save_of_the_same_file(tmp_path):
+    path = tmp_path / "a.txt"
+    write_whole(path, lambda temporary: temporary.write_text("old"))
+    kill_while_writing(path)
+    assert len(names(tmp_path)) == 2
+    assert path.read_text() == "old"
+    write_whole(tmp_path / "b.txt", lambda temporary: temporary.write_text("other"))
+    assert len(names(tmp_path)) == 3  # of another file: not looked at
+    write_whole(path, lambda temporary: temporary.write_text("new"))
+    assert names(tmp_path) == ["a.txt", "b.txt"]
+    assert path.read_text() == "new"
+
+
+def test_nothing_else_is_taken_for_a_left_over(tmp_path):
+    """Folders of like names with other things in them, longer names, files; and one that is being written now."""
+    for name in (".a.txt.abcdefgh", ".a.txt.abcdefghi", ".a.txt.old", ".b.txt.abcdefgh"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.txt").write_text("years")
+    (tmp_path / ".a.txt.zzzzzzzz").write_text("a file")
+    mine = names(tmp_path)
+
+    def write(temporary):
+        remove_leftovers(tmp_path / "a.txt")  # as another process would
+        temporary.write_text("new")
+
+    write_whole(tmp_path / "a.txt", write)
+    assert names(tmp_path) == sorted([*mine, "a.txt"])
+
+
+def test_an_older_store_that_was_set_aside_is_put_back(tmp_path):
+    """Killed between the two renames that a folder needs."""
+    path = kl.save_dataset(DATA, tmp_path / "a.zarr")
+    (tmp_path / ".a.zarr.abcdefgh").mkdir()
+    path.rename(tmp_path / ".a.zarr.abcdefgh" / ".old")
+    remove_leftovers(path)
+    assert names(tmp_path) == ["a.zarr"]
+    assert kl.load_dataset(path).identical(DATA)
+
+
+def test_where_folders_cannot_be_locked_left_overs_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(whole_files, "fcntl", None)
+    (tmp_path / ".a.txt.abcdefgh").mkdir()
+    write_whole(tmp_path / "a.txt", lambda temporary: temporary.write_text("new"))
+    assert names(tmp_path) == [".a.txt.abcdefgh", "a.txt"]
+
+
+def test_a_folder_that_was_taken_for_a_left_over_is_made_anew(tmp_path, monkeypatch):
+    """Another process sees it before it is locked."""
+    lock, taken = whole_files._lock, []
+
+    def lock_late(folder, is_alone):
+        if not taken:
+            taken.append(folder)
+            folder.rmdir()
+            folder = tmp_path
+        return lock(folder, is_alone)
+
+    monkeypatch.setattr(whole_files, "_lock", lock_late)
+    write_whole(tmp_path / "a.txt", lambda temporary: temporary.write_text("new"))
+    assert names(tmp_path) == ["a.txt"]

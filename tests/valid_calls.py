@@ -15,14 +15,18 @@ import xarray as xr
 
 import koopman_lora as kl
 
-FRONT_DOORS = {"": kl, "plots.": kl.plots, "systems.": kl.systems}
+FRONT_DOORS = {
+    "": kl, "plots.": kl.plots, "systems.": kl.systems, "datasets.": kl.datasets, "molecules.": kl.molecules
+}  # fmt: skip
 
 
 def public_callables():
     """Everything that a user may call, (name as users write it after `kl.`, callable): functions, classes, methods."""
     found = {}
     for prefix, module in FRONT_DOORS.items():
-        for name in dir(module):  # names of a lazy front door are not in its __dict__ before they are used
+        for name in getattr(
+            module, "__all__", dir(module)
+        ):  # names of a lazy front door are not in its __dict__ before they are used
             value = getattr(module, name)
             if name.startswith("_") or isinstance(value, types.ModuleType):
                 continue
@@ -90,9 +94,24 @@ def encoder(n_in, n_out):
     return torch.nn.Sequential(torch.nn.Linear(n_in, 6), torch.nn.Tanh(), torch.nn.Linear(6, n_out))
 
 
+TOPOLOGY = kl.datasets.folder("alanine_dipeptide") / "topology.pdb"
+
+
+def written_molecule(folder):
+    """A trajectory of five frames as XTC, and its topology."""
+    import mdtraj
+
+    frames = mdtraj.load(str(TOPOLOGY))
+    frames = mdtraj.join([frames] * 5)
+    frames.time = np.arange(5.0)
+    frames.save(str(folder / "run.xtc"))
+    return folder / "run.xtc", TOPOLOGY
+
+
 def arguments_by_name(folder):
     """Valid arguments by the name of the parameter, and by callable where one name means several things."""
     rng = np.random.default_rng(0)
+    grid = xr.DataArray(rng.normal(size=(20, 3)), dims=("time", "lat"))
     torch.manual_seed(0)
     system = kl.systems.NoisyRotation()
     data = system.simulate(n_trajectories=2, n_steps=300, seed=0)
@@ -131,12 +150,16 @@ def arguments_by_name(folder):
     kl.save_dataset(spectrum, paths["result.nc"])
     np.save(paths["data.npy"], X[0])
     estimator.save(paths["analysis"])
+    molecule = kl.molecules.MoleculeFiles(*written_molecule(folder))
 
     def fitted(**settings):
         return kl.KoopmanLoRA(**{"n_modes": 3, "hidden_dims": (6,), "n_epochs": 1} | settings).fit(data)
 
     def decomposed(**settings):
         return kl.NeuralSVD(**{"max_steps": 5} | settings).fit(H)
+
+    def transformer(**settings):
+        return kl.FittedModes(**{"analysis": analysis} | settings).fit(X[0])
 
     common = {
         "X": X, "data": X, "pairs": pairs, "moments": moments, "model": model, "bootstrap": few, "spectrum": spectrum,
@@ -157,7 +180,7 @@ def arguments_by_name(folder):
         "diffusion": np.eye(2), "transition_matrix": chain.transition_matrix, "n_steps": 50, "threshold": 1e-13,
         "n_shifts": 50, "other": kl.Clock(2, 0.5, "ps"), "purpose": "to look ahead", "training": pairs, "source": 0,
         "target": 1, "coordinates": [0], "truth": None, "max_steps": 5, "modes": [1, 2], "observable_names": ["a", "b"],
-        "health": kl.data_health(data),
+        "health": kl.data_health(data), "analysis": analysis,
     }  # fmt: skip
     special = {
         "Bootstrap.percentiles": {"samples": rng.normal(size=(20, 3))},
@@ -168,7 +191,9 @@ def arguments_by_name(folder):
         "VAMPLoss.forward": {"f": features, "g": features, "svals": torch.ones(3)},
         "NestedLoRALoss": {"weights": [1.0, 1.0, 1.0]},
         "NestedLoRALoss.forward": {"f": features, "g": features, "svals": torch.ones(3)},
-        "lora_loss": {"f": features, "g": features, "svals": torch.ones(3), "weights": [1.0, 1.0, 1.0]},
+        "lora_loss": {"f": features, "g": features, "svals": torch.ones(3), "weights": [1.0, 1.0, 1.0],
+                      "pair_weights": torch.arange(1.0, 17.0)},
+        "lagged_pairs": {"weights": [2.0, 1.0]},
         "KoopmanLoRAModel.calibrate": {"x": batch, "x_next": batch},
         "KoopmanLoRAModel.calibrate_batches": {"batches": [(batch, batch)]},
         "KoopmanLoRAModel.forward": {"x": batch, "x_next": batch},
@@ -188,6 +213,7 @@ def arguments_by_name(folder):
         "LaggedPairs.select": {"index": np.arange(5)},
         "LaggedPairs.spread": {"n_numbers": 128},
         "LaggedPairs.with_states": {"x": pairs.x, "x_next": pairs.x_next},
+        "LaggedPairs.weighted": {"weights": np.arange(1.0, 1 + len(pairs))},
         "Moments": {"block_sums": moments.block_sums, "block_counts": moments.block_counts, "clock": moments.clock,
                     "orientation_sums": moments.orientation_sums, "shifts": moments.shifts},
         "Moments.about": {"shifts": moments.shifts},
@@ -214,9 +240,19 @@ def arguments_by_name(folder):
         "compare_subspaces": {"a": phi, "b": psi, "weights": np.ones(60)},
         "coarse_coordinates": {"spectrum": estimator.spectrum_},
         "cross_validate": {"n_folds": 2},
+        "cut_trajectory": {"n_parts": 2},
+        "Field": {"data": grid},
+        "Field.fields": {"values": np.ones((2, 3))}, "Field.maps": {"values": np.ones((2, 3))},
+        "Field.series": {"functions": np.asarray},
         "eigen_analysis": {"n_modes": 3},
         "eigenpair_residuals": {"held_out": moments},
+        "equilibrium_weights": {"moments": chain_moments[0]},
         "evaluate_on_grid": {"function": line_functions, "axes": {"x": np.linspace(-1, 1, 9)}},
+        "export_mode": {"path": folder / "modes.ptc", "modes": [2, 3], "functions": "left"},
+        "KoopmanAnalysis.export_mode": {"path": folder / "modes.ptc", "modes": [2, 3], "functions": "left"},
+        "KoopmanLoRA.export_mode": {"path": folder / "modes.ptc", "modes": [2, 3], "functions": "left"},
+        "FittedModes": {"modes": [2, 3], "functions": "left"}, "FittedModes.fit": {"X": X[0]},
+        "FittedModes.transform": {"X": X[0]},
         "fit": {"pairs": split},
         "forecast_error": {"train": pairs, "test": X},
         "importance_text": {"importance": importance},
@@ -254,22 +290,35 @@ def arguments_by_name(folder):
         "systems.FiniteMarkovChain.spectrum": {"n_modes": 3}, "systems.NoisyLogisticMap.spectrum": {"n_modes": 3},
         "systems.Duffing.velocity": {"x": X[0][:10].T}, "systems.Lorenz63.velocity": {"x": np.ones((3, 4))},
         "flat_state": {"x": batch},
+        "molecules.MoleculeFiles": {"paths": molecule.paths, "topology": TOPOLOGY},
+        "molecules.MoleculeFiles.aligned_positions": {"atoms": "all"},
+        "molecules.MoleculeFiles.distances": {"atoms": "all"},
+        "molecules.MoleculeFiles.structures": {"frames": [[0, 1], [0, 0]]},
+        "molecules.MoleculeFiles.write": {"frames": [[0, 1]], "path": folder / "chosen.pdb"},
+        "molecules.frames_along_mode": {"values": phi[:, 1]},
+        "molecules.frames_of_state": {"states": [0, 1, 1, 0], "state": 1},
+        "molecules.transition_frames": {"states": [0, 1, 1, 0], "origin": 0},
+        "datasets.card": {"name": "markov_chain"}, "datasets.folder": {"name": "markov_chain"},
+        "datasets.load": {"name": "markov_chain"}, "datasets.reference": {"name": "markov_chain"},
         "systems.FourWellLangevin1D.potential": {"x": np.linspace(-1, 1, 5)[:, None]},
         "systems.MuellerBrown.potential": {"x": X[0][:10].clip(-2, 2)},
         "systems.NoisyLogisticMap.stationary_density": {"x": np.linspace(0.1, 0.9, 5)},
     }  # fmt: skip
     instances = {
         "Bootstrap": few, "CNN": kl.CNN(1, 3, (4,), 2, 8), "Clock": kl.Clock(2, 0.5, "ps"), "DPNetLoss": kl.DPNetLoss(),
+        "Field": kl.Field(grid), "TrajectoryFolds": kl.TrajectoryFolds(2),
         "KoopmanAnalysis": analysis, "KoopmanLoRA": estimator, "KoopmanLoRAModel": model, "LaggedPairs": pairs,
-        "MLP": kl.MLP(2, 3, (6,)), "Moments": moments, "NestedLoRALoss": kl.NestedLoRALoss(3), "NeuralSVD": svd,
+        "MLP": kl.MLP(2, 3, (6,)), "FittedModes": kl.FittedModes(analysis),
+        "Moments": moments, "NestedLoRALoss": kl.NestedLoRALoss(3), "NeuralSVD": svd,
         "PeriodicEmbedding": kl.PeriodicEmbedding(), "Split": split, "VAMPLoss": kl.VAMPLoss(),
-        "systems.ReferenceSpectrum": reference, "systems.FiniteMarkovChain": chain,
+        "molecules.MoleculeFiles": molecule, "systems.ReferenceSpectrum": reference, "systems.FiniteMarkovChain": chain,
         "systems.LinearGaussian": kl.systems.LinearGaussian(common["A"], common["B"]),
         "systems.OrnsteinUhlenbeck": kl.systems.OrnsteinUhlenbeck(common["drift"], common["diffusion"]),
         "systems.NoisyLogisticMap": kl.systems.NoisyLogisticMap(6), "systems.System": system,
     }  # fmt: skip
     instances["NeuralSVD.fit_many"] = kl.NeuralSVD(2, max_steps=5)
     wholes = {"KoopmanLoRA": Whole(fitted, kl.KoopmanLoRA), "NeuralSVD": Whole(decomposed, kl.NeuralSVD)}
+    wholes["FittedModes"] = Whole(transformer, kl.FittedModes)
     return common, special, instances, wholes
 
 
@@ -277,6 +326,7 @@ def arguments_by_name(folder):
 UNCALLED = {
     "Moments.combined",  # maps of sums between rooms, which no user is shown
     "Moments.mapped",
+    "Moments.with_blocks",
     "NonFiniteLossError",
     "systems.NoReferenceSpectrumError",
     "systems.System",

@@ -10,10 +10,13 @@ import xarray as xr
 
 from koopman_lora._labels import COORDINATE, MODE, TIME
 from koopman_lora.arguments import check_positive, whole
+from koopman_lora.checks import checked_methods
 from koopman_lora.data.grid_cells import GridVariable, cell_names, labelled_maps, leading_eofs, variable_of
 from koopman_lora.data.time_axis import gaps
+from koopman_lora.kinds import number_array
 
 
+@checked_methods
 class Field:
     """A labelled grid that `fit` takes, one call in; labels come out again.
 
@@ -161,7 +164,7 @@ class Field:
         return self._labelled(values, dim, self._mean)
 
     def _labelled(self, values: Any, dim: str, mean: Any) -> xr.DataArray | xr.Dataset:
-        array = np.asarray(values)
+        array = number_array("values", values)
         n = self._unit.size if self._patterns is None else self._patterns.shape[1]
         if not isinstance(values, xr.DataArray):
             if array.ndim > 2:

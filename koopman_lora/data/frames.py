@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from koopman_lora.data.pairs import LaggedPairs
@@ -83,6 +85,23 @@ def _contradictions(
     differs = np.zeros(len(first), dtype=bool)
     differs[is_known] = (x_next[here] != x[there]).any(1).numpy()
     return differs, is_known
+
+
+def stretches_of(pairs: LaggedPairs) -> list[Tensor]:
+    """The states of every run of frames without a gap, (n_frames, *state) each; none where frames are not timed.
+
+    Examples
+    --------
+    >>> [len(states) for states in stretches_of(lagged_pairs([np.arange(9.0), np.arange(5.0)], lag=2))]
+    [9, 5]
+    >>> stretches_of(lagged_pairs((np.arange(3.0), np.arange(3.0))))
+    []
+    """
+    frames = frames_of(pairs)
+    if not frames.is_timed:
+        return []
+    states = torch.cat([pairs.x, pairs.x_next])[torch.from_numpy(frames.rows)]
+    return [states[start:end] for start, end in itertools.pairwise(frames.runs())]
 
 
 def values_of(pairs: LaggedPairs, frames: Frames, entries: np.ndarray) -> np.ndarray:

@@ -86,7 +86,12 @@ def data_health(data: Any, lag: int | None = None, dt: float | None = None, time
     variables["jump_trajectory"] = (COORDINATE, frames.trajectory[row])
     variables["jump_frame"] = (COORDINATE, frames.frame[row])
     variables["duplicate_of"] = (COORDINATE, _duplicates(pairs, frames, entries))
-    attrs = sizes | {"n_pairs": len(everything), "n_entries": n_entries, "n_axes": len(pairs.state_shape)}
+    attrs = sizes | {
+        "n_pairs": len(everything),
+        "n_effective": everything.n_effective,
+        "n_entries": n_entries,
+        "n_axes": len(pairs.state_shape),
+    }
     attrs |= {"lag_time": pairs.clock.lag_time, "memory_unit": _memory_unit(pairs, frames), **pairs.clock.attrs()}
     return labelled(variables, provenance(**attrs), {COORDINATE: _names(pairs, entries)})
 

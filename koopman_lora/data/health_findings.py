@@ -18,6 +18,8 @@ from koopman_lora.finding import Finding
 _FALSE_ALARMS, _DRIFT = 0.01, 0.3
 # Independent samples below which the slowest coordinate is hardly known; and for each coordinate of a linear fit.
 _FEW, _PER_COORDINATE = 20, 10
+# Share of the pairs below which weights leave few that count.
+_COUNTING = 0.1
 # Share of the trajectories that the lag may take.
 _LAG = 0.2
 # Share of frames at one value, or like the one before, of a coordinate that is continuous otherwise.
@@ -35,8 +37,8 @@ _NEEDED = (
     "period", "is_angle",
 )  # fmt: skip
 _ATTRS = (
-    "n_trajectories", "n_frames", "n_pairs", "shortest_trajectory", "mean_trajectory", "lag", "memory_unit",
-    "n_axes", "n_entries",
+    "n_trajectories", "n_frames", "n_pairs", "n_effective", "shortest_trajectory", "mean_trajectory", "lag",
+    "memory_unit", "n_axes", "n_entries",
 )  # fmt: skip
 
 
@@ -151,6 +153,17 @@ def _lag(health: xr.Dataset) -> Finding | None:
     return Finding("short trajectories", text)
 
 
+def _few_counting(health: xr.Dataset) -> Finding | None:
+    n, n_effective = health.attrs["n_pairs"], health.attrs["n_effective"]
+    if n_effective >= _COUNTING * n:
+        return None
+    text = (
+        f"weights leave {n_effective:.0f} of {n} pairs to count (Kish's effective number): errors are those of so few. "
+        "Sample more where weights are large, or cut the largest weights off."
+    )
+    return Finding("few pairs count", text)
+
+
 def _many(health: xr.Dataset) -> Finding | None:
     """Of vectors only, as networks do not read an image entry by entry; of very few samples is spoken already."""
     n = health.attrs["n_entries"]
@@ -250,4 +263,17 @@ def _verb(names: Sequence[Any], verb: str) -> str:
 
 
 # In this order they are told.
-_RULES = (_constant, _jumps, _angles, _boxes, _drift, _few_samples, _lag, _many, _repeated, _scales, _duplicates)
+_RULES = (
+    _constant,
+    _jumps,
+    _angles,
+    _boxes,
+    _drift,
+    _few_samples,
+    _few_counting,
+    _lag,
+    _many,
+    _repeated,
+    _scales,
+    _duplicates,
+)

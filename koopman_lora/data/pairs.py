@@ -13,17 +13,19 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from koopman_lora._labels import TRAJECTORY
 from koopman_lora.arguments import check_positive, whole
 from koopman_lora.checks import checked
 from koopman_lora.clock import Clock, check_dt
 from koopman_lora.data.arrays import check_constant_columns, coordinate_names, labelled_parts
-from koopman_lora.data.containers import lag_of, unpacked
+from koopman_lora.data.containers import agreed_lag, unpacked
 from koopman_lora.data.cuts import cut_apart, side_by_side
 from koopman_lora.data.places import Places
 from koopman_lora.data.rows import Rows
 from koopman_lora.data.sources import opened
 from koopman_lora.data.states import HeldStates, States, read_both
 from koopman_lora.data.time_axis import common_time_step
+from koopman_lora.data.weights import checked_weights, effective_number, weights_of_pairs
 from koopman_lora.kinds import Positions, check_positions
 
 # States that pass through a network, or are read, at once: fills the caches and bounds the memory.
@@ -37,7 +39,8 @@ _STRETCHES = 64
 class LaggedPairs:
     """Pairs (x, x') one lag apart, in time order within each trajectory; places in the states, never copies of them.
 
-    A torch Dataset of pairs as well: `DataLoader(pairs, batch_size=256, shuffle=True)` gives batches (x, x_next).
+    A torch Dataset of pairs as well: `DataLoader(pairs, batch_size=256, shuffle=True)` gives batches (x, x_next),
+    or (x, x_next, weights) where pairs have weights.
 
     Attributes
     ----------
@@ -46,6 +49,7 @@ class LaggedPairs:
     clock : lag, time between two frames and its unit
     coordinate_names : names along a vector state, or None
     is_reversible : every pair counts as (x, x') and as (x', x), see `both_ways`
+    weights : how much each pair counts (n_pairs,), see `weighted`; None where all count alike
     """
 
     states: States
@@ -53,6 +57,7 @@ class LaggedPairs:
     clock: Clock
     coordinate_names: tuple[str, ...] | None = None
     is_reversible: bool = False
+    weights: np.ndarray | None = None
 
     @property
     def n_pairs(self) -> int:
@@ -62,17 +67,23 @@ class LaggedPairs:
     def __len__(self) -> int:
         return self.n_pairs
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    @property
+    def n_effective(self) -> float:
+        """Kish's effective number of pairs, `(sum w)^2 / sum w^2`: so many of equal weight tell as much."""
+        return effective_number(self.weights, self.n_pairs)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         if not -len(self) <= index < len(self):
             raise IndexError(f"index must be a pair of {len(self)}; got {index}.")
         x, x_next = self.read(np.array([index % len(self)]))
-        return x[0], x_next[0]
+        return (x[0], x_next[0]) if self.weights is None else (x[0], x_next[0], torch.tensor(self.weights[index]))
 
     def __repr__(self) -> str:
         n_trajectories = len(np.unique(self.places.run_trajectory))
         return (
             f"LaggedPairs({self.n_pairs} pairs of states {self.state_shape} in {n_trajectories} "
-            f"trajector{'y' if n_trajectories == 1 else 'ies'}{', both ways' if self.is_reversible else ''}, "
+            f"trajector{'y' if n_trajectories == 1 else 'ies'}{', both ways' if self.is_reversible else ''}"
+            f"{'' if self.weights is None else f', weighted as {self.n_effective:.0f}'}, "
             f"{self.clock})"
         )
 
@@ -116,8 +127,8 @@ class LaggedPairs:
         """States x of the pairs at some positions, not to be written to."""
         return self.states.read(self.places.rows.at(index))
 
-    def batches(self, size: int = BATCH) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches (x, x_next) in order.
+    def batches(self, size: int = BATCH) -> Iterator[tuple[Tensor, ...]]:
+        """Batches (x, x_next) in order, with their weights behind them where pairs have weights.
 
         Raises
         ------
@@ -125,7 +136,12 @@ class LaggedPairs:
             For a size that is no integer of at least 1.
         """
         check_positive("size", whole("size", size))
-        return (self.read(slice(start, start + size)) for start in range(0, len(self), size))
+        batches = (self.weighted_batch(slice(start, start + size)) for start in range(0, len(self), size))
+        return ((x, y) if w is None else (x, y, torch.from_numpy(w)) for x, y, w in batches)
+
+    def weighted_batch(self, index: slice | np.ndarray) -> tuple[Tensor, Tensor, np.ndarray | None]:
+        """`read`, with the weights of these pairs, where they have some."""
+        return *self.read(index), None if self.weights is None else self.weights[index]
 
     def both_ways(self) -> LaggedPairs:
         """The same pairs of a process known to be in equilibrium, reversible: each counts in both directions of time.
@@ -140,6 +156,25 @@ class LaggedPairs:
         (array([[1.5]]), array([[1.]]), 2)
         """
         return dataclasses.replace(self, is_reversible=True)
+
+    def weighted(self, weights: Any) -> LaggedPairs:
+        """The same pairs, each counted as often as its weight (n_pairs,) says, in place of weights that they had.
+
+        Only the relative size of weights matters: of equal ones nothing is kept. All that is estimated from the pairs
+        is of weighted means: losses, moments, scores, intervals.
+
+        Raises
+        ------
+        ValueError
+            For weights that are not (n_pairs,), negative, not finite, or all 0.
+
+        Examples
+        --------
+        >>> pairs = lagged_pairs(np.arange(4.0)).weighted([0.0, 1.0, 3.0])
+        >>> estimate_moments(lambda x: x, lambda x: x, pairs).M_f, round(pairs.n_effective, 3)
+        (array([[3.25]]), 1.6)
+        """
+        return dataclasses.replace(self, weights=checked_weights(weights, self.n_pairs))
 
     def select(self, index: Positions) -> LaggedPairs:
         """Pairs at `index`, positions or a boolean mask (n_pairs,).
@@ -156,7 +191,8 @@ class LaggedPairs:
             check_positions("index", index, len(self))
             index = index.astype(np.int64)
             index = np.where(index < 0, index + len(self), index)
-        return dataclasses.replace(self, places=self.places.through(Rows.of(index)))
+        weights = None if self.weights is None else self.weights[index]
+        return dataclasses.replace(self, places=self.places.through(Rows.of(index)), weights=weights)
 
     def spread(self, n_most: int) -> LaggedPairs:
         """All pairs; or, where they are more than that, stretches of neighbours spread evenly over them.
@@ -171,7 +207,8 @@ class LaggedPairs:
         length = max(1, n_most // _STRETCHES)
         first = np.linspace(0, len(self) - length, _STRETCHES).astype(int)
         positions = Rows(first, np.full(_STRETCHES, length))
-        return dataclasses.replace(self, places=self.places.through(positions))
+        weights = None if self.weights is None else self.weights[positions.all()]
+        return dataclasses.replace(self, places=self.places.through(positions), weights=weights)
 
     def with_states(self, x: Tensor, x_next: Tensor) -> LaggedPairs:
         """Pairs of the same frames with other states, such as functions of them, each (n_pairs, *state).
@@ -223,17 +260,6 @@ class LaggedPairs:
         return digest.hexdigest()
 
 
-def in_both_directions(x: Tensor, x_next: Tensor) -> tuple[Tensor, Tensor]:
-    """Pairs (n, *state), each followed by itself backward: (2 n, *state).
-
-    Examples
-    --------
-    >>> in_both_directions(torch.tensor([[0.0], [1.0]]), torch.tensor([[1.0], [2.0]]))[0][:, 0]
-    tensor([0., 1., 1., 2.])
-    """
-    return torch.stack([x, x_next], dim=1).flatten(0, 1), torch.stack([x_next, x], dim=1).flatten(0, 1)
-
-
 @checked(but=("lag", "dt"))
 def lagged_pairs(
     data: Any,
@@ -241,6 +267,7 @@ def lagged_pairs(
     dt: float | None = None,
     time_unit: str | None = None,
     check_constant: bool = True,
+    weights: Any = None,
 ) -> LaggedPairs:
     """All pairs of states `lag` frames apart within each trajectory.
 
@@ -262,6 +289,10 @@ def lagged_pairs(
         dates in days, hours, ..., months or years. What is given wins.
     check_constant : bool
         Refuse vector states with a coordinate that never changes.
+    weights : array, list or DataArray, optional
+        How much each pair counts, none negative. For trajectories in their own form, an array (time,) for each, or one
+        number for each of a list: the weight of a pair is that of its first frame. For explicit pairs (n_pairs,). Only
+        their relative size matters; see `LaggedPairs.weighted`.
 
     Raises
     ------
@@ -269,8 +300,8 @@ def lagged_pairs(
         For boolean, complex or object data.
     ValueError
         For empty data, mixed state shapes, NaN, inf or masked entries, trajectories not longer than the lag, constant
-        columns, a lag below 1, times that are not evenly spaced where no dt is given, or a lag or dt that contradicts
-        pairs made before.
+        columns, a lag below 1, times that are not evenly spaced where no dt is given, a lag or dt that contradicts
+        pairs made before, or weights that do not fit the data, are negative, not finite, or all 0.
 
     Examples
     --------
@@ -278,9 +309,10 @@ def lagged_pairs(
     >>> pairs.x[:, 0].tolist(), pairs.x_next[:, 0].tolist()
     ([0.0, 1.0, 10.0], [2.0, 3.0, 12.0])
     """
-    lag, data = _agreed_lag(lag, lag_of(data)), opened(unpacked(data))
+    lag, data = agreed_lag(lag, data), opened(unpacked(data))
     if isinstance(data, LaggedPairs):
-        return _checked_pairs(data, lag, dt, time_unit)
+        pairs = _checked_pairs(data, lag, dt, time_unit)
+        return pairs if weights is None else pairs.weighted(weights)
     if isinstance(data, xr.Dataset):
         raise TypeError("data must be a DataArray, not a Dataset; pick a variable or call .to_dataarray('coordinate').")
     is_explicit = isinstance(data, tuple)
@@ -290,24 +322,20 @@ def lagged_pairs(
         found = None, None  # how long a frame lasts says nothing about pairs an unknown number of frames apart
     if lag is None and not is_explicit:
         lag = 1
-    clock = _make_clock(lag, *found)
+    clock = Clock(lag, 1.0 if found[0] is None else check_dt(found[0]), found[1] or "")
     names = coordinate_names(labelled[0]) if labelled else None
-    states, places = side_by_side(data) if is_explicit else cut_apart(data, clock.known_lag("to cut pairs"))
+    if is_explicit:
+        states, places = side_by_side(data)
+    else:
+        known_lag = clock.known_lag("to cut pairs")
+        states, places = cut_apart(data, known_lag)
+        if weights is not None:
+            is_one = not isinstance(data, list) and TRAJECTORY not in getattr(data, "dims", ())
+            weights = weights_of_pairs(weights, places.lengths(len(states)), known_lag, is_one)
     pairs = LaggedPairs(states, places, clock, names)
     if check_constant:
-        check_constant_columns((x for x, _ in pairs.batches()), names)
-    return pairs
-
-
-def _agreed_lag(lag: int | None, known: int | None) -> int | None:
-    """The lag that was given, or that the data know."""
-    if lag is not None and known is not None and lag != known:
-        raise ValueError(f"lag={lag} contradicts the data, whose lagtime is {known}; leave it out.")
-    return known if lag is None else lag
-
-
-def _make_clock(lag: int | None, dt: float | None, time_unit: str | None) -> Clock:
-    return Clock(lag, 1.0 if dt is None else check_dt(dt), time_unit or "")
+        check_constant_columns((batch[0] for batch in pairs.batches()), names)
+    return pairs if weights is None else pairs.weighted(weights)
 
 
 def _checked_pairs(pairs: LaggedPairs, lag: int | None, dt: float | None, time_unit: str | None) -> LaggedPairs:

@@ -48,6 +48,10 @@ class Places:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def lengths(self, n_frames: int) -> list[int]:
+        """Frames of every trajectory, of so many in all."""
+        return np.diff(self.begins, append=n_frames).tolist()
+
     def through(self, positions: Rows) -> Places:
         """Those at some positions."""
         rows = self.rows.through(positions)

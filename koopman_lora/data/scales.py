@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import torch
@@ -50,15 +50,16 @@ def standardization(pairs: LaggedPairs, periodic: Collection[int] = ()) -> tuple
     n_axes = len(pairs.state_shape)
     axes = {1: (0,), 3: (0, 2, 3)}.get(n_axes, tuple(range(n_axes + 1)))
     # x and x' differ by a lag at the ends only: for stationary data one set of statistics serves both
+    weights = None if pairs.weights is None else torch.from_numpy(pairs.weights / pairs.weights.mean())
     found = _Statistics(axes)
-    for batch in pairs.batches():
-        for states in batch:
-            found.add(states)
+    for start, states, _ in _sides(pairs):
+        found.add(states, None if weights is None else weights[start : start + len(states)])
     _check_range(pairs, float(found.largest.max()))
     mean, scale = found.mean * found.unit, found.deviation * found.unit
     # what round-off of the mean leaves of a constant is no scale
     moving = found.deviation > 1e-14 * found.mean.abs()
-    _tell_of_outliers(pairs, [o for o in _outliers(pairs, found) if o.column not in periodic])
+    outliers = _outliers(pairs, found, weights)
+    _tell_of_outliers(pairs, [outlier for outlier in outliers if outlier.column not in periodic])
     mean, scale = mean[0], torch.where(moving, scale, torch.ones_like(scale))[0]
     _check_smallest(pairs, float(scale.min()))
     return mean, scale
@@ -75,22 +76,31 @@ class _Statistics:
     """
 
     def __init__(self, axes: tuple[int, ...]) -> None:
-        self.axes, self.count = axes, 0
+        self.axes, self.count = axes, 0.0
         self.low, self.high, self.unit = torch.tensor(math.inf), torch.tensor(-math.inf), torch.tensor(1.0)
         self.mean = self.power = torch.zeros(())
 
-    def add(self, values: Tensor) -> None:
-        """Count a batch as well: sums of squares about two means add up as in Chan, Golub and LeVeque (1983)."""
+    def add(self, values: Tensor, weights: Tensor | None = None) -> None:
+        """Count a batch as well: sums of squares about two means add up as in Chan, Golub and LeVeque (1983).
+
+        Weights (n,) say how much each of the first axis counts.
+        """
         values = values.double()
         self.low = torch.minimum(self.low, values.amin(self.axes, keepdim=True))
         self.high = torch.maximum(self.high, values.amax(self.axes, keepdim=True))
         unit = _binary_unit(self.largest)
         ratio = self.unit / unit if self.count else torch.ones_like(unit)
         values = values / unit
-        mean = values.mean(self.axes, keepdim=True)
-        power = (values - mean).square_().sum(self.axes, keepdim=True)
-        before, added = self.count, values.numel() // mean.numel()
-        step, share = mean - self.mean * ratio, added / (before + added)
+        if weights is None:
+            mean = values.mean(self.axes, keepdim=True)
+            power, added = (values - mean).square_().sum(self.axes, keepdim=True), values.numel() / mean.numel()
+        else:
+            weights = weights.reshape(-1, *[1] * (values.ndim - 1))
+            added = float(weights.sum()) * values.numel() / unit.numel() / len(values)
+            mean = (weights * values).sum(self.axes, keepdim=True) / (added or 1.0)
+            power = (weights * (values - mean).square_()).sum(self.axes, keepdim=True)
+        before = self.count
+        step, share = mean - self.mean * ratio, added / ((before + added) or 1.0)
         self.mean = self.mean * ratio + step * share
         self.power = self.power * ratio.square() + power + step.square() * (before * share)
         self.unit, self.count = unit, before + added
@@ -124,15 +134,23 @@ class _Outlier(NamedTuple):
     spread: float
 
 
-def _outliers(pairs: LaggedPairs, found: _Statistics) -> list[_Outlier]:
+def _sides(pairs: LaggedPairs) -> Iterator[tuple[int, Tensor, int]]:
+    """States of x and x' in batches: number of the first pair, states, and side."""
+    for start in range(0, len(pairs), BATCH):
+        for side, states in enumerate(pairs.read(slice(start, start + BATCH))):
+            yield start, states, side
+
+
+def _outliers(pairs: LaggedPairs, found: _Statistics, weights: Tensor | None) -> list[_Outlier]:
     """Outliers that leave the others a spread below `_SMALL`; data are read again only where there may be one."""
-    is_suspect = _FEW * found.farthest().square() > _MOST * found.power
+    heaviest = 1.0 if weights is None else float(weights.max())
+    is_suspect = _FEW * heaviest * found.farthest().square() > _MOST * found.power
     suspects = is_suspect.flatten().nonzero().flatten().tolist()
     columns = [_Column(column, found) for column in suspects]
-    for number, batch in enumerate(pairs.batches() if columns else ()):
-        for side, states in enumerate(batch):
-            for column in columns:
-                column.add(_entries(states, column.number, is_suspect.numel()).double(), number * BATCH, side)
+    for start, states, side in _sides(pairs) if columns else ():
+        own = None if weights is None else weights[start : start + len(states)]
+        for column in columns:
+            column.add(_entries(states, column.number, is_suspect.numel()).double(), start, side, own)
     return [outlier for column in columns if (outlier := column.outlier(len(pairs))) is not None]
 
 
@@ -147,12 +165,13 @@ class _Column:
         self.n_far, self.far_power, self.others = 0, 0.0, _Statistics((0,))
         self.farthest: list[tuple[float, int]] = [(-1.0, 0), (-1.0, 0)]  # of either side, and where it is
 
-    def add(self, entries: Tensor, start: int, side: int) -> None:
+    def add(self, entries: Tensor, start: int, side: int, weights: Tensor | None) -> None:
         """Count entries (n, m) of states on one side of the pairs from `start` on."""
         power = (entries / self.unit - self.mean).square_()
         is_far = power > (_FAR * self.scale) ** 2
         self.n_far += int(is_far.sum())
-        self.far_power += float(power[is_far].sum())
+        counted = power if weights is None else power * weights[:, None]
+        self.far_power += float(counted[is_far].sum())
         # from the states themselves: beside an outlier of 1e30 their deviations are all the same
         if len(others := entries[~is_far]):
             self.others.add(others)

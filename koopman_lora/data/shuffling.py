@@ -12,6 +12,7 @@ from torch import Tensor
 
 from koopman_lora.data.lazy_states import LazyStates
 from koopman_lora.data.pairs import LaggedPairs
+from koopman_lora.data.rows import Rows
 
 # Numbers in the states x of a portion: of pairs in memory, in batches of a few hundred preparing takes twice the time;
 # of blocks, so that many are mixed, and two portions of x and x' in single precision take 128 MB.
@@ -43,7 +44,7 @@ class Portion(NamedTuple):
 
 
 def random_portions(pairs: LaggedPairs, bounds: Sequence[int], generator: torch.Generator) -> list[Portion]:
-    """A random order of all pairs, in portions that are read one at a time; every pair is in it once.
+    """A random order of all pairs, in portions that are read one at a time; every pair once, or as its weight says.
 
     Parameters
     ----------
@@ -59,6 +60,8 @@ def random_portions(pairs: LaggedPairs, bounds: Sequence[int], generator: torch.
     if isinstance(pairs.states, LazyStates):
         return list(_of_blocks(pairs, pairs.states, generator))
     order = torch.randperm(len(pairs), generator=generator).numpy()
+    if pairs.weights is not None:
+        order = _drawn(pairs.weights, generator)[order]
     edges, size = [0], max(1, PORTION // max(1, pairs.n_entries))
     for bound, following in zip(bounds[1:], [*bounds[2:], np.inf], strict=True):
         if following - edges[-1] > size:
@@ -71,10 +74,15 @@ def _of_blocks(pairs: LaggedPairs, states: LazyStates, generator: torch.Generato
     blocks = states.by_block(pairs.places.rows)
     seed = int(torch.randint(2**62, (), generator=generator))
     size = BUFFER // (FIRST * max(1, pairs.n_entries))
+    n_copies = None
+    if pairs.weights is not None:
+        n_copies = np.bincount(_drawn(pairs.weights, generator), minlength=len(pairs))
     start, number, n = 0, 0, 0
     gathered: list[slice | np.ndarray] = []
     for block in torch.randperm(len(blocks), generator=generator).tolist():
-        positions = blocks[block][1]
+        positions = _copies(blocks[block][1], n_copies)
+        if len(positions) == 0:
+            continue
         if gathered and n + len(positions) > size:
             yield Portion(start, start + n, gathered, seed + number)
             size = BUFFER // max(1, pairs.n_entries)
@@ -82,3 +90,18 @@ def _of_blocks(pairs: LaggedPairs, states: LazyStates, generator: torch.Generato
         gathered.append(positions.at(slice(None)))
         n += len(positions)
     yield Portion(start, start + n, gathered, seed + number)
+
+
+def _copies(positions: Rows, n_copies: np.ndarray | None) -> Rows:
+    """Positions of a block, each as often as it was drawn."""
+    if n_copies is None:
+        return positions
+    own = positions.all()
+    return Rows.of(np.repeat(own, n_copies[own]))
+
+
+def _drawn(weights: np.ndarray, generator: torch.Generator) -> np.ndarray:
+    """As many pairs as there are, in order, each as often as its share of the weight says, to one more or less."""
+    n = len(weights)
+    places = (np.arange(n) + float(torch.rand((), generator=generator, dtype=torch.float64))) / n
+    return np.searchsorted(np.cumsum(weights) / weights.sum(), places, side="right").clip(max=n - 1)

@@ -111,7 +111,7 @@ def split_pairs(
     ------
     ValueError
         For an unknown `by`, a fraction outside [0, 1), pairs of unknown lag, or data too short to leave pairs on both
-        sides.
+        sides, of which some have a weight above 0.
 
     Examples
     --------
@@ -135,6 +135,10 @@ def split_pairs(
     train = without_overlap(pairs, held)
     if not held.any() or train.sum() < 2:
         raise ValueError(f"held_out={held_out} leaves too few of {len(pairs)} pairs to train on; give more data.")
+    if pairs.weights is not None and not (pairs.weights[train].any() and pairs.weights[held].any()):
+        raise ValueError(
+            f"held_out={held_out} leaves pairs of weight 0 alone on one side; give another seed, or leave them out."
+        )
     return Split(pairs, train, held, SplitRecipe(by, held_out, n_blocks, seed), pairs.select(held))
 
 

@@ -78,3 +78,14 @@ def read_both(states: States, rows: slice | np.ndarray, gap: int) -> tuple[Tenso
         return states.read(rows), states.read(slice(rows.start + gap, rows.stop + gap))
     both = states.read(slice(rows.start, rows.stop + gap))
     return both[:n], both[gap : gap + n]
+
+
+def in_both_directions(x: Tensor, x_next: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs (n, *state), each followed by itself backward: (2 n, *state).
+
+    Examples
+    --------
+    >>> in_both_directions(torch.tensor([[0.0], [1.0]]), torch.tensor([[1.0], [2.0]]))[0][:, 0]
+    tensor([0., 1., 1., 2.])
+    """
+    return torch.stack([x, x_next], dim=1).flatten(0, 1), torch.stack([x_next, x], dim=1).flatten(0, 1)

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import pathlib
+import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from koopman_lora.data.seals import is_store
+
+try:
+    import fcntl
+except ImportError:  # on Windows, where what killed processes left stays
+    fcntl = None  # type: ignore[assignment]
+
+# What a folder to write in may hold beside the new file: a probe of the umask, and an older store set aside.
+_PROBE, _OLD = ".permissions", ".old"
 
 
 def check_replaceable(path: pathlib.Path) -> None:
@@ -33,46 +43,102 @@ def check_replaceable(path: pathlib.Path) -> None:
 
 
 def write_whole(path: pathlib.Path, write: Callable[[pathlib.Path], Any]) -> pathlib.Path:
-    """Write beside the target, then rename: a reader never sees half a file, and a failure leaves the old one.
+    """Write beside the target, flush, then rename: a reader never sees half a file, and a failure leaves the old one.
 
-    Links are followed. The permissions of an older file are kept; a new one gets what the umask leaves.
+    Links are followed. The permissions of an older file are kept; a new one gets what the umask leaves. What a process
+    left that was killed while it wrote the same file is removed.
     """
     check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     target = pathlib.Path(os.path.realpath(path))
-    folder = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
+    remove_leftovers(target)
+    with _workplace(target) as folder:
         temporary = folder / target.name
         write(temporary)
+        if temporary.is_file():
+            _flush(temporary)
         temporary.chmod(_permissions(target, temporary, folder))
-        _put_in_place(temporary, target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if target.is_dir():  # no folder can be renamed onto a full one
+            target.replace(folder / _OLD)
+        temporary.replace(target)
     return path
+
+
+@contextlib.contextmanager
+def _workplace(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder beside the target to write in, locked as long as this process lives."""
+    while True:
+        folder = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        lock = _lock(folder, is_alone=False)
+        if folder.exists():  # not taken for a left-over before it was locked
+            break
+        os.close(lock)
+    try:
+        yield folder
+    finally:
+        _discard(folder, target)
+        os.close(lock)
+
+
+def remove_leftovers(target: pathlib.Path) -> None:
+    """Remove folders in which killed processes were writing `target`: those of our making that nobody has locked.
+
+    An older store that was set aside, and whose successor did not get to its place, is put back.
+    """
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.[a-z0-9_]{{8}}")
+    for folder in [child for child in target.parent.iterdir() if pattern.fullmatch(child.name)]:
+        with contextlib.suppress(OSError):  # not a folder, in use, or not lockable, as on some network drives
+            if {child.name for child in folder.iterdir()} <= {target.name, _PROBE, _OLD}:
+                lock = _lock(folder, is_alone=True)
+                _discard(folder, target)
+                os.close(lock)
+
+
+def _lock(folder: pathlib.Path, is_alone: bool) -> int:
+    """Lock a folder until the descriptor is closed, or the process ends in whatever way.
+
+    Raises
+    ------
+    OSError
+        If it is to be locked alone, and is locked or cannot be.
+    """
+    if fcntl is None:
+        if is_alone:
+            raise OSError(errno.ENOSYS, "folders cannot be locked here")
+        return os.open(os.devnull, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB if is_alone else fcntl.LOCK_SH)
+    except OSError:
+        if is_alone:
+            os.close(descriptor)
+            raise
+    return descriptor
+
+
+def _discard(folder: pathlib.Path, target: pathlib.Path) -> None:
+    old = folder / _OLD
+    if old.exists() and not target.exists():
+        old.replace(target)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _flush(file: pathlib.Path) -> None:
+    """Have the content on the disk before the name is there, should the machine fail."""
+    descriptor = os.open(file, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _permissions(target: pathlib.Path, temporary: pathlib.Path, folder: pathlib.Path) -> int:
     """Of the older file, else what a file or folder made here and now gets: the umask cannot be asked for."""
     if target.exists():
         return target.stat().st_mode & 0o7777
-    probe = folder / ".permissions"
+    probe = folder / _PROBE
     probe.mkdir() if temporary.is_dir() else probe.touch()
     return probe.stat().st_mode & 0o7777
-
-
-def _put_in_place(temporary: pathlib.Path, target: pathlib.Path) -> None:
-    """Rename onto the target; no folder can be renamed onto a full one, so an old store is set aside before."""
-    if not target.is_dir():
-        temporary.replace(target)
-        return
-    aside = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    target.replace(aside)
-    try:
-        temporary.replace(target)
-    except BaseException:
-        aside.replace(target)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def move_whole(source: pathlib.Path, path: pathlib.Path) -> None:

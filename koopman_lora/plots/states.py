@@ -19,7 +19,7 @@ def plot_coarse_map(memberships: xr.DataArray, ax: Axes | None = None) -> Axes:
 
     Parameters
     ----------
-    memberships : DataArray (x, y, mode) of `evaluate_on_grid`, where mode counts the states; NaN is left white
+    memberships : DataArray (x, y, mode) of `evaluate_on_grid`, where mode counts the states; NaN is left blank
 
     Raises
     ------
@@ -51,15 +51,15 @@ def plot_coarse_map(memberships: xr.DataArray, ax: Axes | None = None) -> Axes:
 
 
 def _coloured(chi: np.ndarray) -> tuple[np.ndarray, list[int]]:
-    """Image of memberships (..., state), and the states that are seen in it."""
+    """Image (..., 4) of memberships (..., state), and the states that are seen in it."""
     known = np.isfinite(chi).all(axis=-1)
     chi = np.where(known[..., None], chi, 0.0)
     n_states = chi.shape[-1]
     colours = np.array([to_rgb(state_colour(i)) for i in range(n_states)])
     state, strength = chi.argmax(axis=-1), chi.max(axis=-1)
-    # white where all states share a frame equally, full colour where it belongs to one
-    strength = np.clip((strength - 1 / n_states) / (1 - 1 / n_states), 0, 1)[..., None] * known[..., None]
-    return strength * colours[state] + (1 - strength), np.unique(state[known]).tolist()
+    # the background where all states share a frame equally, full colour where it belongs to one
+    strength = np.clip((strength - 1 / n_states) / (1 - 1 / n_states), 0, 1) * known
+    return np.concatenate([colours[state], strength[..., None]], axis=-1), np.unique(state[known]).tolist()
 
 
 @checked

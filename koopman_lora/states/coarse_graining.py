@@ -177,7 +177,7 @@ def macroscopic_model(
     rates = np.where(np.eye(len(P), dtype=bool), 0.0, P) / clock.lag_time
     variables |= {
         "eigenvalues": (MODE, _sorted_eigenvalues(P)),
-        "counts": ((STATE, STATE_NEXT), moments.n_pairs * moments.T_ff),
+        "counts": ((STATE, STATE_NEXT), moments.block_counts.sum() * moments.T_ff),
         "populations": (STATE, populations),
         "rates": ((STATE, STATE_NEXT), rates, {"units": f"1/{clock.time_unit}"}),
         "committors": ((SOURCE, TARGET, STATE), _all_committors(P)),
@@ -204,7 +204,7 @@ def _unit(name: str, clock: Clock) -> str:
 
 def _n_trials(moments: Moments, populations: np.ndarray) -> np.ndarray:
     """Number of independent trials of each row, (n_states,): pairs overlap in all but one frame of every lag."""
-    return moments.n_pairs * populations / (moments.clock.lag or 1)
+    return moments.n_effective * populations / (moments.clock.lag or 1)
 
 
 def _resampled_matrices(moments: Moments, estimator: str, bootstrap: Bootstrap) -> np.ndarray:

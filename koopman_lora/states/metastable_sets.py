@@ -14,6 +14,7 @@ from torch import Tensor
 from koopman_lora._labels import N_STATES, interval, labelled, provenance
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.checks import checked
+from koopman_lora.data.weights import checked_weights
 from koopman_lora.kinds import LARGEST, AnyNumbers, Reals, number_array
 from koopman_lora.moments import Moments
 from koopman_lora.propagation import propagator
@@ -96,7 +97,9 @@ def _gaps(stack: Moments, quantity: str, most: int) -> np.ndarray:
 
 
 @checked
-def membership_coefficients(functions: Any, n_states: int, *, optimise: bool = True) -> np.ndarray:
+def membership_coefficients(
+    functions: Any, n_states: int, *, optimise: bool = True, weights: Reals | None = None
+) -> np.ndarray:
     """Linear map from slow functions to fuzzy memberships, by PCCA+.
 
     The values of n slow functions lie close to a simplex with a corner for every metastable state. The inner simplex
@@ -111,6 +114,7 @@ def membership_coefficients(functions: Any, n_states: int, *, optimise: bool = T
         first, or any combination of the leading ones: where several singular values are 1 (disconnected sets, a
         periodic chain) an SVD may return any mixture.
     n_states : number of states, at most n_functions; the leading functions are used
+    weights : how much each frame counts in populations and crispness (n_frames,), such as `pairs.weights`
 
     Returns
     -------
@@ -133,13 +137,16 @@ def membership_coefficients(functions: Any, n_states: int, *, optimise: bool = T
     array([[1.   , 0.   ], [1.   , 0.   ], [0.333, 0.667], [0.   , 1.   ]])
     """
     values = _leading_functions(functions, n_states)
+    weights = None if weights is None else checked_weights(weights, len(values))
     mixing = _constant_first(values)
     points = values @ mixing
     points[:, 0] = 1.0  # what differs from it is the error of learned functions
     A = np.linalg.inv(points[_inner_simplex(points)])
     if optimise and n_states > 2:  # two states have no freedom left
-        A = _crispest(points[:: -(-len(points) // OPTIMISED_FRAMES)], A)
-    return mixing @ A[:, np.argsort(-memberships(points, A).mean(axis=0), kind="stable")]
+        some = slice(None, None, -(-len(points) // OPTIMISED_FRAMES))
+        A = _crispest(points[some], A, None if weights is None else weights[some])
+    populations = np.average(memberships(points, A), axis=0, weights=weights)
+    return mixing @ A[:, np.argsort(-populations, kind="stable")]
 
 
 def _leading_functions(functions: Any, n_states: int) -> np.ndarray:
@@ -204,13 +211,14 @@ def _inner_simplex(points: np.ndarray) -> np.ndarray:
     return np.array(chosen)
 
 
-def _crispest(points: np.ndarray, A: np.ndarray) -> np.ndarray:
+def _crispest(points: np.ndarray, A: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     """Feasible coefficients that maximise the crispness sum_i <chi_i, chi_i> / <chi_i, 1> of the memberships."""
     n = len(A)
 
     def objective(free: np.ndarray) -> float:
         chi = points @ _feasible(free.reshape(n - 1, n - 1), points)
-        return -float(np.sum((chi**2).sum(axis=0) / chi.sum(axis=0)))
+        counted = chi if weights is None else weights[:, None] * chi
+        return -float(np.sum((counted * chi).sum(axis=0) / counted.sum(axis=0)))
 
     start = A[1:, 1:].ravel()
     found = minimize(objective, start, method="Nelder-Mead", options={"maxiter": 400 * len(start), "fatol": 1e-7})

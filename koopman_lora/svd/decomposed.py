@@ -39,6 +39,11 @@ class Decomposed:
         self.U_, self.singular_values_, self.Vh_ = (result[name].values for name in ("U", "singular_values", "Vh"))
         self.errors_ = {str(n).removeprefix("error_"): float(result[n]) for n in result if str(n).startswith("error_")}
 
+    @property
+    def n_features_in_(self) -> int:
+        """Number of columns of the matrix, as scikit-learn asks for it."""
+        return self.Vh_.shape[1]
+
     def __str__(self) -> str:
         settings = repr(self)
         return f"{settings}\n{describe_result(self.result_)}" if hasattr(self, "result_") else settings

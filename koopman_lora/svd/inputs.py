@@ -23,14 +23,18 @@ def as_products(H: Any, name: str = "H") -> MatrixProducts:
     Raises
     ------
     ValueError
-        For an input that is empty, not two-dimensional, not float32/64 or complex64/128, or has NaN or inf entries;
-        for a LinearOperator without products with its adjoint.
+        For an input that is empty, not two-dimensional, of no numbers, or has NaN or inf entries; for a LinearOperator
+        without products with its adjoint.
+    TypeError
+        For objects that are no numbers.
 
     Examples
     --------
-    >>> as_products(np.eye(3, dtype=int))
+    >>> as_products(np.eye(3, dtype=bool))
     Traceback (most recent call last):
-    ValueError: H must be float32, float64, complex64 or complex128; got int64. Use H.astype(float).
+    ValueError: H must be float32, float64, complex64 or complex128; got bool. Use H.astype(float).
+    >>> as_products(np.eye(3, dtype=int)).dtype
+    dtype('float64')
     """
     if isinstance(H, MatrixProducts):
         return H
@@ -43,6 +47,8 @@ def as_products(H: Any, name: str = "H") -> MatrixProducts:
         except ValueError:
             raise TypeError(f"{name} must be a rectangular array of numbers; got {shown(H)}.") from None
     _check_shape(H.shape, name)
+    if not isinstance(H, LinearOperator) and str(H.dtype)[:3] in ("int", "uin", "obj"):
+        H = _as_float(H, name)
     _check_dtype(str(H.dtype), name)
     if isinstance(H, LinearOperator):
         return _from_operator(H, name)
@@ -50,6 +56,14 @@ def as_products(H: Any, name: str = "H") -> MatrixProducts:
         return _from_dense(H, name)
     _check_indices(H, name)
     return _from_sparse(H.tocsr(), name)
+
+
+def _as_float(H: Any, name: str) -> Any:
+    """Integers, and numbers that are kept as objects, in double precision."""
+    try:
+        return H.astype(float)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be a matrix of numbers; got dtype {H.dtype}: {error}.") from None
 
 
 def _check_indices(H: Any, name: str) -> None:
@@ -79,7 +93,10 @@ def _check_shape(shape: tuple[int, ...], name: str) -> None:
         hint = " Use fit_many for a batch of matrices." if len(shape) == 3 else ""
         raise ValueError(f"{name} must be a matrix (M, N); got shape {tuple(shape)}.{hint}")
     if 0 in shape:
-        raise ValueError(f"{name} must not be empty; got shape {tuple(shape)}.")
+        raise ValueError(
+            f"{name} must not be empty; got {shape[1]} feature(s) (shape={tuple(shape)}) while a minimum of 1 is "
+            "required."
+        )
 
 
 def _check_dtype(dtype: str, name: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import Tags
 from torch import Tensor
 
 from koopman_lora._labels import provenance
@@ -169,6 +170,11 @@ class NeuralSVD(Decomposed, BaseEstimator):
         self.hidden_dims = hidden_dims
         self.activation = activation
         self.seed = seed
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
 
     # ------------------------------------------------------------------------------------------ fitting
 

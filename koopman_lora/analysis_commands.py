@@ -1,0 +1,151 @@
+"""What the command line asks of a saved analysis: spectrum, report, forecast, states, pictures."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from koopman_lora import plots
+from koopman_lora.analysis import KoopmanAnalysis
+from koopman_lora.bootstrap import Bootstrap
+from koopman_lora.columns import forecast_columns, relaxation_columns, transition_columns
+from koopman_lora.data.files import open_trajectories, read_array
+from koopman_lora.data.whole_files import check_replaceable
+from koopman_lora.findings import equilibrium_findings, training_findings
+from koopman_lora.io import save_dataset
+from koopman_lora.saved_analysis import open_analysis
+from koopman_lora.tables import (
+    columns_text,
+    comparison_text,
+    finding_text,
+    intervals_text,
+    residuals_text,
+    scan_text,
+    scores_text,
+    selection_text,
+    spectrum_table,
+)
+
+
+def spectrum(a: argparse.Namespace) -> None:
+    """The spectrum, and how far to trust it."""
+    for path in (a.out, a.intervals):
+        check_ending(path)
+    if a.scan_lags and a.data is None:
+        raise ValueError("--scan-lags needs the trajectories: koopman-lora spectrum FOLDER DATA --scan-lags ...")
+    weights = weights_of(a.sample_weight)
+    analysis, data = open_with(a.analysis, a.data, weights)
+    bootstrap = _bootstrap(a, analysis)
+    print(analysis.summary(bootstrap) if a.summary else spectrum_table(analysis.spectrum))
+    _print_trust(a, analysis, bootstrap)
+    if a.scan_lags:
+        print("\n" + scan_text(analysis.scan_lags(data, a.scan_lags, bootstrap, weights)))
+    if a.intervals:
+        intervals = analysis.intervals(bootstrap)
+        print(f"\n{intervals_text(intervals)}\nwrote {save_dataset(intervals, a.intervals)}")
+    if a.out:
+        print(f"\nwrote {save_dataset(analysis.spectrum, a.out)}")
+
+
+def report(a: argparse.Namespace) -> None:
+    """One HTML page of all that is known."""
+    path = pathlib.Path(a.out or pathlib.Path(a.analysis) / "report.html")
+    print(f"wrote {open_with(a.analysis, a.data)[0].report(path)}")
+
+
+def _print_trust(a: argparse.Namespace, analysis: KoopmanAnalysis, bootstrap: Bootstrap) -> None:
+    if a.diagnose:
+        print("\n" + comparison_text(analysis.diagnose(bootstrap)))
+        findings = training_findings(analysis.moments, analysis.model.svals_array())
+        for finding in findings + equilibrium_findings(analysis.moments):
+            print(finding_text(finding))
+    if a.scores:
+        print("\n" + scores_text(analysis.scores()))
+    if a.select_n_modes:
+        print("\n" + selection_text(analysis.select_n_modes(a.energy, a.level)))
+    if a.residuals:
+        print("\n" + residuals_text(analysis.residuals(a.tolerance)))
+
+
+def open_with(folder: str, path: str | None, weights: Any = None) -> tuple[KoopmanAnalysis, Any]:
+    """The analysis, and the trajectories where a path is given: those of the fit, or others that it is applied to."""
+    analysis = open_analysis(folder)
+    if path is None:
+        return analysis, None
+    data = open_trajectories(path)
+    pairs = analysis.pairs_of(data, weights)
+    if analysis.was_fitted_to(pairs):
+        return open_analysis(folder, pairs), data
+    print(f"{path} is not what the model was fitted to: all of it counts as held out.\n")
+    return analysis.applied_to(pairs), data
+
+
+def forecast(a: argparse.Namespace) -> None:
+    """Expected states after the last one of every trajectory, with bands."""
+    check_ending(a.out)
+    analysis = open_analysis(a.analysis)
+    pairs = analysis.pairs_of(open_trajectories(a.data))
+    is_last = np.append(np.diff(pairs.trajectory) != 0, True)
+    band = analysis.forecast(pairs.select(is_last).x_next, a.steps, bootstrap=_bootstrap(a, analysis))
+    print(columns_text(forecast_columns(band)))
+    if a.out:
+        print(f"\nwrote {save_dataset(band, a.out)}")
+
+
+def coarse_grain(a: argparse.Namespace) -> None:
+    """The Markov model between few states."""
+    check_ending(a.out)
+    analysis, _ = open_with(a.analysis, a.data)
+    model = analysis.coarse_grain(a.n_states, _bootstrap(a, analysis))
+    print(columns_text(transition_columns(model)) + "\n\n" + columns_text(relaxation_columns(model)))
+    if a.out:
+        print(f"\nwrote {save_dataset(model, a.out)}")
+
+
+# What `koopman-lora plot` draws, from what.
+PICTURES: dict[str, Callable[[KoopmanAnalysis, Bootstrap], Axes]] = {
+    "spectrum": lambda a, b: plots.plot_spectrum(a.spectrum),
+    "comparison": lambda a, b: plots.plot_comparison(a.diagnose(b)),
+    "eigenvalues": lambda a, b: plots.plot_eigenvalues(a.spectrum, a.intervals(b)),
+    "energy": lambda a, b: plots.plot_energy(a.select_n_modes()),
+    "modes": lambda a, b: plots.plot_modes_above_noise(a.select_n_modes()),
+    "history": lambda a, b: plots.plot_history(a.fitted.history),
+    "inputs": lambda a, b: plots.plot_input_importance(a.input_importance(bootstrap=b)),
+}
+
+
+def plot(a: argparse.Namespace) -> None:
+    """One picture in a file."""
+    if pathlib.Path(a.out).suffix not in (".png", ".svg", ".pdf"):
+        raise ValueError(f"out must end in .png, .svg or .pdf; got {a.out!r}.")
+    analysis, data = open_with(a.analysis, a.data)
+    if a.lags:
+        if data is None:
+            raise ValueError("--lags needs the trajectories: koopman-lora plot FOLDER DATA --lags 1 2 5 --out FILE")
+        ax = plots.plot_timescales(analysis.scan_lags(data, a.lags, _bootstrap(a, analysis)))
+    else:
+        ax = PICTURES[a.what](analysis, _bootstrap(a, analysis))
+    ax.figure.savefig(a.out, dpi=150)
+    print(f"wrote {a.out}")
+
+
+def _bootstrap(a: argparse.Namespace, analysis: KoopmanAnalysis) -> Bootstrap:
+    return Bootstrap(a.n_resamples, a.level, analysis.fitted.seed if a.seed is None else a.seed)
+
+
+def weights_of(path: str | None) -> Any:
+    """A weight for each frame or trajectory, from a file; None without."""
+    return None if path is None else read_array(pathlib.Path(path), "give a .npy file of weights")
+
+
+def check_ending(path: str | None) -> None:
+    """Refuse before the work what cannot be written after it."""
+    if path is not None and pathlib.Path(path).suffix not in (".nc", ".zarr"):
+        raise ValueError(f"files to write must end in .nc or .zarr; got {path!r}.")
+    if path is not None:
+        check_replaceable(pathlib.Path(path))
