@@ -237,9 +237,7 @@ def fits(folder: pathlib.Path, n: int) -> dict[str, dict]:
         sigma = ", ".join(f"{s:.4f}" for s in of["sigma"][1:3])
         print(f"| {kind} | {of['peak_gb']:.2f} | {of['peak_with_summary_gb']:.2f} | {of['seconds']:.0f} | "
               f"{of['training_seconds']:.1f} | {of['pairs_per_second']:,.0f} | {ratio:.2f} | {sigma} |")  # fmt: skip
-    print(
-        f"\nasked: {1.5} GB from Zarr; {1.3 * found['memory']['data_gb'] + 0.5:.2f} GB from memory (1.3 of the data + 0.5)"
-    )
+    print(f"\nasked: 1.5 GB from Zarr; {1.3 * found['memory']['data_gb'] + 0.5:.2f} GB from memory (1.3 of it + 0.5)")
     return found
 
 
@@ -272,7 +270,8 @@ def many(folder: pathlib.Path, numbers: tuple[int, ...]) -> list[dict]:
         found.append(of)
         rest = (of["seconds"] - of["training_seconds"]) / of["n_pairs"] * 1e6
         print(f"| {number:,} | {of['n_pairs']:,} | {of['data_gb']:.2f} | {of['seconds']:.0f} | "
-              f"{of['training_seconds']:.0f} | {of['steps']} | {rest:.1f} | {of['peak_gb']:.2f} |", flush=True)  # fmt: skip
+              f"{of['training_seconds']:.0f} | {of['steps']} | {rest:.1f} | {of['peak_gb']:.2f} |",
+              flush=True)  # fmt: skip
     return found
 
 
@@ -315,11 +314,13 @@ def page(record: dict) -> str:
             f"{plan['training'] / 3600:.2g} | {plan['memory']:.2g} | {plan['read']:.3g} | {network / 3600:.2g} |"
         )
     measured = [
-        f"| {kind} | {m['peak_gb']:.2f} | {m['seconds']:.0f} | {m['training_seconds']:.0f} | {m['pairs_per_second']:,.0f} |"
+        f"| {kind} | {m['peak_gb']:.2f} | {m['peak_with_summary_gb']:.2f} | {m['seconds']:.0f} | "
+        f"{m['training_seconds']:.0f} |"
         for kind, m in of.items()
     ]
     chunks = [
-        f"| {name} | {m['mb_per_second']:.0f} | {m['shuffled_mb_per_second']:.0f} | {m['any_order_mb_per_second']:.2f} |"
+        f"| {name} | {m['mb_per_second']:.0f} | {m['shuffled_mb_per_second']:.0f} | "
+        f"{m['any_order_mb_per_second']:.2f} |"
         for name, m in record["layouts"].items()
     ]
     lines = [
@@ -354,9 +355,9 @@ def pace_text(found: dict) -> str:
     clock, processor = found["pairs_per_second"], found["pairs_per_processor_second"]
     ratios = [f"{of[kind] / of['memory']:.2f}" for kind in ("zarr", "npy") for of in (clock, processor)]
     return (
-        "The same training from one source after the other in one process, the better of two rounds: from Zarr it runs at\n"
-        f"{ratios[0]} of the pace from memory by the clock and {ratios[1]} by processor time, from `.npy` at {ratios[2]}\n"
-        f"and {ratios[3]}."
+        "The same training from one source after the other in one process, the better of two rounds: from Zarr it\n"
+        f"runs at {ratios[0]} of the pace from memory by the clock and {ratios[1]} by processor time, from `.npy`\n"
+        f"at {ratios[2]} and {ratios[3]}."
     )
 
 
@@ -378,7 +379,7 @@ Up to 256 MB of files are loaded instead.
 
 {n_frames} frames x {n_coordinates} coordinates in double precision, {data} GB, `KoopmanLoRA(n_modes={n_modes})`:
 
-| from | peak memory, GB | fit, s | of it training, s | pairs / s in training |
+| from | peak memory, GB | with `summary()`, GB | fit, s | of it training, s |
 |---|---|---|---|---|
 {measured}
 
@@ -399,18 +400,18 @@ than 16 kB.
 
 ## A plan for more frames
 
-States of {n_coordinates} numbers, the same settings, one process. The training grows with the cube root of the number of
-frames; all else, {n_passes} passes over them, with their number. Network: the time that these passes take at
+States of {n_coordinates} numbers, the same settings, one process. The training grows with the cube root of the number
+of frames; all else, {n_passes} passes over them, with their number. Network: the time that these passes take at
 {network} Gbit/s, where the data are not on a local disk.
 
 | frames | data, GB | hours | passes, h | training, h | memory, GB | read, GB | network, h |
 |---|---|---|---|---|---|---|---|
 {rows}
 
-Memory grows by the masks of the split and the numbers of blocks, some bytes per pair. Disk: the data; the result is some
-MB, 64 MB at most of it functions at held-out pairs. A time coordinate of a DataArray is read whole, 8 bytes per frame:
-leave it out and say `dt` where that is too much. For fewer frames than all, pick every n-th trajectory rather than every
-n-th frame.
+Memory grows by the masks of the split and the numbers of blocks, some bytes per pair. Disk: the data; the result is
+some MB, 64 MB at most of it functions at held-out pairs. A time coordinate of a DataArray is read whole, 8 bytes per
+frame: leave it out and say `dt` where that is too much. For fewer frames than all, pick every n-th trajectory rather
+than every n-th frame.
 
 ## Many short trajectories
 
