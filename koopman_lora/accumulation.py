@@ -28,9 +28,12 @@ from koopman_lora.data.pairs import BATCH, LaggedPairs
 from koopman_lora.data.rows import Rows
 from koopman_lora.data.weights import checked_weights
 from koopman_lora.far_out import LOOKED_AT, FarOut
-from koopman_lora.feature_products import Part, Stack, double, feature_products
+from koopman_lora.feature_products import Part, Stack, as_features, check_finite, double, feature_products
 from koopman_lora.kinds import shown
+from koopman_lora.moment_names import checked_observable_names
+from koopman_lora.moment_parts import Common, PartOfMoments, counting, sum_of_parts
 from koopman_lora.moments import CROSS, DEFINITIONS, OBSERVABLES, SAME_MAP, FeatureMap, Moments
+from koopman_lora.processes import made_by_all, made_by_first, part_of, processes
 
 
 def flat_state(x: Tensor) -> Tensor:
@@ -96,7 +99,7 @@ def estimate_moments(
         if observables is flat_state and observable_names is None:
             observable_names = pairs.coordinate_names
         total = _Accumulator(f, g, observables, names, n_blocks, pairs.is_reversible)
-        return total.over_blocks(pairs, block_numbers(pairs, n_blocks), batch_size, observable_names)
+        return counting(total.over_blocks(pairs, block_numbers(pairs, n_blocks), batch_size, observable_names))
     dataset = getattr(pairs, "dataset", None)
     total = _Accumulator(f, g, observables, names, n_blocks, getattr(dataset, "is_reversible", False) is True)
     if is_tuple_of_tensors(pairs):
@@ -107,11 +110,11 @@ def estimate_moments(
         bounds = np.linspace(0, len(x), min(n_blocks, max(len(x), 1)) + 1).astype(int)
         for start, stop in itertools.pairwise(bounds):
             total.add_block(batches_of(x, x_next, weights, slice(start, stop), batch_size))
-        return total.result(Clock(), observable_names)
+        return counting(total.result(Clock(), observable_names))
     for batch in pairs:
         total.add_block([as_batch("pairs", batch)])
         total.limit_blocks(n_blocks)
-    return total.result(getattr(dataset, "clock", Clock()), observable_names)
+    return counting(total.result(getattr(dataset, "clock", Clock()), observable_names))
 
 
 def moments_by_block(
@@ -121,12 +124,14 @@ def moments_by_block(
     block: np.ndarray,
     names: Sequence[str] | None = None,
     observables: FeatureMap | None = None,
+    common: Common | None = None,
 ) -> Moments:
     """Moments with one block for every number that occurs in `block` (n_pairs,), in increasing order.
 
     Parameters
     ----------
     f, g, observables, names : see `estimate_moments`
+    common : of all pairs, see `common_of`, where these are part of them
 
     Examples
     --------
@@ -136,7 +141,22 @@ def moments_by_block(
     """
     labels = pairs.coordinate_names if observables is flat_state else None
     total = _Accumulator(f, g, observables, names, len(np.unique(block)), pairs.is_reversible)
+    if common is None:
+        return counting(total.over_blocks(pairs, block, BATCH, labels))
+    total.far_out, total.shifts = common
     return total.over_blocks(pairs, block, BATCH, labels)
+
+
+def common_of(
+    f: FeatureMap,
+    g: FeatureMap,
+    pairs: LaggedPairs,
+    block: np.ndarray,
+    names: Sequence[str] | None = None,
+    observables: FeatureMap | None = None,
+) -> Common:
+    """What moments by block of parts of the pairs must have in common, see `moments_by_block`."""
+    return _Accumulator(f, g, observables, names, 1, pairs.is_reversible).common(pairs, block, BATCH)
 
 
 class _Accumulator:
@@ -171,16 +191,37 @@ class _Accumulator:
     def over_blocks(
         self, pairs: LaggedPairs, block: np.ndarray, batch_size: int, observable_names: Sequence[str] | None
     ) -> Moments:
+        """Moments over all pairs; of several processes each reads its part of them."""
         if len(pairs) == 0:
             raise ValueError("pairs are empty; give at least one pair (x, x_next).")
-        some = pairs.spread(LOOKED_AT // max(1, pairs.n_entries))
-        self.fix_direction(some.x, some.weights)
+        if processes().size > 1:
+            self.far_out, self.shifts = made_by_first(lambda: self.common(pairs, block, batch_size))
+            mine = np.argsort(block, kind="stable")[part_of(len(pairs))]
+            pairs, block = pairs.select(mine), block[mine]
+        elif self.far_out is None:
+            self.far_out = _far_out_of(pairs)
+        parts = made_by_all(lambda: self._of_part(pairs, block, batch_size, observable_names))
+        return sum_of_parts([part for part in parts if part is not None]).moments
+
+    @torch.no_grad()
+    def common(self, pairs: LaggedPairs, block: np.ndarray, batch_size: int) -> Common:
+        """What parts must agree on, as if there were none: shifts are those of the first batch of the first block."""
+        first = pairs.select(np.flatnonzero(block == block.min())[:batch_size])
+        self._fix_shifts(self._features(first.x, first.x_next))
+        return Common(_far_out_of(pairs), self.shifts)
+
+    def _of_part(
+        self, pairs: LaggedPairs, block: np.ndarray, batch_size: int, observable_names: Sequence[str] | None
+    ) -> PartOfMoments | None:
+        """None of no pairs, where there are fewer than processes."""
+        if len(pairs) == 0:
+            return None
         for blocks in neighbouring_blocks(block, batch_size):
             if len(blocks) == 1:
                 self.add_block(pairs.weighted_batch(positions) for positions in blocks[0].batches(batch_size))
             else:
                 self._add_blocks(pairs, blocks)
-        return self.result(pairs.clock, observable_names)
+        return PartOfMoments(np.unique(block), self.result(pairs.clock, observable_names))
 
     @torch.no_grad()
     def _add_blocks(self, pairs: LaggedPairs, blocks: list[Rows]) -> None:
@@ -199,7 +240,7 @@ class _Accumulator:
         self._add_features((x, self._features(x, y), weights) for x, y, weights in batches if has_states(x, y))
 
     def _features(self, x: Tensor, x_next: Tensor) -> dict[Part, np.ndarray]:
-        return {part: _as_features(self.maps[part[0]], (x, x_next)[part[1]], part[0]) for part in self.needed}
+        return {part: as_features(self.maps[part[0]], (x, x_next)[part[1]], part[0]) for part in self.needed}
 
     def _add_features(self, batches: Iterable[tuple[Tensor, dict[Part, np.ndarray], np.ndarray | None]]) -> None:
         """One block of states x, in batches, each with its features and weights."""
@@ -210,11 +251,11 @@ class _Accumulator:
             self._fix_shifts(features)
             if ("f", 0) in features:
                 orientation = orientation + self._orientation(x, weights) @ features["f", 0]
-            with np.errstate(over="ignore", invalid="ignore"):  # told in words, by `_check_finite` and `result`
+            with np.errstate(over="ignore", invalid="ignore"):  # told in words, by `check_finite` and `result`
                 added = self._products(features, weights)
                 is_finite = np.isfinite(sum(value.sum() for value in added.values()))
             if not is_finite:
-                _check_finite(features)
+                check_finite(features)
             sums = {name: sums[name] + value for name, value in added.items()} if sums else added
             self.is_weighted |= weights is not None
             count += len(x) if weights is None else weights.sum()
@@ -242,7 +283,7 @@ class _Accumulator:
         """Shifts near the means, those of the first batch; of a constant its value, so that it becomes exactly 0."""
         for part, values in features.items():
             if part[0] not in self.shifts:
-                _check_finite({part: values})
+                check_finite({part: values})
                 is_constant = (values == values[0]).all(axis=0)
                 values = values.astype(double(values))
                 self.shifts[part[0]] = np.where(is_constant, values[0], values.mean(axis=0))
@@ -271,14 +312,12 @@ class _Accumulator:
     def result(self, clock: Clock, observable_names: Sequence[str] | None) -> Moments:
         if not self.counts:
             raise ValueError("pairs are empty; give at least one pair (x, x_next).")
-        if not sum(self.counts) > 0:
-            raise ValueError("pairs all have the weight 0; give at least one that counts.")
         sums = {name: stack.arrays for name, stack in self.sums.items()}
         if not all(np.isfinite(block).all() for blocks in sums.values() for block in blocks):
             raise ValueError("f, g or observables give features whose products overflow; choose a unit of larger size.")
         labels = None
         if "H_f" in sums:
-            labels = _checked_names(observable_names, sums["H_f"].shape[2] - 1)
+            labels = checked_observable_names(observable_names, sums["H_f"].shape[2] - 1)
         return Moments(
             sums,
             np.asarray(self.counts, dtype=float),
@@ -295,36 +334,7 @@ def _pairwise_sums(values: list[Any]) -> list[Any]:
     return [a + b for a, b in itertools.zip_longest(values[::2], values[1::2], fillvalue=0)]
 
 
-def _as_features(feature_map: FeatureMap, states: Tensor, name: str) -> np.ndarray:
-    values = feature_map(states)
-    name = {"h": "observables"}.get(name, name)
-    if isinstance(values, Tensor):
-        values = values.detach().cpu().numpy()
-    values = np.asarray(values)
-    if values.ndim != 2 or len(values) != len(states):
-        raise ValueError(f"{name} must map {len(states)} states to ({len(states)}, n_features); got {values.shape}.")
-    return values
-
-
-def _check_finite(features: dict[Part, np.ndarray]) -> None:
-    """Raise if a feature is not finite; read only where a sum is not, which costs no pass over the features."""
-    for (side, _), values in features.items():
-        if not np.isfinite(values).all():
-            name = {"h": "observables"}.get(side, side)
-            advice = "check the model or the feature map, and the unit of the data"
-            raise ValueError(f"{name} gave NaN or inf features; {advice}.")
-
-
-def _checked_names(names: Sequence[str] | None, n_observables: int) -> tuple[str, ...] | None:
-    """The names as a tuple, or a ValueError if there are not as many as observables.
-
-    Examples
-    --------
-    >>> _checked_names(["x", "y"], 2)
-    ('x', 'y')
-    """
-    if names is None:
-        return None
-    if len(names) != n_observables:
-        raise ValueError(f"observable_names must name {n_observables} observables; got {len(names)}: {list(names)}.")
-    return tuple(map(str, names))
+def _far_out_of(pairs: LaggedPairs) -> FarOut:
+    """From states that are spread evenly over the pairs."""
+    some = pairs.spread(LOOKED_AT // max(1, pairs.n_entries))
+    return FarOut.of_states(some.x, some.weights)

@@ -27,6 +27,7 @@ from koopman_lora.fitted_functions import FittedFunctions
 from koopman_lora.importance import functions_of, input_importance
 from koopman_lora.intervals import bootstrap_intervals
 from koopman_lora.lag_scan import scan_lags
+from koopman_lora.launching import is_first_process
 from koopman_lora.mode_export import export_mode
 from koopman_lora.moments import EDMD, FeatureMap, Moments
 from koopman_lora.prediction import forecast_band
@@ -83,11 +84,15 @@ class KoopmanAnalysis(FittedFunctions):
     def save(self, folder: str | os.PathLike) -> pathlib.Path:
         """Write everything but the frames into a folder; `kl.open_analysis` reads it.
 
+        Of several processes that worked on a fit the first writes; the others go on.
+
         Raises
         ------
         OSError
             If the folder cannot be written.
         """
+        if not is_first_process():
+            return pathlib.Path(folder)
         return write_fitted(self.fitted, self.spectrum, self.survey, folder)
 
     def applied_to(self, X: Any) -> KoopmanAnalysis:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from koopman_lora.batch_means import check_pair_weights, gram
+from koopman_lora.batch_means import check_pair_weights, grams
 from koopman_lora.checks import checked
 from koopman_lora.losses import NonFiniteLossError, check_features, real_dot, scale_by_svals
 
@@ -62,7 +62,8 @@ def vamp_loss(
 
 def _moments_of_batch(f: Tensor, g: Tensor, pair_weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     check_pair_weights(pair_weights, f)
-    return gram(f, f, pair_weights), gram(g, g, pair_weights), gram(f, g, pair_weights)
+    M_f, M_g, T = grams([(f, f), (g, g), (f, g)], pair_weights)
+    return M_f, M_g, T
 
 
 def dpnet_loss(

@@ -1,10 +1,14 @@
-"""Means over the pairs of a batch, weighted or not: the one place where a loss sums over pairs."""
+"""Means over the pairs of a batch, weighted or not, of all processes: the one place where a loss sums over pairs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 from koopman_lora.kinds import shown
+from koopman_lora.processes import mean_of_all
 
 
 def check_pair_weights(weights: Tensor | None, like: Tensor) -> None:
@@ -46,19 +50,49 @@ def gram(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
     return (a * _shares(weights, a)[:, None]).mH @ b
 
 
-def effective_pairs(values: Tensor, weights: Tensor | None = None) -> int | Tensor:
-    """Kish's effective number of pairs, `(sum w)^2 / sum w^2`: how many equal weights have as small a sum of squares.
+def grams(sides: Sequence[tuple[Tensor, Tensor]], weights: Tensor | None = None) -> list[Tensor]:
+    """`gram` of several (a, b) over the pairs of all processes.
 
     Examples
     --------
-    >>> effective_pairs(torch.ones(3)), effective_pairs(torch.ones(3), torch.tensor([1.0, 1.0, 0.0]))
-    (3, tensor(2.))
+    >>> grams([(torch.ones(4, 1), torch.full((4, 1), 2.0))])
+    [tensor([[2.]])]
     """
-    if weights is None:
-        return values.shape[0]
-    return weights.sum().square() / weights.square().sum()
+    own = [gram(a, b, weights) for a, b in sides]
+    return mean_of_all(own, [_total(sides[0][0], weights)] * len(own))[0]
+
+
+def over_all_pairs(
+    means: Sequence[Tensor], same_pair: Tensor, weights: Tensor | None = None
+) -> tuple[list[Tensor], Tensor, int | Tensor]:
+    """Means over the pairs of all processes, the mean of what pairs add by themselves, and the number of pairs.
+
+    Parameters
+    ----------
+    means : over the pairs of this process
+    same_pair : of each pair of this process, (n_pairs,); its mean has the squares of the weights
+
+    Returns
+    -------
+    means, mean of `same_pair`, and Kish's effective number of pairs `(sum w)^2 / sum w^2`: how many equal weights have
+    as small a sum of squares
+
+    Examples
+    --------
+    >>> over_all_pairs([torch.tensor(2.0)], torch.tensor([1.0, 3.0]), torch.tensor([1.0, 0.0]))
+    ([tensor(2.)], tensor(1.), tensor(1.))
+    """
+    squared = None if weights is None else weights.square()
+    first, second = _total(same_pair, weights), _total(same_pair, squared)
+    averages, totals = mean_of_all([*means, batch_mean(same_pair, squared)], [*[first] * len(means), second])
+    return averages[:-1], averages[-1], totals[-1] if weights is None else totals[0].square() / totals[-1]
+
+
+def _total(like: Tensor, weights: Tensor | None) -> Tensor | int:
+    return len(like) if weights is None else weights.sum()
 
 
 def _shares(weights: Tensor, like: Tensor) -> Tensor:
     """Weights of sum 1, in the precision of other values."""
-    return (weights / weights.sum()).to(like.dtype)
+    # of several processes, one may have a part of the batch that counts nothing
+    return (weights / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)).to(like.dtype)

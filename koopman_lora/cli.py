@@ -28,6 +28,8 @@ _FIT_FLAGS = {
     "dt": "physical time between two frames; read from the file where it is not given",
     "time_unit": "unit of dt",
     "accelerator": "cpu, gpu or auto",
+    "devices": "processes on each machine; where it is not given, those that torchrun or srun has started, or one",
+    "num_nodes": "machines; where it is not given, those of the launcher, or one",
     "precision": "of Lightning Fabric",
     "seed": "of weights, split and batches",
     "checkpoint": "folder to keep the training in, so that --resume can go on after it was killed",
@@ -54,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     0
     """
     arguments = make_parser().parse_args(argv)
-    from koopman_lora.commands import RUN  # imports torch, which neither --help nor a wrong flag should wait for
+    # imports torch, which neither --help nor a wrong flag should wait for
+    from koopman_lora.commands import RUN, process_label
 
     try:
         RUN[arguments.command](arguments)
@@ -62,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"koopman-lora {arguments.command}: {str(stop) or 'interrupted'}", file=sys.stderr)
         return 130
     except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
-        print(f"koopman-lora {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"koopman-lora {arguments.command}{process_label()}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
 

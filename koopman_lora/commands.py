@@ -20,12 +20,15 @@ from koopman_lora.data.seals import told_of
 from koopman_lora.demo import prepare_folder, run_demo
 from koopman_lora.estimator import KoopmanLoRA
 from koopman_lora.io import save_dataset
+from koopman_lora.launching import is_first_process, make_fabric
+from koopman_lora.launching import process_label as process_label
 from koopman_lora.svd.neural_svd import NeuralSVD
 from koopman_lora.tables import (
     health_text,
     refinement_text,
     scores_text,
 )
+from koopman_lora.training_options import TrainingOptions
 from koopman_lora.training_reports import INTERRUPTED
 
 
@@ -61,13 +64,18 @@ def _health(a: argparse.Namespace) -> None:
 
 
 def _fit(a: argparse.Namespace) -> None:
-    folder = prepare_folder(a.out)  # before the data are read, which may take long
+    where = {name: getattr(a, name) for name in ("accelerator", "devices", "num_nodes", "precision")}
+    make_fabric(TrainingOptions(**where))  # from here on it is known which process is the first
+    folder = prepare_folder(a.out) if is_first_process() else a.out  # before the data are read, which may take long
     apart = ("command", "data", "out", "resume", "sample_weight")
     options = {name: value for name, value in vars(a).items() if name not in apart}
     options["nesting"] = None if a.nesting == "none" else a.nesting
     data = open_trajectories(a.data)
-    prepare_folder(folder, _expected_bytes(a, data))
+    if is_first_process():
+        prepare_folder(folder, _expected_bytes(a, data))
     estimator = KoopmanLoRA(**options).fit(data, sample_weight=weights_of(a.sample_weight), resume=a.resume)
+    if not is_first_process():
+        return
     try:
         estimator.save(folder)
     finally:  # whatever could not be written, the table is not lost

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +16,7 @@ from koopman_lora.data.pairs import BATCH, LaggedPairs
 from koopman_lora.data.states import in_both_directions
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import CROSS, Moments
+from koopman_lora.processes import made_by_all, part_of
 from koopman_lora.scores import jackknife_error, span_vamp_2
 
 # Held-out pairs that the score of an epoch sees at most, however many there are, and their blocks.
@@ -39,7 +42,10 @@ class EpochScore(NamedTuple):
 
 
 class HeldOutScores:
-    """Scores of a model's features, whatever their normalisation, at the held-out pairs, spread evenly over them."""
+    """Scores of a model's features, whatever their normalisation, at the held-out pairs, spread evenly over them.
+
+    Of several processes each looks at its part of the blocks.
+    """
 
     def __init__(self, model: KoopmanLoRAModel, pairs: LaggedPairs) -> None:
         self.model = model
@@ -50,9 +56,18 @@ class HeldOutScores:
             self.states = model.prepare(x), model.prepare(x_next)
             if pairs.is_reversible:
                 self.states = in_both_directions(*self.states)
-        self.weights: tuple[Tensor, ...] = ()
-        if pairs.weights is not None:
-            self.weights = (torch.from_numpy(np.repeat(pairs.weights, 2 if pairs.is_reversible else 1)),)
+        weights = pairs.weights
+        if weights is not None and pairs.is_reversible:
+            weights = np.repeat(weights, 2)
+        n = len(self.states[0])
+        bounds = np.linspace(0, n, min(SCORE_BLOCKS, n) + 1).astype(int)
+        mine = part_of(len(bounds) - 1)
+        bounds = bounds[mine.start : mine.stop + 1]
+        self.states = self.states[0][bounds[0] : bounds[-1]], self.states[1][bounds[0] : bounds[-1]]
+        self.block_sizes = np.diff(bounds).tolist()
+        self.weights: tuple[tuple[Tensor, ...], ...] = ()
+        if weights is not None:
+            self.weights = (torch.from_numpy(weights[bounds[0] : bounds[-1]]).split(self.block_sizes),)
 
     def score(self, epoch: int) -> EpochScore:
         """VAMP-2 of the span of the features: the span is all that refinement takes of them."""
@@ -63,10 +78,21 @@ class HeldOutScores:
         return EpochScore(epoch, float(span_vamp_2(test)), leaving_out)
 
     def _moments(self) -> Moments:
+        parts = [part for part in made_by_all(self._of_this_process) if part is not None]
+        return functools.reduce(operator.add, parts)
+
+    def _of_this_process(self) -> Moments | None:
+        """None where there are fewer blocks than processes."""
+        if not self.block_sizes:
+            return None
         # whitening makes the score independent of the normalisation, which is frozen only at the end
         with torch.no_grad():
             batches = zip(*(side.split(BATCH) for side in self.states), strict=True)
             f, g = zip(*(self.model.raw(*batch) for batch in batches), strict=True)
-            features = self.model.with_constant(torch.cat(f)), self.model.with_constant(torch.cat(g))
-        pairs = (*features, *self.weights)
-        return estimate_moments(lambda f: f, lambda g: g, pairs, n_blocks=SCORE_BLOCKS, names=CROSS)
+            features = (self.model.with_constant(torch.cat(side)).split(self.block_sizes) for side in (f, g))
+        blocks = zip(*features, *self.weights, strict=True)
+        return estimate_moments(_same, _same, blocks, n_blocks=SCORE_BLOCKS, names=CROSS)
+
+
+def _same(features: Tensor) -> Tensor:
+    return features

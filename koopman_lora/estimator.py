@@ -26,6 +26,7 @@ from koopman_lora.fits import best_of
 from koopman_lora.fitted import Fitted, finish
 from koopman_lora.kinds import flag
 from koopman_lora.lag_scan import scan_lags
+from koopman_lora.launching import all_processes
 from koopman_lora.losses import NestedLoRALoss
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.refits import Refits, intervals_of, refit_halves
@@ -73,7 +74,8 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
     refine : bool
         Finish with Rayleigh-Ritz on the state and the last hidden layers (`kl.refine`).
     n_epochs, batch_size : see `kl.fit`
-    learning_rate, weight_decay, gradient_clip, patience, accelerator, precision : see `TrainingOptions`
+    learning_rate, weight_decay, gradient_clip, patience, accelerator, devices, num_nodes, precision : see
+        `TrainingOptions`
     n_fits : int
         Fits from as many seeds, on the same split; the one whose functions capture most of the held-out pairs is kept,
         and `summary()` says on what they agree.
@@ -126,6 +128,8 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
         dt: float | None = None,
         time_unit: str | None = None,
         accelerator: str = "cpu",
+        devices: int | None = None,
+        num_nodes: int | None = None,
         precision: str = "32-true",
         seed: int = 0,
         checkpoint: str | os.PathLike | None = None,
@@ -159,6 +163,8 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
         self.dt = dt
         self.time_unit = time_unit
         self.accelerator = accelerator
+        self.devices = devices
+        self.num_nodes = num_nodes
         self.precision = precision
         self.seed = seed
         self.checkpoint = checkpoint
@@ -193,19 +199,20 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
         FileExistsError
             For a folder with a checkpoint, without `resume`.
         """
-        with gradients():
-            fitted, training = self._fit(X, sample_weight, resume)
-        self._warn(fitted.findings)
+        options = self._make_options(resume)
+        with gradients(), all_processes(options):
+            fitted, training = self._fit(X, sample_weight, options)
+            self._warn(fitted.findings)
         self.analysis_, self.training_ = KoopmanAnalysis(fitted), training
         self._know_columns(X, fitted.model.state_shape)
         return self
 
-    def _fit(self, X: Any, sample_weight: Any, resume: bool) -> tuple[Fitted, TrainingResult]:
+    def _fit(self, X: Any, sample_weight: Any, options: TrainingOptions) -> tuple[Fitted, TrainingResult]:
         for name in ("shared_encoder", "reversible", "learn_svals", "refine"):
             flag(name, getattr(self, name))
         pairs = lagged_pairs(X, self.lag, self.dt, self.time_unit, weights=sample_weight)
         pairs = pairs.both_ways() if self.reversible else pairs
-        loss, options, seed = self._make_loss(), self._make_options(resume), whole("seed", self.seed)
+        loss, seed = self._make_loss(), whole("seed", self.seed)
         n_fits = whole("n_fits", self.n_fits)
         check_positive("n_fits", n_fits)
         split = split_pairs(pairs, self.held_out, seed=seed)
@@ -240,8 +247,8 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
         return {name: value for name, value in settings.items() if isinstance(value, plain)}
 
     def _make_options(self, resume: bool) -> TrainingOptions:
-        names = ["learning_rate", "weight_decay", "gradient_clip", "patience", "accelerator", "precision"]
-        names += ["checkpoint", "checkpoint_every", "log_to"]
+        names = ["learning_rate", "weight_decay", "gradient_clip", "patience"]
+        names += ["accelerator", "devices", "num_nodes", "precision", "checkpoint", "checkpoint_every", "log_to"]
         return TrainingOptions(will_refine=self.refine, resume=resume, **{name: getattr(self, name) for name in names})
 
     def _make_loss(self) -> nn.Module:

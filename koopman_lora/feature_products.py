@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 from scipy.linalg import blas
+from torch import Tensor
 
 from koopman_lora._linalg import conjugate_transpose
-from koopman_lora.moments import DEFINITIONS
+from koopman_lora.moments import DEFINITIONS, FeatureMap
 
 # A feature map, 'f', 'g' or 'h', and where it is taken: 0 at x, 1 at x'.
 Part = tuple[str, int]
@@ -22,6 +23,33 @@ _ROWS = 512
 def double(*values: np.ndarray) -> type:
     """Double precision for these values, real or complex."""
     return np.complex128 if any(map(np.iscomplexobj, values)) else np.float64
+
+
+def as_features(feature_map: FeatureMap, states: Tensor, name: str) -> np.ndarray:
+    """Features (batch, n_features) of states as an array; `name` is that of the map, 'f', 'g' or 'h'.
+
+    Raises
+    ------
+    ValueError
+        For features of another shape.
+    """
+    values = feature_map(states)
+    name = {"h": "observables"}.get(name, name)
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().numpy()
+    values = np.asarray(values)
+    if values.ndim != 2 or len(values) != len(states):
+        raise ValueError(f"{name} must map {len(states)} states to ({len(states)}, n_features); got {values.shape}.")
+    return values
+
+
+def check_finite(features: dict[Part, np.ndarray]) -> None:
+    """Raise if a feature is not finite; read only where a sum is not, which costs no pass over the features."""
+    for (side, _), values in features.items():
+        if not np.isfinite(values).all():
+            name = {"h": "observables"}.get(side, side)
+            advice = "check the model or the feature map, and the unit of the data"
+            raise ValueError(f"{name} gave NaN or inf features; {advice}.")
 
 
 def feature_products(

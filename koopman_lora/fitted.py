@@ -17,6 +17,7 @@ from koopman_lora.findings import Finding, findings_of_pairs, training_findings
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import Moments
 from koopman_lora.normalisation import normalise
+from koopman_lora.processes import made_by_first
 from koopman_lora.refinement import RefinementResult, rewrite_heads
 from koopman_lora.scores import Validation
 from koopman_lora.survey import Survey
@@ -137,7 +138,7 @@ def finish(
         survey=None,
         history=training.history,
         recipe=split.recipe,
-        fingerprint=split.pairs.fingerprint(),
+        fingerprint=made_by_first(split.pairs.fingerprint),
         seed=seed,
         settings=settings,
         split=split,

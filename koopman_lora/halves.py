@@ -69,7 +69,10 @@ def fit_halves(
 
     n_cores = os.cpu_count() or 1
     tasks = (
-        delayed(_fit_quietly)(clone(estimator).set_params(seed=estimator.seed + 1 + i), twice(pairs, half))
+        # each by itself, also where the fit was one of several processes
+        delayed(_fit_quietly)(
+            clone(estimator).set_params(seed=estimator.seed + 1 + i, devices=1, num_nodes=1), twice(pairs, half)
+        )
         for i, half in enumerate(halves)
     )
     return Parallel(n_jobs=n_cores if n_jobs == -1 else min(n_jobs, n_cores))(tasks)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from koopman_lora.arguments import check_tensors, whole
-from koopman_lora.batch_means import batch_mean, check_pair_weights, effective_pairs, gram
+from koopman_lora.batch_means import batch_mean, check_pair_weights, gram, grams, over_all_pairs
 from koopman_lora.checks import checked
 from koopman_lora.kinds import flag, is_real, number_array, shown
 from koopman_lora.loss_terms import LoRATerms
@@ -172,16 +172,22 @@ def lora_loss(
     check_pair_weights(pair_weights, f)
     f, g = scale_by_svals(f, g, svals)
     h = f.conj() * g  # (batch, mode)
+    M_f, M_g = (_second_moments(features, nesting, pair_weights) for features in (f, g))
+    # only the diagonal of T_fg counts: the mean of h, without a product of matrices
+    means = [batch_mean(h.real, pair_weights), M_f, M_g]
+    same_pair = _same_pair(h, nesting)
     if nesting == "jnt":
-        terms, same_pair = _joint(f, g, h, weights, pair_weights)
-    else:
-        terms, same_pair = (_sequential if nesting == "seq" else _plain)(f, g, h, pair_weights)
+        key = None if weights is None else tuple(number_array("weights", weights).real.ravel().tolist())
+        w, m, mask = _truncations(f.shape[1], key, f.real.dtype, f.device)
+        same_pair = same_pair @ w
+    (linear, M_f, M_g), same_pair, n_pairs = over_all_pairs(means, same_pair, pair_weights)
+    terms = LoRATerms(linear, (M_f * M_g.mT).real)
+    if nesting == "jnt":
+        terms = LoRATerms(terms.linear * m, terms.quadratic * mask)
     loss = terms.loss()
     if flag("unbiased", unbiased):
         # from V, the same-batch value of the quadratic part, to its average over pairs n != m
-        squared = None if pair_weights is None else pair_weights.square()
-        n_pairs = effective_pairs(f, pair_weights)
-        loss = loss + (terms.quadratic.sum() - batch_mean(same_pair, squared)) / (n_pairs - 1)
+        loss = loss + (terms.quadratic.sum() - same_pair) / (n_pairs - 1)
     return loss
 
 
@@ -195,30 +201,18 @@ def _truncations(
     return w, m, torch.minimum(m[:, None], m)
 
 
-def _joint(
-    f: Tensor, g: Tensor, h: Tensor, weights: Sequence[float] | Tensor | None, pair_weights: Tensor | None
-) -> tuple[LoRATerms, Tensor]:
-    key = None if weights is None else tuple(number_array("weights", weights).real.ravel().tolist())
-    w, m, mask = _truncations(f.shape[1], key, f.real.dtype, f.device)
-    plain, _ = _plain(f, g, h, pair_weights)
-    return LoRATerms(plain.linear * m, plain.quadratic * mask), _square(h.cumsum(1)) @ w
-
-
-def _sequential(f: Tensor, g: Tensor, h: Tensor, pair_weights: Tensor | None) -> tuple[LoRATerms, Tensor]:
+def _same_pair(h: Tensor, nesting: str | None) -> Tensor:
+    """What each pair adds to the quadratic part by itself, (batch,); of joint nesting per truncation (batch, mode)."""
+    if nesting == "jnt":
+        return _square(h.cumsum(1))
+    if nesting is None:
+        return _square(h.sum(1))
     before = h.detach().cumsum(1) - h.detach()  # (batch, mode): sum over earlier modes
-    same_pair = _square(h).sum(1) + 2.0 * real_dot(before, h)
-    M_f, M_g = (_later_only(features, pair_weights) for features in (f, g))
-    return _terms_of_batch(h, M_f, M_g, pair_weights), same_pair
+    return _square(h).sum(1) + 2.0 * real_dot(before, h)
 
 
-def _plain(f: Tensor, g: Tensor, h: Tensor, pair_weights: Tensor | None) -> tuple[LoRATerms, Tensor]:
-    M_f, M_g = (gram(features, features, pair_weights) for features in (f, g))
-    return _terms_of_batch(h, M_f, M_g, pair_weights), _square(h.sum(1))
-
-
-def _terms_of_batch(h: Tensor, M_f: Tensor, M_g: Tensor, pair_weights: Tensor | None) -> LoRATerms:
-    # only the diagonal of T_fg counts: the mean of h, without a product of matrices
-    return LoRATerms(batch_mean(h.real, pair_weights), (M_f * M_g.mT).real)
+def _second_moments(features: Tensor, nesting: str | None, pair_weights: Tensor | None) -> Tensor:
+    return _later_only(features, pair_weights) if nesting == "seq" else gram(features, features, pair_weights)
 
 
 def _later_only(features: Tensor, pair_weights: Tensor | None) -> Tensor:
@@ -247,9 +241,8 @@ def orthonormality_penalty(
     check_features(f, g)
     check_pair_weights(pair_weights, f)
     total = f.new_zeros((), dtype=f.real.dtype)
-    for features in (f, g):
-        deviation = gram(features, features, pair_weights)
-        deviation = deviation - torch.eye(features.shape[1], dtype=f.dtype, device=f.device)
+    for M in grams([(f, f), (g, g)], pair_weights):
+        deviation = M - torch.eye(f.shape[1], dtype=f.dtype, device=f.device)
         if has_constant:
             deviation = deviation[1:, 1:]
         total = total + _square(deviation).sum()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 # (left map, left time), (right map, right time): M = E[left^H right]; 0 is x and 1 is x'
@@ -50,3 +50,18 @@ def check_blocks(n_blocks: int) -> None:
     """Raise a ValueError for moments of no block of data."""
     if n_blocks == 0:
         raise ValueError("moments must have at least one block; these have none.")
+
+
+def checked_observable_names(names: Sequence[str] | None, n_observables: int) -> tuple[str, ...] | None:
+    """The names as a tuple, or a ValueError if there are not as many as observables.
+
+    Examples
+    --------
+    >>> checked_observable_names(["x", "y"], 2)
+    ('x', 'y')
+    """
+    if names is None:
+        return None
+    if len(names) != n_observables:
+        raise ValueError(f"observable_names must name {n_observables} observables; got {len(names)}: {list(names)}.")
+    return tuple(map(str, names))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+import contextlib
+import functools
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from koopman_lora.batch_means import batch_mean
 from koopman_lora.loss_terms import best_svals, lora_terms
 from koopman_lora.moments import Moments
+from koopman_lora.processes import all_rows, processes
 from koopman_lora.triples import canonical_triples
 
 # Added to second moments of a batch: far below any real scale, it keeps the gradient of a dead feature finite.
@@ -95,12 +98,86 @@ def normalise_batch(features: Tensor, centred: bool, scaled: bool, pair_weights:
     tensor([[-1.],
             [ 1.]])
     """
+    features = at_least_single(features)
+    if processes().size > 1:
+        return _normalise_over_all(features, centred, scaled, pair_weights)
     if pair_weights is None and centred and scaled and not features.is_complex():
         # the same as below in one fused kernel, a tenth of the step's time less
         return nn.functional.batch_norm(features, None, None, training=True, eps=_FLOOR)
     if centred:
         features = features - batch_mean(features, pair_weights)
     return features / (batch_mean(features.abs().square(), pair_weights) + _FLOOR).sqrt() if scaled else features
+
+
+def at_least_single(features: Tensor) -> Tensor:
+    """Features in single precision where a network of mixed precision gave them in half, too short for moments.
+
+    Examples
+    --------
+    >>> at_least_single(torch.ones(2, 1, dtype=torch.bfloat16)).dtype
+    torch.float32
+    """
+    return features.float() if features.dtype in (torch.bfloat16, torch.float16) else features
+
+
+def _normalise_over_all(features: Tensor, centred: bool, scaled: bool, weights: Tensor | None) -> Tensor:
+    """`normalise_batch` of the batch of which this process has a part."""
+    mean, variance, _ = mean_and_variance_of_all(features, weights)
+    power = variance if centred else variance + mean.abs().square()
+    features = features - mean if centred else features
+    return features / (power + _FLOOR).sqrt() if scaled else features
+
+
+def mean_and_variance_of_all(features: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and variance (n_features,) over the rows of all processes, and their total weight, in one message.
+
+    Variances of the parts and the spread of their means add without loss; sums of squares would lose what an offset
+    swamps.
+
+    Examples
+    --------
+    >>> mean_and_variance_of_all(torch.tensor([[1.0], [3.0]]))
+    (tensor([2.]), tensor([1.]), tensor([2.]))
+    """
+    own = batch_mean(features, weights)
+    variance = batch_mean((features - own).abs().square(), weights)
+    count = torch.full_like(own, len(features)) if weights is None else weights.sum().to(own.dtype).expand_as(own)
+    table = torch.stack([count, own, variance.to(own.dtype)])[None]
+    rank, size, _ = processes()
+    counts, means, variances = all_rows(table, size, slice(rank, rank + 1)).unbind(1)  # (process, feature)
+    shares = counts / counts.sum(0)
+    mean = (shares * means).sum(0)
+    variance = (shares * (variances + (means - mean).abs().square())).sum(0)
+    return mean, variance.real, counts.sum(0).real
+
+
+@contextlib.contextmanager
+def global_batch_norm(model: nn.Module) -> Iterator[None]:
+    """Batch normalisation layers of a model normalise by the batch of all processes, also on CPU."""
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    layers = layers if processes().size > 1 else []
+    for layer in layers:
+        layer.__dict__["forward"] = functools.partial(_batch_norm_of_all, layer)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _batch_norm_of_all(layer: Any, x: Tensor) -> Tensor:
+    if not layer.training:
+        return type(layer).forward(layer, x)
+    mean, variance, n = mean_and_variance_of_all(x.movedim(1, -1).flatten(0, -2))
+    if layer.track_running_stats:
+        layer.num_batches_tracked += 1
+        rate = 1.0 / layer.num_batches_tracked if layer.momentum is None else layer.momentum
+        with torch.no_grad():
+            layer.running_mean += rate * (mean - layer.running_mean)
+            layer.running_var += rate * (variance * n / (n - 1) - layer.running_var)
+    shape = (1, -1, *[1] * (x.ndim - 2))
+    x = (x - mean.view(shape)) / (variance.view(shape) + layer.eps).sqrt()
+    return x * layer.weight.view(shape) + layer.bias.view(shape) if layer.affine else x
 
 
 def mean_and_power(batches: Iterable[tuple[Tensor, np.ndarray | None]]) -> tuple[Tensor, Tensor]:

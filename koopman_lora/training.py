@@ -14,6 +14,7 @@ from koopman_lora.arguments import check_positive, whole
 from koopman_lora.data.pairs import LaggedPairs
 from koopman_lora.data.splits import Split, as_split
 from koopman_lora.encoder_pairs import EncoderPair
+from koopman_lora.launching import all_processes
 from koopman_lora.losses import check_loss
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import CROSS, Moments
@@ -94,7 +95,7 @@ def fit(
     >>> fit(model, lagged_pairs(series), n_epochs=2).history.sizes["epoch"]
     2
     """
-    with gradients():
+    with gradients(), all_processes(_checked_options(options)):
         result = train(
             model,
             as_split(pairs, seed),
@@ -106,8 +107,8 @@ def fit(
             progress=progress,
         )
         freeze(model, raw_moments(model, result.split.training))
-    if result.finding is not None:
-        warnings.warn(result.finding.message, stacklevel=2)
+        if result.finding is not None:
+            warnings.warn(result.finding.message, stacklevel=2)
     return result
 
 
@@ -123,8 +124,8 @@ def train(
     progress: bool | None = None,
 ) -> TrainingResult:
     """`fit` without its last pass over the pairs: the features' normalisation is left to `freeze`."""
-    options = TrainingOptions() if options is None else options
-    _check_kinds(model, loss, options)
+    options = _checked_options(options)
+    _check_kinds(model, loss)
     batch_size, seed = whole("batch_size", batch_size), whole("seed", seed)
     n_epochs = None if n_epochs is None else whole("n_epochs", n_epochs)
     for name, value in (("batch_size", batch_size), ("n_epochs", n_epochs)):
@@ -137,7 +138,7 @@ def train(
             f"batch_size must be at least n_modes={model.n_modes} (and 2) to estimate moments; got "
             f"batch_size={batch_size} with {len(training)} training pairs."
         )
-    with gradients():
+    with gradients(), all_processes(options):
         _check_model(model, training.read_x(slice(2)))
         check_one_encoder(model, split)
         loop = TrainingLoop(model, split, loss, options, seed)
@@ -148,8 +149,16 @@ def train(
         return loop.run(n_epochs, batch_size, progress)
 
 
-def _check_kinds(model: Any, loss: Any, options: Any) -> None:
-    """Raise a TypeError for a model, a loss or options of another kind."""
+def _checked_options(options: Any) -> TrainingOptions:
+    """Options, those by default for None; a TypeError for anything else."""
+    options = TrainingOptions() if options is None else options
+    if not isinstance(options, TrainingOptions):
+        raise TypeError(f"options must be TrainingOptions(...); got {options!r}.")
+    return options
+
+
+def _check_kinds(model: Any, loss: Any) -> None:
+    """Raise a TypeError for a model or a loss of another kind."""
     if not isinstance(model, KoopmanLoRAModel):
         raise TypeError(
             f"model must be a KoopmanLoRAModel; got {type(model).__name__}. Encoders of your own go into "
@@ -161,8 +170,6 @@ def _check_kinds(model: Any, loss: Any, options: Any) -> None:
         )
     if loss is not None:
         check_loss(loss)
-    if not isinstance(options, TrainingOptions):
-        raise TypeError(f"options must be TrainingOptions(...); got {options!r}.")
 
 
 def _check_model(model: KoopmanLoRAModel, x: Tensor) -> None:

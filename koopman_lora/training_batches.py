@@ -14,6 +14,7 @@ from koopman_lora.data.lazy_states import LazyStates
 from koopman_lora.data.pairs import LaggedPairs
 from koopman_lora.data.shuffling import Portion, random_portions
 from koopman_lora.model import KoopmanLoRAModel
+from koopman_lora.processes import part_of
 
 
 def n_batches(n_pairs: int, batch_size: int, n_modes: int) -> int:
@@ -38,14 +39,19 @@ class _Loaded(NamedTuple):
 class TrainingBatches:
     """An endless iterator over batches (x, x_next) of prepared states; none of a pass is dropped.
 
-    Where pairs count both ways, half of a batch goes backward: as they come, by chance. Where they have weights, a pass
-    draws them as often as these say: batches are of the weighted law, also where few pairs have most of the weight.
-    What is not in memory is read ahead in a thread, until `close`.
+    Of several processes each gets its part of every batch. Where pairs count both ways, half of a batch goes backward:
+    as they come, by chance. Where they have weights, a pass draws them as often as these say: batches are of the
+    weighted law, also where few pairs have most of the weight. What is not in memory is read ahead in a thread, until
+    `close`.
 
     Parameters
     ----------
     steps_per_pass : see `n_batches`; sizes of batches differ by one pair at most
     seed : of the orders
+
+    Attributes
+    ----------
+    n_rows : pairs of the latest batch, in all processes
     """
 
     def __init__(self, model: KoopmanLoRAModel, pairs: LaggedPairs, steps_per_pass: int, seed: int) -> None:
@@ -54,7 +60,7 @@ class TrainingBatches:
         self.generator = torch.Generator().manual_seed(seed)
         sizes = len(pairs) // steps_per_pass + (np.arange(steps_per_pass) < len(pairs) % steps_per_pass)
         self.bounds = [0, *np.cumsum(sizes).tolist()]
-        self.position = 0
+        self.position = self.n_rows = 0
         self.reader = ThreadPoolExecutor(1) if isinstance(pairs.states, LazyStates) else None
         self._shuffle()
 
@@ -71,10 +77,12 @@ class TrainingBatches:
         if self.position == self.steps_per_pass:
             self.position = 0
             self._shuffle()
-        x, x_next = self._pairs(*self.bounds[self.position : self.position + 2])
+        start, stop = self.bounds[self.position : self.position + 2]
         self.position += 1
+        self.n_rows, mine = stop - start, part_of(stop - start)
+        half = max(self.n_rows // 2 - mine.start, 0)
+        x, x_next = self._pairs(start + mine.start, start + mine.stop)
         if self.pairs.is_reversible:
-            half = len(x) // 2
             x, x_next = torch.cat([x[:half], x_next[half:]]), torch.cat([x_next[:half], x[half:]])
         return x, x_next
 

@@ -7,10 +7,8 @@ import copy
 import dataclasses
 import logging
 import math
-import threading
 import time
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from koopman_lora._labels import EPOCH, MODE, labelled, provenance
+from koopman_lora.baselines import DPNetLoss, VAMPLoss
 from koopman_lora.checkpoints import Checkpoints
 from koopman_lora.data.scales import standardization
 from koopman_lora.data.seals import told_of
@@ -26,9 +25,22 @@ from koopman_lora.data.splits import Split
 from koopman_lora.epoch_scores import EpochScore, HeldOutScores
 from koopman_lora.finding import Finding
 from koopman_lora.interruptions import Interruption, interruptions
+from koopman_lora.launching import make_fabric
 from koopman_lora.losses import NestedLoRALoss, NonFiniteLossError, scalar_loss
 from koopman_lora.model import KoopmanLoRAModel
+from koopman_lora.normalisation import at_least_single, global_batch_norm
 from koopman_lora.optimisers import HIDDEN_MOMENTUM, MuonAdamW, hidden_matrices, parameter_groups
+from koopman_lora.processes import (
+    agreed,
+    all_rows,
+    alone,
+    average_gradients,
+    gathered,
+    made_by_first,
+    part_of,
+    processes,
+    share_state,
+)
 from koopman_lora.surroundings import may_draw, seeded
 from koopman_lora.training_batches import TrainingBatches, n_batches
 from koopman_lora.training_options import TrainingOptions
@@ -44,7 +56,10 @@ N_QUICK_STEPS, MOST_TIMES, PLENTY_OF_PAIRS = 250, 4, 15_000
 # Steps of an epoch of the default training, however many pairs there are.
 EPOCH_STEPS = 50
 FINISHED, EARLY = "finished", "early stopping"
-_ONE_AT_A_TIME = threading.Lock()
+# Steps after which processes ask one another whether somebody wants them to stop.
+ASKED_EVERY = 10
+# Losses whose means over a batch are over those of all processes.
+LOSSES_OF_MOMENTS = (NestedLoRALoss, VAMPLoss, DPNetLoss)
 
 logger = logging.getLogger(__name__)
 
@@ -71,28 +86,6 @@ class TrainingResult:
     finding: Finding | None = None
 
 
-@contextlib.contextmanager
-def quiet_fabric() -> Iterator[None]:
-    """Fabric announces devices through logging as it is set up; a library that is called in a loop should not.
-
-    Of this thread only, and nothing is left behind: the logger is the user's as well.
-    """
-    from lightning_fabric.utilities.rank_zero import rank_zero_module
-
-    here = threading.get_ident()
-
-    def is_heard(record: logging.LogRecord) -> bool:
-        return record.thread != here or record.levelno >= logging.ERROR
-
-    logger = rank_zero_module.log
-    with _ONE_AT_A_TIME:  # a filter that goes while another thread walks over them would hide the next one
-        logger.addFilter(is_heard)
-        try:
-            yield
-        finally:
-            logger.removeFilter(is_heard)
-
-
 class TrainingLoop:
     """State of one training run: what `run` needs, set up once."""
 
@@ -104,20 +97,18 @@ class TrainingLoop:
         options: TrainingOptions,
         seed: int = 0,
     ) -> None:
-        from lightning_fabric import Fabric  # here, for it drags in torch's compiler, a second
-
-        precision: Any = options.precision  # checked before
-        with quiet_fabric():
-            self.fabric = Fabric(accelerator=options.accelerator, devices=1, precision=precision)
+        self.fabric = make_fabric(options)
         self.model, self.split, self.options, self.seed = model, split, options, seed
         self.train, self.test = split.training, split.held_out
         self.loss = loss or NestedLoRALoss(model.n_modes)
         self.standing = Standing(torch.zeros((), device=self.fabric.device))
         self.checkpoints: Checkpoints | None = None
+        self.stopped_by = ""  # the signal, once all processes know of it
 
     def _configure(self, n_epochs: int | None, batch_size: int) -> None:
         """Set up optimiser, schedule and data."""
         steps_per_pass = n_batches(len(self.train), batch_size, self.model.n_modes)
+        self._check_parts(len(self.train) // steps_per_pass)
         is_quick = self.options.will_refine and self.train.n_effective >= PLENTY_OF_PAIRS
         hidden = hidden_matrices(self.model.encoders) if is_quick else []
         self.n_epochs = n_epochs or round(self._default_steps(bool(hidden)) / EPOCH_STEPS)
@@ -131,9 +122,11 @@ class TrainingLoop:
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, peaks, total, max_momentum=[HIDDEN_MOMENTUM if "is_hidden" in g else 0.95 for g in groups]
         )
-        # the wrapped module only walks over inputs and outputs, which are where and what they should be already
-        with quiet_fabric():
-            _, self.optimizer = self.fabric.setup(self.model, optimizer)
+        # a wrapped module would walk over inputs and outputs, which are where and what they should be already, and take
+        # means over processes of what they have in common
+        self.fabric.to_device(self.fabric.strategy.precision.convert_module(self.model))
+        self.optimizer: Any = self.fabric.setup_optimizers(optimizer)
+        share_state(self.model)
         self.draws = may_draw(self.model) or may_draw(self.loss)
         self.settings = {
             "batch_size": batch_size,
@@ -150,27 +143,40 @@ class TrainingLoop:
         parts = (self.model, self.loss, optimizer, self.schedule, precision, self.batches, self.draws)
         self.run_state = RunState(self.standing, *parts)
 
+    def _check_parts(self, smallest: int) -> None:
+        """Raise a ValueError where processes were given other pairs, or batches too small to have a part for each."""
+        others = gathered((len(self.train), 0 if self.test is None else len(self.test)))
+        if len(set(others)) > 1:
+            raise ValueError(f"pairs must be the same in all processes; they have {others} (training, held-out) pairs.")
+        if smallest < 2 * processes().size:
+            raise ValueError(
+                f"batch_size must give each of {processes().size} processes 2 pairs at least; they are of {smallest}."
+                " Use larger batches, or fewer processes."
+            )
+
     def _default_steps(self, has_hidden: bool) -> float:
         growth = max(1.0, len(self.train) / MANY_PAIRS) ** (1 / 3)
         return growth * (N_QUICK_STEPS * min(self.model.n_inputs, MOST_TIMES) if has_hidden else N_STEPS)
 
     def run(self, n_epochs: int | None, batch_size: int, progress: bool | None) -> TrainingResult:
         """Train; the best state is in the model afterwards."""
-        kept = self._open_checkpoints(n_epochs=n_epochs, batch_size=batch_size, seed=self.seed)
+        kept = made_by_first(lambda: self._open_checkpoints(n_epochs=n_epochs, batch_size=batch_size, seed=self.seed))
         self._configure(n_epochs, batch_size)
-        with (
-            contextlib.closing(self.batches),
-            seeded(self.seed, self.fabric.device) if self.draws else contextlib.nullcontext(),
-        ):
+        # layers that draw, such as dropout, must draw for its own pairs in each process
+        seed = self.seed + processes().rank
+        drawing = seeded(seed, self.fabric.device) if self.draws else contextlib.nullcontext()
+        with contextlib.closing(self.batches), drawing, global_batch_norm(self.model):
             if kept is not None:
                 with told_of(str(self.options.checkpoint)):
                     self.run_state.restore(kept)
+                if self.draws and not processes().is_first:  # the state that was kept is that of the first
+                    torch.manual_seed(seed + self.schedule.last_epoch)
                 place = len(self.standing.records), self.n_epochs, self.standing.step
                 logger.info("resumed from %s after %d of %d epochs and %d steps", self.options.checkpoint, *place)
             return self._run(progress)
 
     def _open_checkpoints(self, **settings: Any) -> Any:
-        """The state to go on from, if there is one."""
+        """The state to go on from, if there is one. Only one process keeps them."""
         options = self.options
         if options.checkpoint is None:
             return None
@@ -185,7 +191,8 @@ class TrainingLoop:
         standing, steps = self.standing, self.n_epochs * self.steps_per_epoch
         logger.info("training on %d pairs: %d epochs, %d steps", len(self.train), self.n_epochs, steps)
         self.started = time.perf_counter() - standing.seconds
-        reports = TrainingReports(self.n_epochs, standing.records, progress, self.options.log_to)
+        how = (progress, self.options.log_to) if processes().is_first else (False, None)
+        reports = TrainingReports(self.n_epochs, standing.records, *how)
         try:
             with interruptions() as interruption:
                 if not standing.stop_reason:
@@ -196,14 +203,14 @@ class TrainingLoop:
             raise
         finally:
             reports.close()
-        return self._result(interruption)
+        return self._result()
 
     def _train(self, interruption: Interruption, reports: TrainingReports) -> None:
         """Epochs until the run ends or somebody asks to stop; the state that it stands in then is kept."""
         standing = self.standing
         if self.checkpoints is not None:  # now, so that a folder that cannot be written is told before the work
             self.checkpoints.save(self.run_state.state())
-        while not (standing.stop_reason or interruption):
+        while not (standing.stop_reason or self.stopped_by):
             self._steps(interruption)
             if standing.step == self.steps_per_epoch:
                 self._close_epoch()
@@ -218,7 +225,11 @@ class TrainingLoop:
         self.model.train()
         while standing.step < self.steps_per_epoch:
             self._step(*next(self.batches))
-            if interruption:
+            if processes().size == 1:
+                self.stopped_by = interruption.signal_name
+            elif standing.step % ASKED_EVERY == 0 or standing.step == self.steps_per_epoch:
+                self.stopped_by = max(gathered(interruption.signal_name))
+            if self.stopped_by:
                 return
             if self.checkpoints is not None and self.checkpoints.is_due:
                 self._keep()
@@ -226,9 +237,10 @@ class TrainingLoop:
     def _step(self, x: Tensor, x_next: Tensor) -> None:
         with self._autocast():
             f, g = self.model.encode(x, x_next)
-            loss = scalar_loss(self.loss(f, g, self.model.svals))
+        loss = scalar_loss(self._loss_of_all(at_least_single(f), at_least_single(g)))
         self.optimizer.zero_grad()
         self.fabric.backward(loss)
+        average_gradients(self.model.parameters())
         if self.options.gradient_clip is not None:
             # a gradient that is not finite reaches the loss, and stops there with advice
             self.fabric.clip_gradients(
@@ -239,16 +251,30 @@ class TrainingLoop:
         self.standing.total += loss.detach()
         self.standing.step += 1
 
+    def _loss_of_all(self, f: Tensor, g: Tensor) -> Tensor:
+        """Loss of the batch of all processes, of which features of the own part are given.
+
+        Our losses are functions of moments, which are summed over processes. Of another nothing is known: it gets the
+        features of all.
+        """
+        if processes().size == 1 or type(self.loss) in LOSSES_OF_MOMENTS:
+            return self.loss(f, g, self.model.svals)
+        n_rows = self.batches.n_rows
+        f, g = (all_rows(features, n_rows, part_of(n_rows)) for features in (f, g))
+        with alone():
+            return self.loss(f, g, self.model.svals)
+
     def _choose(self) -> None:
         """Score the present state, and choose between it and those before."""
         standing, epoch = self.standing, self.standing.epoch
-        mean_loss = standing.total.item() / standing.step
+        mean_loss = agreed(standing.total.item() / standing.step)
         if not math.isfinite(mean_loss):
             raise NonFiniteLossError(
                 f"the loss became {mean_loss} in epoch {epoch}; try a smaller learning_rate or gradient_clip=1.0, or "
                 "look for outliers in the data."
             )
         score = EpochScore(epoch, -mean_loss, np.zeros(2)) if self.scores is None else self.scores.score(epoch)
+        score = agreed(score)  # on machines of several kinds they may differ in the last bit, and decisions with them
         standing.records.append(self._record(mean_loss, score.value))
         if standing.best is None or score.value > standing.best.value:
             standing.best = score
@@ -287,7 +313,7 @@ class TrainingLoop:
             record["svals"] = self.model.svals.detach().cpu().numpy()
         return record
 
-    def _result(self, interruption: Interruption) -> TrainingResult:
+    def _result(self) -> TrainingResult:
         """Restore the chosen state, and tell."""
         standing = self.standing
         assert standing.chosen is not None  # there is at least part of an epoch
@@ -297,7 +323,7 @@ class TrainingLoop:
         chosen, finding = standing.chosen.epoch, None
         if not standing.stop_reason:
             done = f"after {standing.epoch - 1} of {self.n_epochs} epochs"
-            finding = interrupted_finding(f"({interruption.signal_name}) {done}", chosen, self.options.checkpoint)
+            finding = interrupted_finding(f"({self.stopped_by}) {done}", chosen, self.options.checkpoint)
         reason, n_epochs = standing.stop_reason or INTERRUPTED, len(standing.records)
         told = "training ended after %d epochs and %.1f s (%s); the state of epoch %d is taken"
         logger.info(told, n_epochs, standing.seconds, reason, chosen)

@@ -29,6 +29,8 @@ class TrainingOptions:
         orthogonalised momentum for hidden matrices (`MuonAdamW`)
     standardize : set the model's standardisation from the training pairs
     accelerator : for Lightning Fabric: 'cpu', 'gpu', 'auto'
+    devices, num_nodes : processes on each machine, with a GPU each where the accelerator is one, and machines; by
+        default what a launcher has started (torchrun, srun), else one. `devices=1` keeps this process by itself.
     precision : '32-true' or '64-true', or for half precision where it does no harm 'bf16-mixed' or '16-mixed'
     checkpoint : folder for the state of the run, written whole or not at all, the last two of them; one fit, one folder
     checkpoint_every : seconds between two states, 0 for one after every step; one more is written at the end
@@ -58,6 +60,8 @@ class TrainingOptions:
     will_refine: bool = False
     standardize: bool = True
     accelerator: str = "cpu"
+    devices: int | None = None
+    num_nodes: int | None = None
     precision: str = "32-true"
     checkpoint: str | os.PathLike | None = None
     checkpoint_every: float = 60.0
@@ -65,7 +69,7 @@ class TrainingOptions:
     log_to: Any = None
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "gradient_clip", "patience"):
+        for name in ("learning_rate", "gradient_clip", "patience", "devices", "num_nodes"):
             check_positive(name, getattr(self, name))
         if self.precision not in PRECISIONS:
             raise ValueError(

@@ -18,8 +18,8 @@ from koopman_lora.surroundings import random_states, set_random_states
 from koopman_lora.training_batches import TrainingBatches
 from koopman_lora.training_options import TrainingOptions
 
-# Options that say where and how a run is kept, and change no number of it.
-_OF_NO_CONSEQUENCE = ("accelerator", "checkpoint", "checkpoint_every", "resume", "log_to")
+# Options that say where and how a run is kept, and change no number of it beyond round-off.
+_OF_NO_CONSEQUENCE = ("accelerator", "devices", "num_nodes", "checkpoint", "checkpoint_every", "resume", "log_to")
 _PLAIN = (bool, int, float, str, tuple, list, type(None))
 
 

@@ -15,13 +15,13 @@ from torch import nn
 from koopman_lora.data.pairs import lagged_pairs
 from koopman_lora.encoders import CNN, MLP
 from koopman_lora.estimator import KoopmanLoRA
+from koopman_lora.launching import quiet_fabric
 from koopman_lora.losses import NestedLoRALoss
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.surroundings import gradients, may_draw, seeded
 from koopman_lora.svd.neural_svd import NeuralSVD
 from koopman_lora.systems import NoisyRotation
 from koopman_lora.training import fit
-from koopman_lora.training_loop import quiet_fabric
 from koopman_lora.training_options import TrainingOptions
 
 SYSTEM = NoisyRotation(omega=0.5, noise=0.5)

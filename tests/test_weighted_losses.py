@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from koopman_lora.baselines import DPNetLoss, VAMPLoss
-from koopman_lora.batch_means import batch_mean, effective_pairs, gram
+from koopman_lora.batch_means import batch_mean, gram, over_all_pairs
 from koopman_lora.losses import NestedLoRALoss, lora_loss, nesting_weights, orthonormality_penalty
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.normalisation import normalise_batch
@@ -139,7 +139,8 @@ def test_means_of_a_batch_are_weighted(seed, dtype):
     a, b = repeated(weights, f, g)
     assert torch.allclose(batch_mean(f, weights), a.mean(0), rtol=1e-12, atol=1e-13)
     assert torch.allclose(gram(f, g, weights), gram(a, b), rtol=1e-12, atol=1e-13)
-    assert float(effective_pairs(f, weights)) == pytest.approx(float(weights.sum() ** 2 / weights.square().sum()))
+    n_effective = over_all_pairs([batch_mean(f, weights)], f[:, 0], weights)[2]
+    assert float(n_effective) == pytest.approx(float(weights.sum() ** 2 / weights.square().sum()))
     for centred, scaled in itertools.product([True, False], repeat=2):
         found = normalise_batch(f, centred, scaled, weights)
         expected = normalise_batch(a, centred, scaled)
