@@ -19,7 +19,7 @@ from koopman_lora.lag_scan import slowest_rates
 from koopman_lora.moments import FeatureMap
 
 # Pairs of which the health and longer lags are looked at, and numbers in their states; transitions are counted in all.
-_LOOKED_AT, _NUMBERS = 2**20, 2**24
+_LOOKED_AT, _NUMBERS = 2**19, 2**23
 NO_PLATEAU = "no plateau"
 # Multiples of the lag at which the slowest timescale is looked at again, and by how much it must grow to matter.
 _MULTIPLES = (1, 2, 3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,14 @@ def n_batches(n_pairs: int, batch_size: int, n_modes: int) -> int:
     (4, 1)
     """
     return max(1, min(round(n_pairs / batch_size), n_pairs // max(n_modes, 2)))
+
+
+class _Loaded(NamedTuple):
+    """Prepared states of a portion, and the random order to take them in."""
+
+    x: Tensor = torch.empty(0)
+    x_next: Tensor = torch.empty(0)
+    order: Tensor | None = None
 
 
 class TrainingBatches:
@@ -59,7 +67,7 @@ class TrainingBatches:
     def _shuffle(self) -> None:
         self.before = self.generator.get_state()
         self.portions = random_portions(self.pairs, self.bounds, self.generator)
-        self.number, self.loaded = -1, (torch.empty(0), torch.empty(0))
+        self.number, self.loaded = -1, _Loaded()
         self.ahead: tuple[int, Future] | None = None
 
     def __iter__(self) -> TrainingBatches:
@@ -85,17 +93,17 @@ class TrainingBatches:
         while start < stop:
             portion = self.portions[number]
             rows: Any = slice(start - portion.start, min(stop, portion.stop) - portion.start)
-            rows = rows if portion.order is None else portion.order[rows].to(self.model.device)
-            found.append(tuple(side[rows] for side in self._load(number)))
+            *sides, order = self._load(number)
+            found.append(tuple(side[rows if order is None else order[rows]] for side in sides))
             start, number = portion.stop, number + 1
         x, x_next = (sides[0] if len(sides) == 1 else torch.cat(sides) for sides in zip(*found, strict=True))
         return x, x_next
 
-    def _load(self, number: int) -> tuple[Tensor, Tensor]:
+    def _load(self, number: int) -> _Loaded:
         """The prepared states of a portion, while the next one is being read."""
         if number == self.number:
             return self.loaded
-        self.number, self.loaded = -1, (torch.empty(0), torch.empty(0))  # no third portion in memory
+        self.number, self.loaded = -1, _Loaded()  # no third portion in memory
         is_ahead = self.ahead is not None and self.ahead[0] == number
         self.loaded = self.ahead[1].result() if self.ahead and is_ahead else self._prepare(self.portions[number])
         self.number, self.ahead = number, None
@@ -104,10 +112,22 @@ class TrainingBatches:
         return self.loaded
 
     @torch.no_grad()
-    def _prepare(self, portion: Portion) -> tuple[Tensor, Tensor]:
-        sides = zip(*(map(self.model.prepare, self.pairs.read(part)) for part in portion.parts), strict=True)
-        x, x_next = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in sides)
-        return x, x_next
+    def _prepare(self, portion: Portion) -> _Loaded:
+        found: tuple[Tensor, ...] | None = None
+        start = 0
+        for part in portion.parts:
+            sides = tuple(map(self.model.prepare, self.pairs.read(part)))
+            if len(portion.parts) == 1:
+                found = sides
+                break
+            if found is None:  # in place: parts put together at the end would be in memory twice
+                found = tuple(side.new_empty((portion.stop - portion.start, *side.shape[1:])) for side in sides)
+            for whole, side in zip(found, sides, strict=True):
+                whole[start : start + len(side)] = side
+            start += len(sides[0])
+        assert found is not None  # a portion has a part
+        (x, x_next), order = found, portion.order()
+        return _Loaded(x, x_next, None if order is None else order.to(self.model.device))
 
     def close(self) -> None:
         """End the thread that reads ahead, once it has read what it is at."""

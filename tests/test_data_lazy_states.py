@@ -95,7 +95,7 @@ def test_pairs_cross_edges_of_chunks_and_no_end_of_a_trajectory(lengths, chunk, 
         found = [(float(a), float(b)) for x, x_next in drawn for a, b in zip(x[:, 0], x_next[:, 0], strict=True)]
         assert sorted(found) == expected
         for portion in portions:
-            assert sorted(portion.order.tolist()) == list(range(portion.stop - portion.start))
+            assert sorted(portion.order().tolist()) == list(range(portion.stop - portion.start))
 
 
 def test_trajectories_of_one_array_in_chunks_of_several(small_blocks):

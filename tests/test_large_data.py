@@ -1,4 +1,4 @@
-"""What is looked at in a part of very many pairs says the same as all of them; what is counted is counted in all."""
+"""What is looked at in a part of very many pairs says the same as all; what is counted is counted in all."""
 
 import dask.array as da
 import numpy as np

@@ -18,7 +18,7 @@ from koopman_lora.data.pairs import LaggedPairs, lagged_pairs
 # Entries of a state that are looked at; of more, so many that are evenly spread.
 _MOST_ENTRIES = 1000
 # Pairs that are looked at, and numbers in their states.
-_LOOKED_AT, _NUMBERS = 2**20, 2**24
+_LOOKED_AT, _NUMBERS = 2**19, 2**23
 # Numbers that are worked on at once, which bounds the memory.
 _AT_ONCE = 2_000_000
 # Frames on which coordinates are compared before they are compared on all; correlation of two that are one.
@@ -48,7 +48,7 @@ def data_health(data: Any, lag: int | None = None, dt: float | None = None, time
         `common_value` and the share of frames in which it is; share of frames that repeat the one before; number of
         different values; `duplicate_of` an earlier coordinate, or -1; `period` of what looks like a raw angle, or like
         a position wrapped into a box. NaN where there is nothing to tell. States with more than 1000 entries are looked
-        at in 1000 of them; of more than a million pairs, stretches that are spread evenly over all of them.
+        at in 1000 of them; of more than half a million pairs, stretches that are spread evenly over all of them.
 
     Raises
     ------

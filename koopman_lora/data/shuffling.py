@@ -15,8 +15,10 @@ from koopman_lora.data.pairs import LaggedPairs
 from koopman_lora.data.rows import Rows
 
 # Numbers in the states x of a portion: of pairs in memory, in batches of a few hundred preparing takes twice the time;
-# of blocks, so that many are mixed, and two portions with x and x' in single precision still take 256 MB.
-PORTION, BUFFER = 2**21, 2**24
+# of blocks, so that many are mixed, and two portions of x and x' in single precision take 128 MB.
+PORTION, BUFFER = 2**21, 2**23
+# The first portion of blocks is smaller, as training waits for it.
+FIRST = 4
 
 
 class Portion(NamedTuple):
@@ -26,13 +28,19 @@ class Portion(NamedTuple):
     ----------
     start, stop : which of the order
     parts : positions of the pairs, in the order in which they are read
-    order : random order (stop - start,) of what was read; None where they are read in random order
+    seed : of the order of what was read; None where it is read in random order
     """
 
     start: int
     stop: int
     parts: Sequence[slice | np.ndarray]
-    order: Tensor | None
+    seed: int | None
+
+    def order(self) -> Tensor | None:
+        """Random order (stop - start,) of what was read; of its own, so that a pass can be taken up in the middle."""
+        if self.seed is None:
+            return None
+        return torch.randperm(self.stop - self.start, generator=torch.Generator().manual_seed(self.seed))
 
 
 def random_portions(pairs: LaggedPairs, bounds: Sequence[int], generator: torch.Generator) -> list[Portion]:
@@ -65,22 +73,23 @@ def _of_blocks(pairs: LaggedPairs, states: LazyStates, generator: torch.Generato
     """Blocks in random order, gathered until they are enough, and their pairs in random order."""
     blocks = states.by_block(pairs.places.rows)
     seed = int(torch.randint(2**62, (), generator=generator))
-    size = BUFFER // max(1, pairs.n_entries)
-    start, number, gathered, n = 0, 0, [], 0
-    chosen = torch.randperm(len(blocks), generator=generator).tolist()
+    size = BUFFER // (FIRST * max(1, pairs.n_entries))
     n_copies = None
     if pairs.weights is not None:
         n_copies = np.bincount(_drawn(pairs.weights, generator), minlength=len(pairs))
-    parts = [part for block in chosen if len(part := _copies(blocks[block][1], n_copies))]
-    for place, positions in enumerate(parts):
+    start, number, n = 0, 0, 0
+    gathered: list[slice | np.ndarray] = []
+    for block in torch.randperm(len(blocks), generator=generator).tolist():
+        positions = _copies(blocks[block][1], n_copies)
+        if len(positions) == 0:
+            continue
+        if gathered and n + len(positions) > size:
+            yield Portion(start, start + n, gathered, seed + number)
+            size = BUFFER // max(1, pairs.n_entries)
+            start, number, gathered, n = start + n, number + 1, [], 0
         gathered.append(positions.at(slice(None)))
         n += len(positions)
-        following = len(parts[place + 1]) if place + 1 < len(parts) else size
-        if n + following > size:
-            # of its own, so that an order can be taken up in the middle
-            own = torch.Generator().manual_seed(seed + number)
-            yield Portion(start, start + n, gathered, torch.randperm(n, generator=own))
-            start, number, gathered, n = start + n, number + 1, [], 0
+    yield Portion(start, start + n, gathered, seed + number)
 
 
 def _copies(positions: Rows, n_copies: np.ndarray | None) -> Rows:
