@@ -53,6 +53,7 @@ benchmarks: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/startup.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/survival.py
 	$(BIN)/python benchmarks/moments.py
+	$(BIN)/python benchmarks/scale.py --quick
 
 clean:
 	rm -rf $(VENV) $(BENCH) $(MLCOLVAR) runs benchmarks/results

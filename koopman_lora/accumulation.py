@@ -23,10 +23,11 @@ from koopman_lora.data.batches import (
     has_states,
     is_tuple_of_tensors,
 )
-from koopman_lora.data.groups import as_slice, block_numbers, neighbouring_blocks
+from koopman_lora.data.groups import block_numbers, neighbouring_blocks
 from koopman_lora.data.pairs import BATCH, LaggedPairs
+from koopman_lora.data.rows import Rows
 from koopman_lora.data.weights import checked_weights
-from koopman_lora.far_out import FarOut
+from koopman_lora.far_out import LOOKED_AT, FarOut
 from koopman_lora.feature_products import Part, Stack, as_features, check_finite, double, feature_products
 from koopman_lora.kinds import shown
 from koopman_lora.moment_names import checked_observable_names
@@ -198,7 +199,7 @@ class _Accumulator:
             mine = np.argsort(block, kind="stable")[part_of(len(pairs))]
             pairs, block = pairs.select(mine), block[mine]
         elif self.far_out is None:
-            self.fix_direction(pairs.x, pairs.weights)
+            self.far_out = _far_out_of(pairs)
         parts = made_by_all(lambda: self._of_part(pairs, block, batch_size, observable_names))
         return sum_of_parts([part for part in parts if part is not None]).moments
 
@@ -207,7 +208,7 @@ class _Accumulator:
         """What parts must agree on, as if there were none: shifts are those of the first batch of the first block."""
         first = pairs.select(np.flatnonzero(block == block.min())[:batch_size])
         self._fix_shifts(self._features(first.x, first.x_next))
-        return Common(FarOut.of_states(pairs.x, pairs.weights), self.shifts)
+        return Common(_far_out_of(pairs), self.shifts)
 
     def _of_part(
         self, pairs: LaggedPairs, block: np.ndarray, batch_size: int, observable_names: Sequence[str] | None
@@ -217,20 +218,18 @@ class _Accumulator:
             return None
         for blocks in neighbouring_blocks(block, batch_size):
             if len(blocks) == 1:
-                self.add_block(batches_of(pairs.x, pairs.x_next, pairs.weights, as_slice(blocks[0]), batch_size))
+                self.add_block(pairs.weighted_batch(positions) for positions in blocks[0].batches(batch_size))
             else:
                 self._add_blocks(pairs, blocks)
         return PartOfMoments(np.unique(block), self.result(pairs.clock, observable_names))
 
     @torch.no_grad()
-    def _add_blocks(self, pairs: LaggedPairs, blocks: list[np.ndarray]) -> None:
+    def _add_blocks(self, pairs: LaggedPairs, blocks: list[Rows]) -> None:
         """Several small blocks, whose features are evaluated in one go."""
-        rows = np.concatenate(blocks)
-        x, stops = pairs.x[rows], np.cumsum([len(block) for block in blocks])
-        features, weights = (
-            self._features(x, pairs.x_next[rows]),
-            None if pairs.weights is None else pairs.weights[rows],
-        )
+        stops = np.cumsum([len(block) for block in blocks])
+        together = Rows(*(np.concatenate([getattr(block, name) for block in blocks]) for name in ("first", "lengths")))
+        x, x_next, weights = pairs.weighted_batch(together.at(slice(None)))
+        features = self._features(x, x_next)
         for start, stop in itertools.pairwise([0, *stops]):
             part = slice(start, stop)
             of_part = {name: values[part] for name, values in features.items()}
@@ -333,3 +332,9 @@ class _Accumulator:
 
 def _pairwise_sums(values: list[Any]) -> list[Any]:
     return [a + b for a, b in itertools.zip_longest(values[::2], values[1::2], fillvalue=0)]
+
+
+def _far_out_of(pairs: LaggedPairs) -> FarOut:
+    """From states that are spread evenly over the pairs."""
+    some = pairs.spread(LOOKED_AT // max(1, pairs.n_entries))
+    return FarOut.of_states(some.x, some.weights)

@@ -44,6 +44,9 @@ from koopman_lora.surrogate import real_features, sparse_surrogate
 from koopman_lora.survey import Survey, survey
 from koopman_lora.verdicts import summarise
 
+# States that metastable sets are found in.
+MOST_STATES = 2**20
+
 
 @checked_methods
 class KoopmanAnalysis(FittedFunctions):
@@ -164,7 +167,7 @@ class KoopmanAnalysis(FittedFunctions):
         if self.fitted.split is None:
             return self.fitted.survey
         pairs = self.fitted.split.pairs
-        return survey(self.singular_functions(pairs.x), pairs, bool(self.model.standardize.periodic))
+        return survey(self.singular_functions, pairs, bool(self.model.standardize.periodic))
 
     def summary(self, bootstrap: Bootstrap | None = None) -> Summary:
         """Every mode with its interval and a verdict, and the few sentences that matter, the most serious first.
@@ -323,7 +326,8 @@ class KoopmanAnalysis(FittedFunctions):
         PCCA+ on the leading left singular functions at the fitted pairs.
         """
         pairs = self.known_split("to find metastable sets in").pairs
-        coefficients = membership_coefficients(self.singular_functions(pairs.x), n_states, weights=pairs.weights)
+        some = pairs.spread(MOST_STATES)
+        coefficients = membership_coefficients(self.singular_functions(some.x), n_states, weights=some.weights)
         return membership_map(self.model.f, self.spectrum["phi_coefficients"], coefficients)
 
     def coarse_grain(self, n_states: int, bootstrap: Bootstrap | None = None) -> xr.Dataset:

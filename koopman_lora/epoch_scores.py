@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from koopman_lora.accumulation import estimate_moments
-from koopman_lora.data.pairs import BATCH, LaggedPairs, in_both_directions
+from koopman_lora.data.pairs import BATCH, LaggedPairs
+from koopman_lora.data.states import in_both_directions
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import CROSS, Moments
 from koopman_lora.processes import made_by_all, part_of
@@ -48,10 +49,11 @@ class HeldOutScores:
 
     def __init__(self, model: KoopmanLoRAModel, pairs: LaggedPairs) -> None:
         self.model = model
-        rows = np.flatnonzero(np.ones(len(pairs)) if pairs.weights is None else pairs.weights)
+        rows = np.arange(len(pairs)) if pairs.weights is None else np.flatnonzero(pairs.weights)
         pairs = pairs.select(rows[:: math.ceil(len(rows) / MOST_SCORED)])
+        x, x_next = pairs.read(slice(None))
         with torch.no_grad():
-            self.states = model.prepare(pairs.x), model.prepare(pairs.x_next)
+            self.states = model.prepare(x), model.prepare(x_next)
             if pairs.is_reversible:
                 self.states = in_both_directions(*self.states)
         weights = pairs.weights

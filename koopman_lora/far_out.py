@@ -7,6 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+# Numbers in the states that are looked at to choose the direction.
+LOOKED_AT = 2**20
+
 
 class FarOut(NamedTuple):
     """A direction (n_entries,) in the space of states, and the threshold beyond which a state lies far out along it."""

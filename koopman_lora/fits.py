@@ -52,13 +52,13 @@ def _functions(fitted: Fitted) -> np.ndarray:
     """Left singular functions (n_states, n_modes) at states spread evenly over those of the fit, times root weights."""
     if fitted.split is None:
         raise AssertionError("a fit has its split")
-    x, weights = fitted.split.pairs.x, fitted.split.pairs.weights
-    rows = np.linspace(0, len(x) - 1, min(len(x), MOST_STATES)).astype(int)
+    pairs = fitted.split.pairs
+    rows = np.linspace(0, len(pairs) - 1, min(len(pairs), MOST_STATES)).astype(int)
     with torch.no_grad():
-        features = fitted.model.f(x[torch.from_numpy(rows)])
+        features = fitted.model.f(pairs.read_x(rows))
     spectrum = model_spectrum(fitted.model, fitted.moments.everywhere)
     values = evaluate_functions(features, spectrum["phi_coefficients"])
-    return values if weights is None else values * np.sqrt(weights[rows])[:, None]
+    return values if pairs.weights is None else values * np.sqrt(pairs.weights[rows])[:, None]
 
 
 def _vamp_2(fitted: Fitted) -> float:

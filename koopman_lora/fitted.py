@@ -104,8 +104,9 @@ def finish(
     if refine:
         refinement, trained = rewrite_heads(model, split)
     # blocks to resample, cut where training and held-out pairs meet, so that sums over either are sums over cells
-    part = np.where(split.is_training, TRAINING, np.where(split.is_held_out, HELD_OUT, BETWEEN))
-    cell = N_PARTS * block_numbers(split.pairs, MOMENT_BLOCKS) + part
+    cell = N_PARTS * block_numbers(split.pairs, MOMENT_BLOCKS) + BETWEEN
+    cell[split.is_training] += TRAINING - BETWEEN
+    cell[split.is_held_out] += HELD_OUT - BETWEEN
     cells = np.unique(cell)
     observables = flat_state if math.prod(model.state_shape) <= KEPT_ENTRIES else None
     raw = moments_by_block(*model.raw_maps(), split.pairs, cell, observables=observables)

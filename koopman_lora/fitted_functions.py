@@ -12,7 +12,7 @@ import xarray as xr
 from koopman_lora.accumulation import estimate_moments
 from koopman_lora.checks import checked_methods
 from koopman_lora.clock import Clock
-from koopman_lora.data.arrays import as_states
+from koopman_lora.data.lazy_states import readable_states
 from koopman_lora.data.pairs import BATCH, LaggedPairs, lagged_pairs
 from koopman_lora.data.splits import Split
 from koopman_lora.fitted import MOMENT_BLOCKS, Fitted
@@ -61,13 +61,17 @@ class FittedFunctions:
         """Features f(x) (`side="left"`) or g(x) (`side="right"`) at any states, (n, n_modes)."""
         if side not in ("left", "right"):
             raise ValueError(f"side must be 'left' or 'right'; got {side!r}.")
-        states = as_states(x, self.model.state_shape)
+        states = readable_states(x, self.model.state_shape)
         encode = self.model.f if side == "left" else self.model.g
-        with torch.no_grad():
-            values = torch.cat([encode(batch) for batch in states.split(BATCH)]).cpu().numpy()
-        if not np.isfinite(values).all():
-            raise ValueError(f"x holds states of up to {float(states.abs().max()):.3g}, too large for features.")
-        return values.astype(np.complex128 if np.iscomplexobj(values) else np.float64)
+        found: list[np.ndarray] = []
+        for start in range(0, len(states), BATCH):
+            batch = states.read(slice(start, min(start + BATCH, len(states))))
+            with torch.no_grad():
+                values = encode(batch).cpu().numpy()
+            if not np.isfinite(values).all():
+                raise ValueError(f"x holds states of up to {float(batch.abs().max()):.3g}, too large for features.")
+            found.append(values.astype(np.complex128 if np.iscomplexobj(values) else np.float64))
+        return np.concatenate(found) if found else np.empty((0, self.model.n_modes))
 
     def singular_functions(self, x: Any, side: str = "left") -> np.ndarray:
         """Singular functions at any states: phi (`side="left"`) or psi (`side="right"`), unit L2 norm.

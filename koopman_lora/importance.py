@@ -16,7 +16,8 @@ from koopman_lora.bootstrap import Bootstrap, t_interval
 from koopman_lora.checks import checked
 from koopman_lora.data.groups import block_numbers
 from koopman_lora.data.inputs import drawn_pairs, input_columns
-from koopman_lora.data.pairs import BATCH, LaggedPairs, in_both_directions
+from koopman_lora.data.pairs import BATCH, LaggedPairs
+from koopman_lora.data.states import in_both_directions
 from koopman_lora.intervals import number_of_long_blocks
 from koopman_lora.kinds import Count, check_matrices, moderate_array, shown
 from koopman_lora.moments import FeatureMap

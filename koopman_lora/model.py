@@ -15,7 +15,8 @@ from koopman_lora.batch_means import check_pair_weights
 from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
 from koopman_lora.data.batches import as_batch
-from koopman_lora.data.pairs import BATCH, in_both_directions
+from koopman_lora.data.pairs import BATCH
+from koopman_lora.data.states import in_both_directions
 from koopman_lora.encoder_pairs import EncoderPair, PairedMLP
 from koopman_lora.encoders import MLP, WIDEST, Standardize, check_hidden_dims, check_sizes, check_states
 from koopman_lora.kinds import check_shape

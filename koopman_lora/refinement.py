@@ -141,7 +141,7 @@ def rewrite_heads(
     check_one_encoder(model, split)
     take_facts(model, split)
     model.eval()
-    maps, heads = ritz_maps(model), head_matrices(model, split.pairs.x)
+    maps, heads = ritz_maps(model), head_matrices(model, split.pairs.read_x(slice(1)))
     moments = _moments(maps, split, held_out)
     full = _starts(model, heads, _is_many(split))
     tried = np.array([np.inf, *sorted(thresholds, reverse=True)], dtype=float)
@@ -156,7 +156,7 @@ def rewrite_heads(
     scale = 1.0 if model.learn_svals else np.sqrt(everything.values)
     trained = normalise(moments.training.transformed(*heads), model.has_centering, model.learn_svals)
     validation = Validation.of_solution(training, maps, held_out)
-    set_heads(model, everything.left * scale, everything.right * scale, split.pairs.x)
+    set_heads(model, everything.left * scale, everything.right * scale, split.pairs.read_x(slice(1)))
     table, judges = scores.reshape(len(full), len(tried)), BY_FOLDS if _is_many(split) else BY_HELD_OUT
     return RefinementResult(start, float(threshold), tuple(full), tried, table, judges, validation), trained
 
@@ -168,10 +168,13 @@ def _is_many(split: Split) -> bool:
 
 def _moments(maps: tuple[FeatureMap, FeatureMap], split: Split, held_out: LaggedPairs) -> MomentsOfParts:
     n_folds = N_FOLDS if _is_many(split) else 1
-    cell = np.full(len(split.pairs), -1)  # of pairs between training and held-out ones
+    cell = np.full(len(split.pairs), -1, dtype=np.int32)  # of pairs between training and held-out ones
     # contiguous blocks, whose borders alone share frames, dealt out in turn: every fold has parts from everywhere
-    blocks = np.unique(block_numbers(split.pairs, SPLIT_BLOCKS)[split.is_training], return_inverse=True)[1]
-    cell[split.is_training] = blocks % n_folds
+    blocks = block_numbers(split.pairs, SPLIT_BLOCKS)[split.is_training]
+    fold = np.zeros(int(blocks.max()) + 1, dtype=np.int32)
+    found = np.unique(blocks)
+    fold[found] = np.arange(len(found)) % n_folds
+    cell[split.is_training] = fold[blocks]
     block = block_numbers(held_out, SCORE_BLOCKS)
     if split.is_held_out.any():
         cell[split.is_held_out] = n_folds + (0 if _is_many(split) else block)

@@ -22,6 +22,8 @@ from koopman_lora.triples import canonical_triples, independent_basis
 
 # Blocks of the held-out pairs: their jackknife tells noise from difference.
 VALIDATION_BLOCKS = 32
+# Values of functions of one side that are kept: more held-out pairs than these are for are not needed to judge them.
+_KEPT = 2**22
 
 
 class Scores(NamedTuple):
@@ -81,16 +83,21 @@ class Validation:
 
     @classmethod
     def of_maps(cls, sigma: np.ndarray, left: FeatureMap, right: FeatureMap, pairs: LaggedPairs) -> Validation:
-        """`of_functions` from maps phi and psi, (n, *state) -> array (n, n_modes)."""
-        backward = (left(pairs.x_next), right(pairs.x)) if pairs.is_reversible else None
-        return cls.of_functions(sigma, left(pairs.x), right(pairs.x_next), pairs, backward)
+        """`of_functions` from maps phi and psi, (n, *state) -> array (n, n_modes); of very many pairs at some."""
+        pairs = pairs.spread(max(_KEPT // len(sigma), BATCH))
+        values: list[tuple[np.ndarray, ...]] = []
+        for x, x_next, *_ in pairs.batches():
+            backward = (left(x_next), right(x)) if pairs.is_reversible else ()
+            values.append((left(x), right(x_next), *backward))
+        phi, psi, *others = (np.concatenate(side) for side in zip(*values, strict=True))
+        return cls.of_functions(sigma, phi, psi, pairs, (others[0], others[1]) if others else None)
 
     @classmethod
     def of_solution(cls, solution: WhitenedSVD, maps: tuple[FeatureMap, FeatureMap], pairs: LaggedPairs) -> Validation:
         """Validation of singular triples given as coefficients on feature maps, in one pass over the held-out pairs."""
 
         def functions(features: FeatureMap, coefficients: np.ndarray) -> FeatureMap:
-            return lambda x: np.concatenate([features(part).cpu().numpy() for part in x.split(BATCH)]) @ coefficients
+            return lambda x: features(x).cpu().numpy() @ coefficients
 
         with torch.no_grad():
             left, right = functions(maps[0], solution.left), functions(maps[1], solution.right)

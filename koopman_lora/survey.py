@@ -13,10 +13,13 @@ from koopman_lora.bootstrap import Bootstrap, t_interval
 from koopman_lora.data.groups import pairs_apart
 from koopman_lora.data.health import data_health
 from koopman_lora.data.health_findings import health_findings
-from koopman_lora.data.pairs import LaggedPairs
+from koopman_lora.data.pairs import BATCH, LaggedPairs
 from koopman_lora.finding import Finding
 from koopman_lora.lag_scan import slowest_rates
+from koopman_lora.moments import FeatureMap
 
+# Pairs of which the health and longer lags are looked at, and numbers in their states; transitions are counted in all.
+_LOOKED_AT, _NUMBERS = 2**19, 2**23
 NO_PLATEAU = "no plateau"
 # Multiples of the lag at which the slowest timescale is looked at again, and by how much it must grow to matter.
 _MULTIPLES = (1, 2, 3)
@@ -40,17 +43,22 @@ class Survey(NamedTuple):
     findings: tuple[Finding, ...]
 
 
-def survey(functions: np.ndarray, pairs: LaggedPairs, has_angles: bool = False) -> Survey:
-    """Survey of left singular functions (n_pairs, n_modes) at the states x of the pairs.
+def survey(phi: FeatureMap, pairs: LaggedPairs, has_angles: bool = False) -> Survey:
+    """Survey of left singular functions at the states x of the pairs; of very many pairs, of stretches of neighbours.
+
+    Transitions are counted in all of them.
 
     Parameters
     ----------
+    phi : (batch, *state) -> array (batch, n_modes)
     has_angles : coordinates were said to be periodic, so that what jumps over its seam is known
     """
-    seen = transitions_seen(functions, pairs.trajectory)
+    some = pairs.spread(min(_LOOKED_AT, _NUMBERS // pairs.n_entries))
+    functions = np.concatenate([phi(batch[0]) for batch in some.batches()])
+    seen = transitions_seen(functions, some.trajectory) if some is pairs else _transitions(phi, pairs, functions)
     known = ("constant coordinates", *(("raw angles", "periodic box") if has_angles else ()))
-    health = [finding for finding in health_findings(data_health(pairs)) if finding.name not in known]
-    return Survey(tuple(int(n) for n in seen), (*health, *lag_findings(functions, pairs)))
+    health = [finding for finding in health_findings(data_health(some)) if finding.name not in known]
+    return Survey(tuple(int(n) for n in seen), (*health, *lag_findings(functions, some)))
 
 
 def transitions_seen(functions: np.ndarray, trajectory: np.ndarray) -> np.ndarray:
@@ -70,18 +78,60 @@ def transitions_seen(functions: np.ndarray, trajectory: np.ndarray) -> np.ndarra
     >>> transitions_seen(values, np.array([0, 0, 0, 0, 0, 0, 0, 1]))
     array([2])
     """
-    return np.array([_transitions(np.real(values), trajectory) for values in functions.T], dtype=int)
+    ends = Ends.of(functions)
+    ends.add(functions, trajectory)
+    return ends.transitions
 
 
-def _transitions(values: np.ndarray, trajectory: np.ndarray) -> int:
-    if np.ptp(values) <= 1e-9 * np.abs(values).max(initial=0.0):
-        return 0  # the constant
-    centred = values - values.mean()
-    up, down = (centred[side].mean() / 2 for side in (centred > 0, centred < 0))
-    end = np.where(centred > up, 1, np.where(centred < down, -1, 0))
-    at_end = np.flatnonzero(end)
-    changes = (np.diff(end[at_end]) != 0) & (np.diff(trajectory[at_end]) == 0)
-    return int(np.count_nonzero(changes))
+def _transitions(phi: FeatureMap, pairs: LaggedPairs, some: np.ndarray) -> np.ndarray:
+    """`transitions_seen` in all pairs, of functions whose ends are those of some values."""
+    ends, trajectory = Ends.of(some), pairs.places.run_trajectory
+    for start in range(0, len(pairs), BATCH):
+        x = pairs.read_x(slice(start, start + BATCH))
+        ends.add(phi(x), trajectory[pairs.places.frames.run_of(np.arange(start, start + len(x)))])
+    return ends.transitions
+
+
+class Ends:
+    """Ends of functions, and how often these went from one to the other, of frames that come in batches.
+
+    Attributes
+    ----------
+    centre, down, up : mean, and levels below and above which a function is at an end (n_modes,)
+    transitions : seen so far (n_modes,)
+    """
+
+    def __init__(self, centre: np.ndarray, down: np.ndarray, up: np.ndarray) -> None:
+        self.centre, self.down, self.up = centre, down, up
+        self.transitions = np.zeros(len(centre), dtype=int)
+        self._last = np.zeros((2, len(centre)), dtype=int)  # end and trajectory of the last frame that was at an end
+
+    @classmethod
+    def of(cls, functions: np.ndarray) -> Ends:
+        """Ends of functions (n_frames, n_modes); a constant has none."""
+        values = np.real(functions)
+        centre = values.mean(axis=0)
+        is_constant = np.ptp(values, axis=0) <= 1e-9 * np.abs(values).max(axis=0, initial=0.0)
+        levels = []
+        for sign in (-1, 1):
+            side = np.maximum(sign * (values - centre), 0.0)
+            n = np.maximum(np.count_nonzero(side, axis=0), 1)
+            levels.append(np.where(is_constant, sign * np.inf, sign * side.sum(axis=0) / n / 2))
+        return cls(centre, *levels)
+
+    def add(self, functions: np.ndarray, trajectory: np.ndarray) -> None:
+        """Count the next frames, values (n_frames, n_modes), with the trajectory of each (n_frames,)."""
+        centred = np.real(functions) - self.centre
+        end = np.where(centred > self.up, 1, np.where(centred < self.down, -1, 0))
+        for mode, column in enumerate(end.T):
+            there = np.flatnonzero(column)
+            ends, where = (
+                np.concatenate([[before], now[there]])
+                for before, now in zip(self._last[:, mode], (column, trajectory), strict=True)
+            )
+            changes = (ends[1:] != ends[:-1]) & (where[1:] == where[:-1]) & (ends[:-1] != 0)
+            self.transitions[mode] += np.count_nonzero(changes)
+            self._last[:, mode] = ends[-1], where[-1]
 
 
 def lag_findings(functions: np.ndarray, pairs: LaggedPairs) -> list[Finding]:
@@ -100,7 +150,7 @@ def lag_findings(functions: np.ndarray, pairs: LaggedPairs) -> list[Finding]:
         if len(first) < 10 * _BLOCKS:
             return []
         x, x_next = (torch.from_numpy(functions[rows, :_LEADING]) for rows in (first, second))
-        apart = dataclasses.replace(pairs.select(first), x=x, x_next=x_next, clock=pairs.clock.at(multiple * lag))
+        apart = dataclasses.replace(pairs.select(first), clock=pairs.clock.at(multiple * lag)).with_states(x, x_next)
         moments = estimate_moments(_itself, _itself, apart, n_blocks=_BLOCKS, names=("M_f", "T_ff"))
         rates.append(slowest_rates(moments, bootstrap, "edmd"))
     falls, _ = t_interval(rates[0][:1] - rates[-1][:1], (rates[0] - rates[-1])[1:, None], bootstrap.t_factor(_BLOCKS))
@@ -129,4 +179,4 @@ def _are_cut_from_frames(pairs: LaggedPairs) -> bool:
         return False
     first, later = pairs_apart(pairs, lag)
     few = np.linspace(0, len(first) - 1, min(len(first), 1000)).astype(int)
-    return len(first) > 0 and bool(torch.equal(pairs.x_next[first[few]], pairs.x[later[few]]))
+    return len(first) > 0 and bool(torch.equal(pairs.read(first[few])[1], pairs.read_x(later[few])))

@@ -139,7 +139,7 @@ def train(
             f"batch_size={batch_size} with {len(training)} training pairs."
         )
     with gradients(), all_processes(options):
-        _check_model(model, training.x[:2])
+        _check_model(model, training.read_x(slice(2)))
         check_one_encoder(model, split)
         loop = TrainingLoop(model, split, loss, options, seed)
         take_facts(model, split)
@@ -228,8 +228,9 @@ def check_refinable(model: KoopmanLoRAModel, split: Split) -> None:
     ValueError
         If a last hidden layer is too narrow for n_modes.
     """
-    _check_encoders(model, split.pairs.x[:2])
-    head_matrices(model, split.pairs.x)
+    some = split.pairs.read_x(slice(2))
+    _check_encoders(model, some)
+    head_matrices(model, some)
 
 
 def raw_moments(model: KoopmanLoRAModel, pairs: LaggedPairs) -> Moments:

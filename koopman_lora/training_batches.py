@@ -1,14 +1,18 @@
-"""Batches of a training run: one random order of the pairs after the other, standardised, from memory."""
+"""Batches of a training run: one random order of the pairs after the other, standardised, a portion at a time."""
 
 from __future__ import annotations
 
-from typing import Any
+import bisect
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from koopman_lora.data.lazy_states import LazyStates
 from koopman_lora.data.pairs import LaggedPairs
+from koopman_lora.data.shuffling import Portion, random_portions
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.processes import part_of
 
@@ -24,12 +28,21 @@ def n_batches(n_pairs: int, batch_size: int, n_modes: int) -> int:
     return max(1, min(round(n_pairs / batch_size), n_pairs // max(n_modes, 2)))
 
 
+class _Loaded(NamedTuple):
+    """Prepared states of a portion, and the random order to take them in."""
+
+    x: Tensor = torch.empty(0)
+    x_next: Tensor = torch.empty(0)
+    order: Tensor | None = None
+
+
 class TrainingBatches:
     """An endless iterator over batches (x, x_next) of prepared states; none of a pass is dropped.
 
     Of several processes each gets its part of every batch. Where pairs count both ways, half of a batch goes backward:
     as they come, by chance. Where they have weights, a pass draws them as often as these say: batches are of the
-    weighted law, also where few pairs have most of the weight.
+    weighted law, also where few pairs have most of the weight. What is not in memory is read ahead in a thread, until
+    `close`.
 
     Parameters
     ----------
@@ -42,29 +55,20 @@ class TrainingBatches:
     """
 
     def __init__(self, model: KoopmanLoRAModel, pairs: LaggedPairs, steps_per_pass: int, seed: int) -> None:
-        self.steps_per_pass, self.both_ways = steps_per_pass, pairs.is_reversible
-        with torch.no_grad():  # standardised once, in the data's own precision
-            self.x, self.x_next = model.prepare(pairs.x), model.prepare(pairs.x_next)
-        # shares of the weight up to each pair
-        self.ends = None if pairs.weights is None else torch.from_numpy(np.cumsum(pairs.weights) / pairs.weights.sum())
+        self.model, self.pairs, self.steps_per_pass = model, pairs, steps_per_pass
         # a generator of its own; layers such as dropout know only torch's one for all threads
         self.generator = torch.Generator().manual_seed(seed)
+        sizes = len(pairs) // steps_per_pass + (np.arange(steps_per_pass) < len(pairs) % steps_per_pass)
+        self.bounds = [0, *np.cumsum(sizes).tolist()]
         self.position = self.n_rows = 0
+        self.reader = ThreadPoolExecutor(1) if isinstance(pairs.states, LazyStates) else None
         self._shuffle()
 
     def _shuffle(self) -> None:
         self.before = self.generator.get_state()
-        order = torch.randperm(len(self.x), generator=self.generator)
-        if self.ends is not None:
-            order = self._drawn()[order]
-        self.parts = order.to(self.x.device).tensor_split(self.steps_per_pass)
-
-    def _drawn(self) -> Tensor:
-        """As many pairs as there are, each as often as its share of the weight says, to one more or less."""
-        assert self.ends is not None
-        n = len(self.ends)
-        places = (torch.arange(n) + torch.rand((), generator=self.generator, dtype=torch.float64)) / n
-        return torch.searchsorted(self.ends, places, right=True).clamp_max(n - 1)
+        self.portions = random_portions(self.pairs, self.bounds, self.generator)
+        self.number, self.loaded = -1, _Loaded()
+        self.ahead: tuple[int, Future] | None = None
 
     def __iter__(self) -> TrainingBatches:
         return self
@@ -73,14 +77,62 @@ class TrainingBatches:
         if self.position == self.steps_per_pass:
             self.position = 0
             self._shuffle()
-        rows = self.parts[self.position]
+        start, stop = self.bounds[self.position : self.position + 2]
         self.position += 1
-        self.n_rows, mine = len(rows), part_of(len(rows))
-        half, rows = max(len(rows) // 2 - mine.start, 0), rows[mine]
-        x, x_next = self.x[rows], self.x_next[rows]
-        if self.both_ways:
+        self.n_rows, mine = stop - start, part_of(stop - start)
+        half = max(self.n_rows // 2 - mine.start, 0)
+        x, x_next = self._pairs(start + mine.start, start + mine.stop)
+        if self.pairs.is_reversible:
             x, x_next = torch.cat([x[:half], x_next[half:]]), torch.cat([x_next[:half], x[half:]])
         return x, x_next
+
+    def _pairs(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Prepared states of neighbours in the order of the pass, of one portion or of several."""
+        number = bisect.bisect_right(self.portions, start, key=lambda portion: portion.stop)
+        found: list[tuple[Tensor, ...]] = []
+        while start < stop:
+            portion = self.portions[number]
+            rows: Any = slice(start - portion.start, min(stop, portion.stop) - portion.start)
+            *sides, order = self._load(number)
+            found.append(tuple(side[rows if order is None else order[rows]] for side in sides))
+            start, number = portion.stop, number + 1
+        x, x_next = (sides[0] if len(sides) == 1 else torch.cat(sides) for sides in zip(*found, strict=True))
+        return x, x_next
+
+    def _load(self, number: int) -> _Loaded:
+        """The prepared states of a portion, while the next one is being read."""
+        if number == self.number:
+            return self.loaded
+        self.number, self.loaded = -1, _Loaded()  # no third portion in memory
+        is_ahead = self.ahead is not None and self.ahead[0] == number
+        self.loaded = self.ahead[1].result() if self.ahead and is_ahead else self._prepare(self.portions[number])
+        self.number, self.ahead = number, None
+        if self.reader is not None and number + 1 < len(self.portions):
+            self.ahead = number + 1, self.reader.submit(self._prepare, self.portions[number + 1])
+        return self.loaded
+
+    @torch.no_grad()
+    def _prepare(self, portion: Portion) -> _Loaded:
+        found: tuple[Tensor, ...] | None = None
+        start = 0
+        for part in portion.parts:
+            sides = tuple(map(self.model.prepare, self.pairs.read(part)))
+            if len(portion.parts) == 1:
+                found = sides
+                break
+            if found is None:  # in place: parts put together at the end would be in memory twice
+                found = tuple(side.new_empty((portion.stop - portion.start, *side.shape[1:])) for side in sides)
+            for whole, side in zip(found, sides, strict=True):
+                whole[start : start + len(side)] = side
+            start += len(sides[0])
+        assert found is not None  # a portion has a part
+        (x, x_next), order = found, portion.order()
+        return _Loaded(x, x_next, None if order is None else order.to(self.model.device))
+
+    def close(self) -> None:
+        """End the thread that reads ahead, once it has read what it is at."""
+        if self.reader is not None:
+            self.reader.shutdown(cancel_futures=True)
 
     def state(self) -> dict[str, Any]:
         """Where the iterator is: what `restore` needs to go on with the same batches."""

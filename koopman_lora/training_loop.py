@@ -165,7 +165,7 @@ class TrainingLoop:
         # layers that draw, such as dropout, must draw for its own pairs in each process
         seed = self.seed + processes().rank
         drawing = seeded(seed, self.fabric.device) if self.draws else contextlib.nullcontext()
-        with drawing, global_batch_norm(self.model):
+        with contextlib.closing(self.batches), drawing, global_batch_norm(self.model):
             if kept is not None:
                 with told_of(str(self.options.checkpoint)):
                     self.run_state.restore(kept)

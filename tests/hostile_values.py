@@ -204,11 +204,11 @@ def of_pairs(pairs):
         "no pair": pairs.select(np.arange(0)),
         "one pair": pairs.select(np.arange(1)),
         "two pairs": pairs.select(np.arange(2)),
-        "one coordinate": change(pairs, x=pairs.x[:, :1], x_next=pairs.x_next[:, :1], coordinate_names=None),
-        "1e20": change(pairs, x=1e20 * pairs.x, x_next=1e20 * pairs.x_next),
-        "1e-30": change(pairs, x=1e-30 * pairs.x, x_next=1e-30 * pairs.x_next),
-        "constant": change(pairs, x=0 * pairs.x + 1, x_next=0 * pairs.x + 1),
-        "single precision": change(pairs, x=pairs.x.float(), x_next=pairs.x_next.float()),
+        "one coordinate": pairs.with_states(pairs.x[:, :1], pairs.x_next[:, :1]),
+        "1e20": pairs.with_states(1e20 * pairs.x, 1e20 * pairs.x_next),
+        "1e-30": pairs.with_states(1e-30 * pairs.x, 1e-30 * pairs.x_next),
+        "constant": pairs.with_states(0 * pairs.x + 1, 0 * pairs.x + 1),
+        "single precision": pairs.with_states(pairs.x.float(), pairs.x_next.float()),
         "no clock": change(pairs, clock=kl.Clock()),
     }
 

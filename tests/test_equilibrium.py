@@ -43,7 +43,7 @@ class TestPairs:
     @pytest.mark.parametrize("f", [features, complex_features])
     @pytest.mark.parametrize("g", [features, complex_features])
     def test_moments_are_those_of_the_pairs_and_their_reversal(self, f, g):
-        backward = dataclasses.replace(PAIRS, x=PAIRS.x_next, x_next=PAIRS.x)
+        backward = PAIRS.with_states(PAIRS.x_next, PAIRS.x)
         there, back = (estimate_moments(f, g, pairs, observables=flat_state) for pairs in (PAIRS, backward))
         both = there + back
         found = estimate_moments(f, g, PAIRS.both_ways(), observables=flat_state)

@@ -213,11 +213,12 @@ def test_a_path_of_another_kind_is_refused_before_anything_is_read(files, tmp_pa
         (lambda files: files.distances([[0, 10]]), r"pairs of two atoms \(n_pairs, 2\), numbers from 0 to 9"),
         (lambda files: files.distances([[0.5, 1.0]]), "pairs of two atoms"),
         (lambda files: files.distances([[3, 3]]), "pairs of two atoms"),
+        (lambda files: files.distances([[3, 4], [5]]), "atoms must be a rectangular array of numbers"),
         (lambda files: files.aligned_positions("name CA or name CB"), "selects 2 of 10 atoms; at least 3 needed"),
     ],
 )
 def test_questions_that_cannot_be_answered_name_their_argument(files, ask, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         ask(files)
 
 
@@ -316,8 +317,9 @@ def test_transitions_of_memberships_need_a_core():
         (lambda m: m.frames_of_state([0, 1], 0, n=0), "n must be at least 1; got 0"),
         (lambda m: m.frames_along_mode(CHI), r"values must be \(n_frames,\) for each trajectory"),
         (lambda m: m.frames_along_mode([0.0, 1.0], n=1), "n must be at least 2"),
-        (lambda m: m.frames_along_mode([0.0, 1.0], tails=0.5), "tails must be below 0.5"),
-        (lambda m: m.frames_along_mode([0.0, np.nan]), "values must be finite"),
+        (lambda m: m.frames_along_mode([0.0, 1.0], n=3), "n must be at most the number of frames in values, 2; got 3"),
+        (lambda m: m.frames_along_mode([0.0, 1.0], n=2, tails=0.5), "tails must be below 0.5"),
+        (lambda m: m.frames_along_mode([0.0, np.nan], n=2), "values must be finite"),
         (lambda m: m.transition_frames(CHI, 1, 1), "origin and target must be two states; both are 1"),
         (lambda m: m.transition_frames(CHI, 0, 1, core=0.5), "core must be above 0.5"),
         (lambda m: m.transition_frames([0, 1], 0, 2), "target must be one of the 2 states"),

@@ -280,7 +280,7 @@ class TestSymmetrised:
 
     def test_is_the_mean_of_a_process_and_its_reversal(self):
         data = estimate_moments(f, f, PAIRS)
-        both = data + estimate_moments(f, f, dataclasses.replace(PAIRS, x=PAIRS.x_next, x_next=PAIRS.x))
+        both = data + estimate_moments(f, f, PAIRS.with_states(PAIRS.x_next, PAIRS.x))
         symmetrised = data.symmetrised()
         for name in ("M_f", "M_g", "T_fg", "T_ff", "C_gf"):
             np.testing.assert_allclose(getattr(symmetrised, name), getattr(both, name), rtol=1e-12, atol=1e-14)

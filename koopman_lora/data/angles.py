@@ -13,6 +13,9 @@ from koopman_lora.data.inputs import position_of
 from koopman_lora.data.pairs import LaggedPairs
 from koopman_lora.kinds import is_real, shown
 
+# Numbers in the states that are looked at.
+_LOOKED_AT = 2**22
+
 
 def chosen_angles(
     pairs: LaggedPairs,
@@ -76,7 +79,7 @@ def angle_hint(pairs: LaggedPairs, periodic: Sequence[int] = ()) -> str | None:
     """
     if len(pairs.state_shape) != 1:
         return None
-    x, x_next = _neighbours(pairs)
+    x, x_next = _neighbours(pairs.spread(_LOOKED_AT // pairs.n_entries))
     if len(x) == 0:
         return None
     smallest, largest = np.minimum(x.min(0), x_next.min(0)), np.maximum(x.max(0), x_next.max(0))
@@ -91,7 +94,8 @@ def angle_hint(pairs: LaggedPairs, periodic: Sequence[int] = ()) -> str | None:
 def _neighbours(pairs: LaggedPairs) -> tuple[np.ndarray, np.ndarray]:
     """States one frame apart, (n, d) each; x and x' where their lag is one frame, or unknown."""
     if pairs.clock.lag in (None, 1):
-        return pairs.x.numpy(), pairs.x_next.numpy()
+        x, x_next = pairs.read(slice(None))
+        return x.numpy(), x_next.numpy()
     follows = (np.diff(pairs.trajectory) == 0) & (np.diff(pairs.frame) == 1)
-    x = pairs.x.numpy()
-    return x[:-1][follows], x[1:][follows]
+    states = pairs.x.numpy()
+    return states[:-1][follows], states[1:][follows]

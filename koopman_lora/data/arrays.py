@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,62 +28,62 @@ def labelled_parts(data: Any) -> list[xr.DataArray]:
     return [part for part in parts if isinstance(part, xr.DataArray)]
 
 
-def as_trajectories(data: Any) -> list[Tensor]:
-    """Trajectories (time, *state) of one state shape, all finite; raises what `lagged_pairs` documents."""
-    parts = data if isinstance(data, list) else [data]
-    if len(parts) == 0:
-        raise ValueError("data is an empty list; give at least one trajectory (time, *state).")
-    data = [values for part in parts for values in _split_labelled(part)]
-    trajectories = [_as_tensor(values, f"trajectory {i}") for i, values in enumerate(data)]
-    _check_same_shape(trajectories)
-    for i, values in enumerate(trajectories):
-        _check_finite(values, f"trajectory {i}")
-    return trajectories
-
-
-def _split_labelled(data: Any) -> list[Any]:
-    if not isinstance(data, xr.DataArray):
-        return [data]
-    if TIME not in data.dims:
-        raise ValueError(f"data must have a dimension 'time'; got dimensions {data.dims}. Rename one with .rename().")
-    if TRAJECTORY in data.dims:
-        return list(data.transpose(TRAJECTORY, TIME, ...).values)
-    return [data.transpose(TIME, ...).values]
-
-
-def _as_tensor(values: Any, name: str) -> Tensor:
-    if isinstance(values, xr.DataArray):
-        values = (values.transpose(TIME, ...) if TIME in values.dims else values).values
-    values = values if isinstance(values, Tensor) else torch.from_numpy(_real_array(values, name))
-    values = _real_tensor(values, name).detach().cpu()
-    if values.ndim == 0:
-        raise ValueError(f"{name} must have a time axis; got a single number.")
-    return values[:, None] if values.ndim == 1 else values
-
-
-def _real_array(values: Any, name: str) -> np.ndarray:
-    """A copy in a precision that torch knows: integers become floating point, nothing is lost on the way."""
+def checked_values(values: Any, name: str) -> np.ndarray | Tensor:
+    """Real numbers as an array or a dense tensor with a time axis, nothing of them masked; not copied."""
     if hasattr(values, "toarray") and hasattr(values, "tocsr"):
         raise TypeError(f"{name} is a sparse matrix, and sparse input is not supported; give {name}.toarray().")
-    if not isinstance(values, np.ndarray):
+    if isinstance(values, Tensor):
+        if values.layout != torch.strided or values.is_meta:
+            raise TypeError(f"{name} must be a dense tensor with data; got {values.layout} on {values.device}.")
+        values = values.detach().cpu()
+    elif not isinstance(values, np.ndarray):
         try:
             values = np.asarray(values)
         except ValueError:
             raise TypeError(f"{name} is not a rectangular array of numbers.") from None
-    if values.dtype.kind == "O" and values.ndim:
+    if isinstance(values, np.ndarray) and values.dtype.kind == "O" and values.ndim:
         values = _numbers_of_objects(values, name)
-    if values.dtype.kind == "c":
-        raise ComplexDataError(f"{name} must hold real numbers; got dtype {values.dtype}. {_TWO_PARTS}")
-    if values.dtype.kind not in "fiu":
-        raise TypeError(
-            f"{name} must hold real numbers; got dtype {values.dtype}. Convert with .astype(float), if they are "
-            "numbers."
-        )
+    real_dtype(values.dtype, name)
     if isinstance(values, np.ma.MaskedArray):
         _check_mask(values, name)
+    if values.ndim == 0:
+        raise ValueError(f"{name} must have a time axis; got a single number.")
+    return values
+
+
+def real_dtype(dtype: Any, name: str) -> torch.dtype:
+    """The precision that holds numbers of an array or a tensor: integers become floating point, nothing is lost.
+
+    Examples
+    --------
+    >>> real_dtype(np.dtype("i2"), "x"), real_dtype(torch.int32, "x")
+    (torch.float32, torch.float64)
+    """
+    is_of_torch = isinstance(dtype, torch.dtype)
+    if dtype.is_complex if is_of_torch else dtype.kind == "c":
+        raise ComplexDataError(f"{name} must hold real numbers; got dtype {dtype}. {_TWO_PARTS}")
+    if dtype == torch.bool if is_of_torch else dtype.kind not in "fiu":
+        convert = ".double()" if is_of_torch else ".astype(float)"
+        raise TypeError(
+            f"{name} must hold real numbers; got dtype {dtype}. Convert with {convert}, if they are numbers."
+        )
+    if is_of_torch and dtype.is_floating_point:
+        return dtype
+    if is_of_torch:
+        return torch.float32 if dtype.itemsize <= 2 else torch.float64
     # float16 and long double have no torch counterpart worth training in; float32 holds integers up to 2**24
-    single = 4 if values.dtype.kind == "f" else 2
-    return np.array(values, dtype=np.float32 if values.dtype.itemsize <= single else np.float64)
+    return torch.float32 if dtype.itemsize <= (4 if dtype.kind == "f" else 2) else torch.float64
+
+
+def without_copy(values: np.ndarray | Tensor, dtype: torch.dtype) -> Tensor:
+    """An array as a tensor of real numbers, a view where torch can have one."""
+    if isinstance(values, Tensor):
+        return values.to(dtype)
+    wanted = np.dtype(np.float32 if dtype == torch.float32 else np.float64)
+    values = np.asarray(values, dtype=wanted)
+    if not values.flags.writeable or any(stride < 0 or stride % wanted.itemsize for stride in values.strides):
+        values = values.copy()
+    return torch.from_numpy(values).to(dtype)
 
 
 def _numbers_of_objects(values: np.ndarray, name: str) -> np.ndarray:
@@ -92,21 +92,6 @@ def _numbers_of_objects(values: np.ndarray, name: str) -> np.ndarray:
         return values.astype(float)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must hold real numbers; got dtype object: {error}.") from None
-
-
-def _real_tensor(values: Tensor, name: str) -> Tensor:
-    """Real numbers as they are, integers in floating point."""
-    if values.layout != torch.strided or values.is_meta:
-        raise TypeError(f"{name} must be a dense tensor with data; got {values.layout} on {values.device}.")
-    if values.is_complex():
-        raise ComplexDataError(f"{name} must hold real numbers; got dtype {values.dtype}. {_TWO_PARTS}")
-    if values.dtype == torch.bool:
-        raise TypeError(
-            f"{name} must hold real numbers; got dtype {values.dtype}. Convert with .double(), if they are numbers."
-        )
-    if values.is_floating_point():
-        return values
-    return values.float() if values.element_size() <= 2 else values.double()
 
 
 def _check_mask(values: np.ma.MaskedArray, name: str) -> None:
@@ -119,46 +104,32 @@ def _check_mask(values: np.ma.MaskedArray, name: str) -> None:
         )
 
 
-def _check_same_shape(trajectories: Sequence[Tensor]) -> None:
-    shapes = [tuple(t.shape[1:]) for t in trajectories]
-    if len(set(shapes)) > 1:
-        other = next(i for i, s in enumerate(shapes) if s != shapes[0])
+def check_same_shape(shapes: Sequence[tuple[int, ...]]) -> None:
+    """Raise a ValueError unless states of all trajectories, of shapes (n, *state), have one shape and are not empty."""
+    states = [shape[1:] for shape in shapes]
+    if len(set(states)) > 1:
+        other = next(i for i, s in enumerate(states) if s != states[0])
         raise ValueError(
-            f"all trajectories must have one state shape; trajectory 0 has {shapes[0]}, "
-            f"trajectory {other} has {shapes[other]}."
+            f"all trajectories must have one state shape; trajectory 0 has {states[0]}, "
+            f"trajectory {other} has {states[other]}."
         )
-    if 0 in shapes[0]:
+    if 0 in states[0]:
         raise ValueError(
-            f"states must not be empty; got 0 feature(s) (shape={tuple(trajectories[0].shape)}) while a minimum of 1 "
-            "is required."
-        )
-
-
-def _check_finite(values: Tensor, name: str) -> None:
-    finite = torch.isfinite(values)
-    if not finite.all():
-        bad = ~finite.flatten(1).all(1)
-        frame = int(bad.nonzero()[0])
-        raise ValueError(
-            f"{name} holds NaN or inf at frame {frame} ({int(bad.sum())} such frames); "
-            "cut the trajectory there into two, or fill the gap."
+            f"states must not be empty; got 0 feature(s) (shape={shapes[0]}) while a minimum of 1 is required."
         )
 
 
-def explicit_sides(data: tuple) -> tuple[Tensor, Tensor]:
-    """Explicit pairs `(x, x_next)` as two checked tensors (n_pairs, *state) of one precision."""
-    if len(data) != 2:
-        raise ValueError(f"data as a tuple must be (x, x_next); got {len(data)} entries. Put trajectories in a list.")
-    x, x_next = _as_tensor(data[0], "x"), _as_tensor(data[1], "x_next")
-    if x.shape != x_next.shape:
-        raise ValueError(f"x and x_next must have one shape; got {tuple(x.shape)} and {tuple(x_next.shape)}.")
-    if len(x) == 0:
-        raise ValueError("x and x_next are empty; give at least one pair.")
-    _check_same_shape([x])
-    _check_finite(x, "x")
-    _check_finite(x_next, "x_next")
-    dtype = torch.promote_types(x.dtype, x_next.dtype)
-    return x.to(dtype), x_next.to(dtype)
+def check_finite(values: Tensor, name: str, first: int = 0) -> None:
+    """Raise a ValueError that names the first frame of states (n, *state), counted from `first`, that is not finite."""
+    # NaN and infinity survive sums, which take no memory; those of finite numbers may overflow
+    if len(values) == 0 or bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all()):
+        return
+    bad = ~torch.isfinite(values).flatten(1).all(1)
+    frame = first + int(bad.nonzero()[0])
+    raise ValueError(
+        f"{name} holds NaN or inf at frame {frame} ({int(bad.sum())} such frames); "
+        "cut the trajectory there into two, or fill the gap."
+    )
 
 
 def coordinate_names(data: xr.DataArray) -> tuple[str, ...] | None:
@@ -169,17 +140,30 @@ def coordinate_names(data: xr.DataArray) -> tuple[str, ...] | None:
     return tuple(str(v) for v in data[state_dims[0]].values)
 
 
-def check_constant_columns(x: Tensor, names: Sequence[str] | None) -> None:
-    """Raise a ValueError that lists the coordinates of states (n, d) that never change."""
-    if x.ndim != 2 or len(x) < 2:
+def check_constant_columns(batches: Iterable[Tensor], names: Sequence[str] | None) -> None:
+    """Raise a ValueError that lists the coordinates that never change in batches of states (n, d).
+
+    Batches are read until every coordinate has changed.
+    """
+    first: Tensor | None = None
+    n, constant = 0, torch.zeros(0, dtype=torch.bool)
+    for states in batches:
+        if states.ndim != 2:
+            return
+        if first is None:
+            first, constant = states[0].clone(), torch.ones(states.shape[1], dtype=torch.bool)
+        n += len(states)
+        constant &= (states == first).all(0)
+        if not constant.any():
+            return
+    if n < 2:
         return
-    constant = (x == x[0]).all(0).nonzero().flatten().tolist()
-    if constant:
-        named = [f"{i} ({names[i]})" if names else str(i) for i in constant]
-        raise ValueError(
-            f"data has constant columns: {', '.join(named)}. They carry no dynamics; drop them "
-            "(or pass check_constant=False to lagged_pairs)."
-        )
+    found = constant.nonzero().flatten().tolist()
+    named = [f"{i} ({names[i]})" if names else str(i) for i in found]
+    raise ValueError(
+        f"data has constant columns: {', '.join(named)}. They carry no dynamics; drop them "
+        "(or pass check_constant=False to lagged_pairs)."
+    )
 
 
 def as_states(x: Any, state_shape: tuple[int, ...]) -> Tensor:
@@ -200,10 +184,11 @@ def as_states(x: Any, state_shape: tuple[int, ...]) -> Tensor:
     x = unpacked(x)
     if isinstance(x, xr.DataArray):
         x = x.values
-    states = _real_tensor(x, "x") if isinstance(x, Tensor) else torch.from_numpy(_real_array(x, "x")).double()
+    values = checked_values(x, "x")
+    states = without_copy(values, real_dtype(values.dtype, "x") if isinstance(values, Tensor) else torch.float64)
     if states.ndim == 1 and state_shape == (1,):
         states = states[:, None]
     if tuple(states.shape[1:]) != state_shape:
         raise ValueError(f"x must have shape (n, {', '.join(map(str, state_shape))}); got {tuple(states.shape)}.")
-    _check_finite(states, "x")
+    check_finite(states, "x")
     return states

@@ -43,10 +43,18 @@ def unpacked(data: Any) -> Any:
     return data
 
 
-def lag_of(data: Any) -> int | None:
-    """The lag that a data set knows itself, as those of deeptime do; None of anything else."""
-    lag = getattr(data, "lagtime", None)
-    return None if lag is None or not _is_of_deeptime(data) else int(lag)
+def agreed_lag(lag: int | None, data: Any) -> int | None:
+    """The lag that was given, or that a data set knows itself, as those of deeptime do.
+
+    Raises
+    ------
+    ValueError
+        If both are known and differ.
+    """
+    known = getattr(data, "lagtime", None) if _is_of_deeptime(data) else None
+    if lag is not None and known is not None and lag != known:
+        raise ValueError(f"lag={lag} contradicts the data, whose lagtime is {known}; leave it out.")
+    return int(known) if known is not None else lag
 
 
 def _is_table(data: Any) -> bool:

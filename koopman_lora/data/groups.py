@@ -8,7 +8,11 @@ import numpy as np
 
 from koopman_lora.arguments import check_positive, whole
 from koopman_lora.data.pairs import LaggedPairs
+from koopman_lora.data.rows import Rows
 
+# Pairs that are numbered at once, which bounds the memory.
+_AT_ONCE = 1 << 20
+_TO_SHARE_NONE = "for training and held-out pairs to share no frame"
 # Blocks that splits are drawn from: fewer would hold out whole regions of a trajectory, more would waste gaps.
 SPLIT_BLOCKS = 20
 
@@ -29,13 +33,13 @@ def split_groups(pairs: LaggedPairs, by: str = "auto", n_blocks: int = SPLIT_BLO
     check_positive("n_blocks", whole("n_blocks", n_blocks))
     if by not in ("auto", "trajectory", "blocks"):
         raise ValueError(f"by must be one of 'auto', 'trajectory', 'blocks'; got {by!r}.")
-    names, trajectory = np.unique(pairs.trajectory, return_inverse=True)
+    names, trajectory = np.unique(pairs.places.run_trajectory, return_inverse=True)
     if by == "auto":
         by = "trajectory" if len(names) >= n_blocks else "blocks"
     if by == "trajectory":
         if len(names) < 2:
             raise ValueError("by='trajectory' needs at least 2 trajectories; got 1. Use by='blocks'.")
-        return trajectory
+        return np.repeat(trajectory.astype(np.int32), pairs.places.frames.lengths)
     return block_numbers(pairs, n_blocks)
 
 
@@ -60,15 +64,24 @@ def block_numbers(pairs: LaggedPairs, n_blocks: int) -> np.ndarray:
     n_blocks = whole("n_blocks", n_blocks)
     check_positive("n_blocks", n_blocks)
     size = max(1, -(-len(pairs) // n_blocks))
-    _, trajectory, n_pairs = np.unique(pairs.trajectory, return_inverse=True, return_counts=True)
+    lengths = pairs.places.frames.lengths
+    trajectory = np.unique(pairs.places.run_trajectory, return_inverse=True)[1]  # of every run of neighbours
+    n_pairs = np.bincount(trajectory, lengths).astype(int)
     n_here = np.maximum(1, np.round(n_pairs / size).astype(int))  # blocks in each trajectory
     first = np.cumsum(n_here) - n_here
     if len(n_pairs) > n_blocks:
         n_here, first = _joined_trajectories(n_pairs, n_here, size)
     order = np.argsort(trajectory, kind="stable")
-    position = np.empty(len(pairs), dtype=int)  # of a pair within its trajectory
-    position[order] = np.arange(len(pairs)) - (np.cumsum(n_pairs) - n_pairs)[trajectory[order]]
-    return first[trajectory] + position * n_here[trajectory] // n_pairs[trajectory]
+    before = np.empty(len(lengths), dtype=int)  # pairs of a run's trajectory in front of it
+    before[order] = np.cumsum(lengths[order]) - lengths[order] - (np.cumsum(n_pairs) - n_pairs)[trajectory[order]]
+    block = np.empty(len(pairs), dtype=np.int32)
+    everything = Rows(np.array([0]), np.array([len(pairs)]))
+    for places, number in _numbered(everything):
+        run = pairs.places.frames.run_of(number)
+        there = trajectory[run]
+        position = number - pairs.places.frames.begins[run] + before[run]
+        block[places] = first[there] + position * n_here[there] // n_pairs[there]
+    return block
 
 
 def _joined_trajectories(n_pairs: np.ndarray, n_here: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -98,15 +111,23 @@ def without_overlap(pairs: LaggedPairs, held: np.ndarray) -> np.ndarray:
     >>> without_overlap(pairs, np.array([1, 0, 0, 0, 0, 0], bool))
     array([False, True, False, True, True, True])
     """
-    first, lag = _frame_numbers(pairs)
-    used = np.union1d(first[held], first[held] + lag)
-    return ~held & ~np.isin(first, used) & ~np.isin(first + lag, used)
+    frames, lag = pairs.places.frames, pairs.clock.known_lag(_TO_SHARE_NONE)
+    is_used = np.zeros(int((frames.first + frames.lengths).max(initial=0)) + lag, dtype=bool)
+    for places, numbers in _numbered(frames):
+        is_used[numbers[held[places]]] = True
+        is_used[numbers[held[places]] + lag] = True
+    kept = ~held
+    for places, numbers in _numbered(frames):
+        kept[places] &= ~(is_used[numbers] | is_used[numbers + lag])
+    return kept
 
 
-def _frame_numbers(pairs: LaggedPairs) -> tuple[np.ndarray, int]:
-    """One number per frame over all trajectories, (n_pairs,), that of x; x' has it plus the lag."""
-    lag = pairs.clock.known_lag("for training and held-out pairs to share no frame")
-    return pairs.trajectory * (int(pairs.frame.max()) + lag + 1) + pairs.frame, lag
+def _numbered(rows: Rows) -> Iterator[tuple[slice, np.ndarray]]:
+    """Neighbouring positions and their rows, some at a time, which bounds the memory."""
+    for start in range(0, len(rows), _AT_ONCE):
+        places = slice(start, min(start + _AT_ONCE, len(rows)))
+        found = rows.at(places)
+        yield places, np.arange(found.start, found.stop) if isinstance(found, slice) else found
 
 
 def pairs_apart(pairs: LaggedPairs, n_frames: int) -> tuple[np.ndarray, np.ndarray]:
@@ -122,44 +143,32 @@ def pairs_apart(pairs: LaggedPairs, n_frames: int) -> tuple[np.ndarray, np.ndarr
     >>> pairs_apart(lagged_pairs([np.arange(4.0), np.arange(3.0)]), 1)
     (array([0, 1, 3]), array([1, 2, 4]))
     """
-    number = _frame_numbers(pairs)[0]
-    stride = int(pairs.frame.max()) + 1
+    pairs.clock.known_lag(_TO_SHARE_NONE)
+    number, trajectory = pairs.places.frames.all(), pairs.trajectory
     order = np.argsort(number, kind="stable")
-    # a frame beyond the last of its trajectory would have a number of the next one
-    early = np.flatnonzero(pairs.frame + n_frames < stride)
-    place = np.searchsorted(number[order], number[early] + n_frames)
-    partner = order[np.minimum(place, len(order) - 1)]
-    is_there = number[partner] == number[early] + n_frames
-    return early[is_there], partner[is_there]
+    partner = order[np.minimum(np.searchsorted(number[order], number + n_frames), len(order) - 1)]
+    is_there = (number[partner] == number + n_frames) & (trajectory[partner] == trajectory)
+    return np.flatnonzero(is_there), partner[is_there]
 
 
-def neighbouring_blocks(block: np.ndarray, n_most: int) -> Iterator[list[np.ndarray]]:
-    """Rows of every block, by increasing number, several together while they hold at most `n_most` rows in all.
+def neighbouring_blocks(block: np.ndarray, n_most: int) -> Iterator[list[Rows]]:
+    """Positions of every block, by increasing number, several together while they hold at most `n_most` in all.
 
     To be evaluated in one go: in batches of a few hundred a network takes twice the time.
 
     Examples
     --------
-    >>> [[rows.tolist() for rows in together] for together in neighbouring_blocks(np.array([2, 0, 0, 1, 2]), 3)]
+    >>> [[rows.all().tolist() for rows in together] for together in neighbouring_blocks(np.array([2, 0, 0, 1, 2]), 3)]
     [[[1, 2], [3]], [[0, 4]]]
     """
-    order = np.argsort(block, kind="stable")
-    together: list[np.ndarray] = []
-    for rows in np.split(order, np.flatnonzero(np.diff(block[order])) + 1):
+    starts = np.flatnonzero(np.concatenate([[True], block[1:] != block[:-1]])[: len(block)])
+    lengths, number = np.diff(starts, append=len(block)), block[starts]
+    order = np.argsort(number, kind="stable")
+    together: list[Rows] = []
+    for runs in np.split(order, np.flatnonzero(np.diff(number[order])) + 1):
+        rows = Rows(starts[runs], lengths[runs])
         if together and sum(map(len, together)) + len(rows) > n_most:
             yield together
             together = []
         together.append(rows)
     yield together
-
-
-def as_slice(rows: np.ndarray) -> slice | np.ndarray:
-    """Increasing rows as a slice where nothing is left out between them, which copies nothing.
-
-    Examples
-    --------
-    >>> as_slice(np.array([3, 4, 5]))
-    slice(3, 6, None)
-    """
-    first, end = int(rows[0]), int(rows[-1]) + 1
-    return slice(first, end) if end - first == len(rows) else rows

@@ -17,6 +17,8 @@ from koopman_lora.data.pairs import LaggedPairs, lagged_pairs
 
 # Entries of a state that are looked at; of more, so many that are evenly spread.
 _MOST_ENTRIES = 1000
+# Pairs that are looked at, and numbers in their states.
+_LOOKED_AT, _NUMBERS = 2**19, 2**23
 # Numbers that are worked on at once, which bounds the memory.
 _AT_ONCE = 2_000_000
 # Frames on which coordinates are compared before they are compared on all; correlation of two that are one.
@@ -46,7 +48,7 @@ def data_health(data: Any, lag: int | None = None, dt: float | None = None, time
         `common_value` and the share of frames in which it is; share of frames that repeat the one before; number of
         different values; `duplicate_of` an earlier coordinate, or -1; `period` of what looks like a raw angle, or like
         a position wrapped into a box. NaN where there is nothing to tell. States with more than 1000 entries are looked
-        at in 1000 of them.
+        at in 1000 of them; of more than half a million pairs, stretches that are spread evenly over all of them.
 
     Raises
     ------
@@ -66,13 +68,17 @@ def data_health(data: Any, lag: int | None = None, dt: float | None = None, time
     pairs = lagged_pairs(data, lag, dt, time_unit, check_constant=False)
     if len(pairs) == 0:
         raise ValueError("data must have at least one pair; got none.")
+    everything, n_entries = pairs, pairs.n_entries
+    pairs = pairs.spread(min(_LOOKED_AT, _NUMBERS // max(1, n_entries)))
+    is_part, pairs = pairs is not everything, pairs.in_memory()
     frames = frames_of(pairs)
-    n_entries = int(np.prod(pairs.state_shape))
     entries = np.unique(np.linspace(0, n_entries - 1, min(n_entries, _MOST_ENTRIES)).round().astype(int))
     found = {name: np.concatenate(parts) for name, parts in _columns(pairs, frames, entries).items()}
     row = found.pop("jump_row")
     if frames.is_timed:
         found["autocorrelation_time"] *= pairs.clock.dt
+    sizes = _sizes_of_all(everything) if is_part else _sizes(frames)
+    found["effective_samples"] *= sizes["n_frames"] / len(frames.rows)
     units = _UNITS | {"autocorrelation_time": _memory_unit(pairs, frames)}
     variables: dict[str, Any] = {
         name: (COORDINATE, values, {"units": units.get(name, "1")}) for name, values in found.items()
@@ -80,30 +86,42 @@ def data_health(data: Any, lag: int | None = None, dt: float | None = None, time
     variables["jump_trajectory"] = (COORDINATE, frames.trajectory[row])
     variables["jump_frame"] = (COORDINATE, frames.frame[row])
     variables["duplicate_of"] = (COORDINATE, _duplicates(pairs, frames, entries))
-    return labelled(variables, _attrs(pairs, frames, n_entries), {COORDINATE: _names(pairs, entries)})
+    attrs = sizes | {
+        "n_pairs": len(everything),
+        "n_effective": everything.n_effective,
+        "n_entries": n_entries,
+        "n_axes": len(pairs.state_shape),
+    }
+    attrs |= {"lag_time": pairs.clock.lag_time, "memory_unit": _memory_unit(pairs, frames), **pairs.clock.attrs()}
+    return labelled(variables, provenance(**attrs), {COORDINATE: _names(pairs, entries)})
 
 
 def _memory_unit(pairs: LaggedPairs, frames: Frames) -> str:
     return pairs.clock.time_unit if frames.is_timed else "pair"
 
 
-def _attrs(pairs: LaggedPairs, frames: Frames, n_entries: int) -> dict[str, Any]:
-    """Sizes of the data, and their clock."""
+def _sizes(frames: Frames) -> dict[str, Any]:
+    """Numbers and lengths of trajectories."""
     edges = frames.edges()
-    lengths = frames.frame[edges[1:] - 1] - frames.frame[edges[:-1]] + 1
-    return provenance(
-        n_trajectories=len(lengths),
-        n_frames=len(frames.rows),
-        n_pairs=len(pairs),
-        n_effective=pairs.n_effective,
-        shortest_trajectory=int(lengths.min()),
-        mean_trajectory=float(lengths.mean()),
-        lag_time=pairs.clock.lag_time,
-        n_axes=len(pairs.state_shape),
-        n_entries=n_entries,
-        memory_unit=_memory_unit(pairs, frames),
-        **pairs.clock.attrs(),
-    )
+    return _sizes_of(len(frames.rows), frames.frame[edges[1:] - 1] - frames.frame[edges[:-1]] + 1)
+
+
+def _sizes_of_all(pairs: LaggedPairs) -> dict[str, Any]:
+    """The same of pairs of which a part is looked at."""
+    runs, trajectory = pairs.places.frames, np.unique(pairs.places.run_trajectory, return_inverse=True)[1]
+    first, last = np.full(trajectory.max() + 1, np.iinfo(int).max), np.zeros(trajectory.max() + 1, dtype=int)
+    np.minimum.at(first, trajectory, runs.first)
+    np.maximum.at(last, trajectory, runs.first + runs.lengths + (pairs.clock.lag or 0))
+    return _sizes_of(int((last - first).sum()), last - first)
+
+
+def _sizes_of(n_frames: int, lengths: np.ndarray) -> dict[str, Any]:
+    return {
+        "n_trajectories": len(lengths),
+        "n_frames": n_frames,
+        "shortest_trajectory": int(lengths.min()),
+        "mean_trajectory": float(lengths.mean()),
+    }
 
 
 def _names(pairs: LaggedPairs, entries: np.ndarray) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,44 +17,43 @@ from koopman_lora._labels import TRAJECTORY
 from koopman_lora.arguments import check_positive, whole
 from koopman_lora.checks import checked
 from koopman_lora.clock import Clock, check_dt
-from koopman_lora.data.arrays import (
-    as_trajectories,
-    check_constant_columns,
-    coordinate_names,
-    explicit_sides,
-    labelled_parts,
-)
-from koopman_lora.data.containers import lag_of, unpacked
+from koopman_lora.data.arrays import check_constant_columns, coordinate_names, labelled_parts
+from koopman_lora.data.containers import agreed_lag, unpacked
+from koopman_lora.data.cuts import cut_apart, side_by_side
+from koopman_lora.data.places import Places
+from koopman_lora.data.rows import Rows
+from koopman_lora.data.sources import opened
+from koopman_lora.data.states import HeldStates, States, read_both
 from koopman_lora.data.time_axis import common_time_step
 from koopman_lora.data.weights import checked_weights, effective_number, weights_of_pairs
 from koopman_lora.kinds import Positions, check_positions
 
 # States that pass through a network, or are read, at once: fills the caches and bounds the memory.
 BATCH = 8192
+# Parts of the data that stand for all of them where these are too many to look at.
+_STRETCHES = 64
 
 
 @checked
 @dataclasses.dataclass(frozen=True, eq=False)
 class LaggedPairs:
-    """Pairs (x, x') one lag apart, in time order within each trajectory.
+    """Pairs (x, x') one lag apart, in time order within each trajectory; places in the states, never copies of them.
 
     A torch Dataset of pairs as well: `DataLoader(pairs, batch_size=256, shuffle=True)` gives batches (x, x_next),
     or (x, x_next, weights) where pairs have weights.
 
     Attributes
     ----------
-    x, x_next : tensors of shape (n_pairs, *state)
-    trajectory, frame : int arrays (n_pairs,); trajectory number, and frame of x within it
+    states : all states, in memory or read when asked for
+    places : where the pairs lie among them, and in which trajectories
     clock : lag, time between two frames and its unit
     coordinate_names : names along a vector state, or None
     is_reversible : every pair counts as (x, x') and as (x', x), see `both_ways`
     weights : how much each pair counts (n_pairs,), see `weighted`; None where all count alike
     """
 
-    x: Tensor
-    x_next: Tensor
-    trajectory: np.ndarray
-    frame: np.ndarray
+    states: States
+    places: Places
     clock: Clock
     coordinate_names: tuple[str, ...] | None = None
     is_reversible: bool = False
@@ -62,7 +62,7 @@ class LaggedPairs:
     @property
     def n_pairs(self) -> int:
         """Number of pairs."""
-        return len(self.x)
+        return len(self.places)
 
     def __len__(self) -> int:
         return self.n_pairs
@@ -73,11 +73,13 @@ class LaggedPairs:
         return effective_number(self.weights, self.n_pairs)
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        sides = self.x[index], self.x_next[index]
-        return sides if self.weights is None else (*sides, torch.from_numpy(self.weights)[index])
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index must be a pair of {len(self)}; got {index}.")
+        x, x_next = self.read(np.array([index % len(self)]))
+        return (x[0], x_next[0]) if self.weights is None else (x[0], x_next[0], torch.tensor(self.weights[index]))
 
     def __repr__(self) -> str:
-        n_trajectories = len(np.unique(self.trajectory))
+        n_trajectories = len(np.unique(self.places.run_trajectory))
         return (
             f"LaggedPairs({self.n_pairs} pairs of states {self.state_shape} in {n_trajectories} "
             f"trajector{'y' if n_trajectories == 1 else 'ies'}{', both ways' if self.is_reversible else ''}"
@@ -88,7 +90,42 @@ class LaggedPairs:
     @property
     def state_shape(self) -> tuple[int, ...]:
         """Shape of one state."""
-        return tuple(self.x.shape[1:])
+        return self.states.state_shape
+
+    @property
+    def x(self) -> Tensor:
+        """All x (n_pairs, *state): a view of states in memory where they lie side by side, otherwise made for you."""
+        return self.read_x(slice(None))
+
+    @property
+    def x_next(self) -> Tensor:
+        """All x' (n_pairs, *state), see `x`."""
+        rows = self.places.rows.at(slice(None))
+        gap = self.places.gap
+        return self.states.read(slice(rows.start + gap, rows.stop + gap) if isinstance(rows, slice) else rows + gap)
+
+    @property
+    def trajectory(self) -> np.ndarray:
+        """Trajectory of every pair, int (n_pairs,)."""
+        return self.places.trajectory
+
+    @property
+    def frame(self) -> np.ndarray:
+        """Frame of x within it, int (n_pairs,)."""
+        return self.places.frame
+
+    @property
+    def n_entries(self) -> int:
+        """Numbers in one state."""
+        return math.prod(self.state_shape)
+
+    def read(self, index: slice | np.ndarray) -> tuple[Tensor, Tensor]:
+        """States (x, x_next) of the pairs at some positions, not to be written to; the rest is not read."""
+        return read_both(self.states, self.places.rows.at(index), self.places.gap)
+
+    def read_x(self, index: slice | np.ndarray) -> Tensor:
+        """States x of the pairs at some positions, not to be written to."""
+        return self.states.read(self.places.rows.at(index))
 
     def batches(self, size: int = BATCH) -> Iterator[tuple[Tensor, ...]]:
         """Batches (x, x_next) in order, with their weights behind them where pairs have weights.
@@ -99,8 +136,12 @@ class LaggedPairs:
             For a size that is no integer of at least 1.
         """
         check_positive("size", whole("size", size))
-        sides = (self.x, self.x_next) if self.weights is None else (self.x, self.x_next, torch.from_numpy(self.weights))
-        return zip(*(side.split(size) for side in sides), strict=True)
+        batches = (self.weighted_batch(slice(start, start + size)) for start in range(0, len(self), size))
+        return ((x, y) if w is None else (x, y, torch.from_numpy(w)) for x, y, w in batches)
+
+    def weighted_batch(self, index: slice | np.ndarray) -> tuple[Tensor, Tensor, np.ndarray | None]:
+        """`read`, with the weights of these pairs, where they have some."""
+        return *self.read(index), None if self.weights is None else self.weights[index]
 
     def both_ways(self) -> LaggedPairs:
         """The same pairs of a process known to be in equilibrium, reversible: each counts in both directions of time.
@@ -144,20 +185,60 @@ class LaggedPairs:
             For a mask of another length.
         """
         index = np.asarray(index)
-        if index.dtype == bool:
-            if index.shape != (len(self),):
-                raise ValueError(f"index as a mask must have shape ({len(self)},), one per pair; got {index.shape}.")
-            index = np.flatnonzero(index)
-        check_positions("index", index, len(self))
-        rows = torch.from_numpy(index.astype(int))
-        return dataclasses.replace(
-            self,
-            x=self.x[rows],
-            x_next=self.x_next[rows],
-            trajectory=self.trajectory[index],
-            frame=self.frame[index],
-            weights=None if self.weights is None else self.weights[index],
-        )
+        if index.dtype == bool and index.shape != (len(self),):
+            raise ValueError(f"index as a mask must have shape ({len(self)},), one per pair; got {index.shape}.")
+        if index.dtype != bool:
+            check_positions("index", index, len(self))
+            index = index.astype(np.int64)
+            index = np.where(index < 0, index + len(self), index)
+        weights = None if self.weights is None else self.weights[index]
+        return dataclasses.replace(self, places=self.places.through(Rows.of(index)), weights=weights)
+
+    def spread(self, n_most: int) -> LaggedPairs:
+        """All pairs; or, where they are more than that, stretches of neighbours spread evenly over them.
+
+        Examples
+        --------
+        >>> lagged_pairs(np.arange(1000.0)).spread(128).frame[:5]
+        array([ 0,  1, 15, 16, 31])
+        """
+        if n_most >= len(self):
+            return self
+        length = max(1, n_most // _STRETCHES)
+        first = np.linspace(0, len(self) - length, _STRETCHES).astype(int)
+        positions = Rows(first, np.full(_STRETCHES, length))
+        weights = None if self.weights is None else self.weights[positions.all()]
+        return dataclasses.replace(self, places=self.places.through(positions), weights=weights)
+
+    def with_states(self, x: Tensor, x_next: Tensor) -> LaggedPairs:
+        """Pairs of the same frames with other states, such as functions of them, each (n_pairs, *state).
+
+        Raises
+        ------
+        ValueError
+            For other shapes, or as many states as there are no pairs.
+
+        Examples
+        --------
+        >>> pairs = lagged_pairs([np.arange(3.0), np.arange(2.0)])
+        >>> squares = pairs.with_states(pairs.x**2, pairs.x_next**2)
+        >>> squares.x_next.flatten(), squares.trajectory
+        (tensor([1., 4., 1.], dtype=torch.float64), array([0, 0, 1]))
+        """
+        if x.shape != x_next.shape or len(x) != len(self):
+            raise ValueError(
+                f"x and x_next must be ({len(self)}, *state), one state per pair; got {tuple(x.shape)} and "
+                f"{tuple(x_next.shape)}."
+            )
+        names = self.coordinate_names if tuple(x.shape[1:]) == self.state_shape else None
+        states = HeldStates(torch.cat([x, x_next]))
+        return dataclasses.replace(self, states=states, places=self.places.moved(), coordinate_names=names)
+
+    def in_memory(self) -> LaggedPairs:
+        """The same pairs with their states, and no others, in memory side by side; views where they lie so already."""
+        if isinstance(self.states, HeldStates) and len(self.places.rows.first) == 1:
+            return self
+        return self.with_states(*self.read(slice(None)))
 
     def fingerprint(self) -> str:
         """Hash of the pairs and their lag, which tells whether two sets of pairs are the same, in any precision.
@@ -169,22 +250,14 @@ class LaggedPairs:
         (True, False)
         """
         digest = hashlib.blake2b(repr((self.clock.lag, self.n_pairs, self.state_shape)).encode(), digest_size=16)
-        digest.update(np.stack([self.trajectory, self.frame]).astype("<i8").tobytes())
+        frames, lengths = self.places.frames, self.places.frames.lengths
+        trajectory = self.places.run_trajectory
+        runs = np.stack([trajectory, frames.first - self.places.begins[trajectory], lengths])
+        digest.update(runs.astype("<i8").tobytes())
         for batch in self.batches():
             for side in batch:
-                digest.update(np.ascontiguousarray(side.numpy(), dtype="<f8").tobytes())
+                digest.update(np.ascontiguousarray(side.numpy(), dtype="<f8").data)
         return digest.hexdigest()
-
-
-def in_both_directions(x: Tensor, x_next: Tensor) -> tuple[Tensor, Tensor]:
-    """Pairs (n, *state), each followed by itself backward: (2 n, *state).
-
-    Examples
-    --------
-    >>> in_both_directions(torch.tensor([[0.0], [1.0]]), torch.tensor([[1.0], [2.0]]))[0][:, 0]
-    tensor([0., 1., 1., 2.])
-    """
-    return torch.stack([x, x_next], dim=1).flatten(0, 1), torch.stack([x_next, x], dim=1).flatten(0, 1)
 
 
 @checked(but=("lag", "dt"))
@@ -200,12 +273,14 @@ def lagged_pairs(
 
     Parameters
     ----------
-    data : array, list, DataArray or tuple
+    data : array, list, DataArray, path or tuple
         One array (time, *state); a list of such arrays of any lengths; an xarray.DataArray with a dimension 'time' and
         optionally 'trajectory', or a list of those; or a tuple `(x, x_next)` of explicit pairs, each (n_pairs, *state),
         in time order. numpy or torch; real, integers become floating point. A one-dimensional array is a series of
         scalar states. Also what `containers.unpacked` knows: tables of pandas and polars, data sets of deeptime and
-        torch.
+        torch. Memory maps, arrays of Dask and Zarr, DataArrays in chunks, and paths as in `open_trajectories` stay on
+        disk, and are read a few chunks at a time. Up to 32 MB in memory are copied; larger arrays are not, and must not
+        change while the pairs are in use.
     lag : int, optional
         Lag in frames, 1 for trajectories by default. For explicit pairs, the lag at which they were made; without it
         their lag is unknown, and what needs it asks for it.
@@ -234,7 +309,7 @@ def lagged_pairs(
     >>> pairs.x[:, 0].tolist(), pairs.x_next[:, 0].tolist()
     ([0.0, 1.0, 10.0], [2.0, 3.0, 12.0])
     """
-    lag, data = _agreed_lag(lag, lag_of(data)), unpacked(data)
+    lag, data = agreed_lag(lag, data), opened(unpacked(data))
     if isinstance(data, LaggedPairs):
         pairs = _checked_pairs(data, lag, dt, time_unit)
         return pairs if weights is None else pairs.weighted(weights)
@@ -247,32 +322,20 @@ def lagged_pairs(
         found = None, None  # how long a frame lasts says nothing about pairs an unknown number of frames apart
     if lag is None and not is_explicit:
         lag = 1
-    clock = _make_clock(lag, *found)
+    clock = Clock(lag, 1.0 if found[0] is None else check_dt(found[0]), found[1] or "")
     names = coordinate_names(labelled[0]) if labelled else None
     if is_explicit:
-        x, x_next = explicit_sides(data)
-        trajectory, frame = np.zeros(len(x), dtype=int), np.arange(len(x))
+        states, places = side_by_side(data)
     else:
-        trajectories, known_lag = as_trajectories(data), clock.known_lag("to cut pairs")
-        x, x_next, trajectory, frame = _cut_pairs(trajectories, known_lag)
+        known_lag = clock.known_lag("to cut pairs")
+        states, places = cut_apart(data, known_lag)
         if weights is not None:
             is_one = not isinstance(data, list) and TRAJECTORY not in getattr(data, "dims", ())
-            weights = weights_of_pairs(weights, [len(t) for t in trajectories], known_lag, is_one)
+            weights = weights_of_pairs(weights, places.lengths(len(states)), known_lag, is_one)
+    pairs = LaggedPairs(states, places, clock, names)
     if check_constant:
-        check_constant_columns(x, names)
-    pairs = LaggedPairs(x, x_next, trajectory, frame, clock, names)
+        check_constant_columns((batch[0] for batch in pairs.batches()), names)
     return pairs if weights is None else pairs.weighted(weights)
-
-
-def _agreed_lag(lag: int | None, known: int | None) -> int | None:
-    """The lag that was given, or that the data know."""
-    if lag is not None and known is not None and lag != known:
-        raise ValueError(f"lag={lag} contradicts the data, whose lagtime is {known}; leave it out.")
-    return known if lag is None else lag
-
-
-def _make_clock(lag: int | None, dt: float | None, time_unit: str | None) -> Clock:
-    return Clock(lag, 1.0 if dt is None else check_dt(dt), time_unit or "")
 
 
 def _checked_pairs(pairs: LaggedPairs, lag: int | None, dt: float | None, time_unit: str | None) -> LaggedPairs:
@@ -282,18 +345,3 @@ def _checked_pairs(pairs: LaggedPairs, lag: int | None, dt: float | None, time_u
         if value is not None and value != known:
             raise ValueError(f"{name}={value} contradicts the pairs, which were made at {name} {known}.")
     return pairs
-
-
-def _cut_pairs(trajectories: list[Tensor], lag: int) -> tuple[Tensor, Tensor, np.ndarray, np.ndarray]:
-    lengths = [len(t) for t in trajectories]
-    short = [i for i, n in enumerate(lengths) if n <= lag]
-    if short:
-        listed = ", ".join(f"trajectory {i} ({lengths[i]} frames)" for i in short[:10])
-        listed += f", and {len(short) - 10} more" if len(short) > 10 else ""
-        listed = "data hold 1 sample" if lengths == [1] else f"too short: {listed}"
-        raise ValueError(f"lag={lag} needs trajectories of more than {lag} frames; {listed}.")
-    counts = [n - lag for n in lengths]
-    x = torch.cat([t[:-lag] for t in trajectories]) if len(counts) > 1 else trajectories[0][:-lag]
-    x_next = torch.cat([t[lag:] for t in trajectories]) if len(counts) > 1 else trajectories[0][lag:]
-    frame = np.concatenate([np.arange(n) for n in counts])
-    return x, x_next, np.repeat(np.arange(len(counts)), counts), frame

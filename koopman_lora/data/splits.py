@@ -129,7 +129,9 @@ def split_pairs(
     n_groups = int(group.max()) + 1
     n_held = min(max(1, round(held_out * n_groups)), n_groups - 1)
     chosen = np.random.default_rng(seed).permutation(n_groups)[:n_held]
-    held = np.isin(group, chosen)
+    is_chosen = np.zeros(n_groups, dtype=bool)
+    is_chosen[chosen] = True
+    held = is_chosen[group]
     train = without_overlap(pairs, held)
     if not held.any() or train.sum() < 2:
         raise ValueError(f"held_out={held_out} leaves too few of {len(pairs)} pairs to train on; give more data.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from koopman_lora.kinds import check_word
+from koopman_lora.kinds import check_word, number_array
 
 if TYPE_CHECKING:
     import mdtraj
@@ -71,7 +71,7 @@ def distance_coordinates(topology: mdtraj.Topology, atoms: Any) -> Coordinates:
         chosen = selected(topology, atoms, least=2)
         pairs = np.stack([chosen[side] for side in np.triu_indices(len(chosen), k=1)], axis=1)
     else:
-        pairs = np.asarray(atoms)
+        pairs = number_array("atoms", atoms)
         fits = pairs.ndim == 2 and pairs.shape[1:] == (2,) and len(pairs) > 0 and pairs.dtype.kind in "iu"
         if not fits or pairs.min() < 0 or pairs.max() >= topology.n_atoms or (pairs[:, 0] == pairs[:, 1]).any():
             raise ValueError(

@@ -84,6 +84,8 @@ def frames_along_mode(values: Any, n: Count = 10, tails: Share = 0.01) -> np.nda
     if not tails < 0.5:
         raise ValueError(f"tails must be below 0.5, the share left out at each end; got {tails}.")
     parts = _parts("values", values, ndims=(1,))
+    if n > sum(map(len, parts)):
+        raise ValueError(f"n must be at most the number of frames in values, {sum(map(len, parts))}; got {n}.")
     every, frames = np.concatenate(parts), _numbered(parts, [np.ones(len(part), dtype=bool) for part in parts])
     low, high = np.quantile(every, [tails, 1 - tails])
     return frames[[int(np.abs(every - value).argmin()) for value in np.linspace(low, high, n)]]
