@@ -253,8 +253,8 @@ class KoopmanLoRAModel(nn.Module):
         if not (self.normalizes and self.training):
             return self._finish(f, 0), self._finish(g, 1)
         self.is_calibrated.fill_(False)  # training on moves the features away from frozen statistics
-        sides = normalise_sides(f, g, self.is_reversible, self.has_centering, self.learn_svals, pair_weights)
-        return self.with_constant(sides[0]), self.with_constant(sides[1])
+        f, g = normalise_sides(f, g, self.is_reversible, self.has_centering, self.learn_svals, pair_weights)
+        return self.with_constant(f), self.with_constant(g)
 
     def raw(self, z: Tensor, z_next: Tensor) -> tuple[Tensor, Tensor]:
         """Features before normalisation and without the constant mode, for prepared states."""
@@ -293,10 +293,8 @@ class KoopmanLoRAModel(nn.Module):
         """Normalise, and prepend the constant mode."""
         if self.normalizes and self.training:
             self.is_calibrated.fill_(False)
-            features = normalise_batch(features, self.has_centering, self.learn_svals)
-        elif self.normalizes:
-            features = self._normalise_frozen(features, side)
-        return self.with_constant(features)
+            return self.with_constant(normalise_batch(features, self.has_centering, self.learn_svals))
+        return self.with_constant(self._normalise_frozen(features, side) if self.normalizes else features)
 
     def raw_maps(self) -> tuple[FeatureMap, FeatureMap]:
         """Maps f and g before normalisation, behind the constant mode where there is one, of raw states."""

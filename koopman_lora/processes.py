@@ -155,13 +155,13 @@ def _as(like: Tensor, values: Tensor) -> Tensor:
     return (values if like.is_complex() else values.real).view(like.shape)
 
 
-def all_rows(values: Tensor, n_rows: int, rows: slice, is_last: bool = False) -> Tensor:
-    """Rows of all processes below one another, (n_rows, ...), from those of this one; gradients as of `summed`.
+def all_rows(values: Tensor, n_rows: int, places: slice | Tensor, is_last: bool = False) -> Tensor:
+    """Rows of all processes together, (n_rows, ...), from those of this one; gradients as of `summed`.
 
     Parameters
     ----------
-    values : of this process, (stop - start, ...)
-    rows : their places
+    values : of this process, (n, ...)
+    places : where they belong
     is_last : see `summed`
 
     Examples
@@ -171,8 +171,9 @@ def all_rows(values: Tensor, n_rows: int, rows: slice, is_last: bool = False) ->
     """
     if processes().size == 1:
         return values
-    before, after = (values.new_zeros(n, *values.shape[1:]) for n in (rows.start, n_rows - rows.stop))
-    return summed(torch.cat([before, values, after]), is_last)
+    whole = values.new_zeros(n_rows, *values.shape[1:])
+    whole[places] = values
+    return summed(whole, is_last)
 
 
 @torch.no_grad()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import bisect
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +17,10 @@ from koopman_lora.data.lazy_states import LazyStates
 from koopman_lora.data.pairs import LaggedPairs
 from koopman_lora.data.shuffling import Portion, random_portions
 from koopman_lora.model import KoopmanLoRAModel
-from koopman_lora.processes import part_of
+from koopman_lora.processes import part_of, processes
+
+# Pairs that each process must have of a batch on average where blocks are dealt out, so that none comes out empty.
+LEAST_OF_BLOCKS = 32
 
 
 def n_batches(n_pairs: int, batch_size: int, n_modes: int) -> int:
@@ -29,20 +35,72 @@ def n_batches(n_pairs: int, batch_size: int, n_modes: int) -> int:
 
 
 class _Loaded(NamedTuple):
-    """Prepared states of a portion, and the random order to take them in."""
+    """Prepared states of the own part of a portion, their places in the pass, and their rows where these are others."""
 
     x: Tensor = torch.empty(0)
     x_next: Tensor = torch.empty(0)
-    order: Tensor | None = None
+    places: Sequence[int] | np.ndarray = ()
+    rows: Tensor | None = None
+
+
+class OwnPart(NamedTuple):
+    """What this process has of a portion.
+
+    Attributes
+    ----------
+    places : of its pairs in the pass, increasing
+    rows : of these pairs among those read; None where they lie as they are read
+    parts : positions of the pairs to read
+    """
+
+    places: Sequence[int] | np.ndarray
+    rows: Tensor | None
+    parts: Sequence[slice | np.ndarray]
+
+
+def own_part(portion: Portion, bounds: Sequence[int]) -> OwnPart:
+    """An equal part of every batch in memory; of blocks an equal part of them, so that each is read by one process.
+
+    Parameters
+    ----------
+    bounds : where batches begin, and the end
+
+    Examples
+    --------
+    >>> own_part(Portion(2, 4, [np.array([7, 5])], None), [0, 2, 4])
+    OwnPart(places=range(2, 4), rows=None, parts=[array([7, 5])])
+    """
+    if processes().size == 1:
+        return OwnPart(range(portion.start, portion.stop), portion.order(), portion.parts)
+    if (random := portion.order()) is None:
+        edges = [bound for bound in bounds if portion.start <= bound <= portion.stop]
+        places = np.concatenate([np.arange(*batch)[part_of(batch[1] - batch[0])] for batch in pairwise(edges)])
+        return OwnPart(places, None, [np.asarray(portion.parts[0])[places - portion.start]])
+    order, mine = random.numpy(), part_of(portion.stop - portion.start)
+    own = np.flatnonzero((order >= mine.start) & (order < mine.stop))
+    return OwnPart(own + portion.start, torch.from_numpy(order[own] - mine.start), _between(portion.parts, mine))
+
+
+def _between(parts: Sequence[slice | np.ndarray], mine: slice) -> list[slice | np.ndarray]:
+    """Positions `mine` of all parts in a row."""
+    found: list[slice | np.ndarray] = []
+    begin = 0
+    for part in parts:
+        n = part.stop - part.start if isinstance(part, slice) else len(part)
+        first, last = max(mine.start - begin, 0), min(mine.stop - begin, n)
+        if first < last:
+            found.append(slice(part.start + first, part.start + last) if isinstance(part, slice) else part[first:last])
+        begin += n
+    return found or [np.empty(0, dtype=int)]
 
 
 class TrainingBatches:
     """An endless iterator over batches (x, x_next) of prepared states; none of a pass is dropped.
 
-    Of several processes each gets its part of every batch. Where pairs count both ways, half of a batch goes backward:
-    as they come, by chance. Where they have weights, a pass draws them as often as these say: batches are of the
-    weighted law, also where few pairs have most of the weight. What is not in memory is read ahead in a thread, until
-    `close`.
+    Of several processes each reads and gets its part of every batch, see `own_part`. Where pairs count both ways, half
+    of a batch goes backward: as they come, by chance. Where they have weights, a pass draws them as often as these say:
+    batches are of the weighted law, also where few pairs have most of the weight. What is not in memory is read ahead
+    in a thread, until `close`.
 
     Parameters
     ----------
@@ -61,6 +119,7 @@ class TrainingBatches:
         sizes = len(pairs) // steps_per_pass + (np.arange(steps_per_pass) < len(pairs) % steps_per_pass)
         self.bounds = [0, *np.cumsum(sizes).tolist()]
         self.position = self.n_rows = 0
+        self.taken: Sequence[int] | np.ndarray = ()
         self.reader = ThreadPoolExecutor(1) if isinstance(pairs.states, LazyStates) else None
         self._shuffle()
 
@@ -79,23 +138,30 @@ class TrainingBatches:
             self._shuffle()
         start, stop = self.bounds[self.position : self.position + 2]
         self.position += 1
-        self.n_rows, mine = stop - start, part_of(stop - start)
-        half = max(self.n_rows // 2 - mine.start, 0)
-        x, x_next = self._pairs(start + mine.start, start + mine.stop)
+        self.n_rows = stop - start
+        x, x_next = self._pairs(start, stop)
         if self.pairs.is_reversible:
+            half = bisect.bisect_left(self.taken, start + self.n_rows // 2)
             x, x_next = torch.cat([x[:half], x_next[half:]]), torch.cat([x_next[:half], x[half:]])
         return x, x_next
+
+    def places(self) -> Tensor:
+        """Where the pairs of this process stand in the latest batch of all."""
+        return torch.from_numpy(np.asarray(self.taken) - self.bounds[self.position - 1])
 
     def _pairs(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Prepared states of neighbours in the order of the pass, of one portion or of several."""
         number = bisect.bisect_right(self.portions, start, key=lambda portion: portion.stop)
-        found: list[tuple[Tensor, ...]] = []
+        found: list[tuple[Tensor, Tensor]] = []
+        taken: list[Sequence[int] | np.ndarray] = []
         while start < stop:
-            portion = self.portions[number]
-            rows: Any = slice(start - portion.start, min(stop, portion.stop) - portion.start)
-            *sides, order = self._load(number)
-            found.append(tuple(side[rows if order is None else order[rows]] for side in sides))
-            start, number = portion.stop, number + 1
+            loaded = self._load(number)
+            first, last = (bisect.bisect_left(loaded.places, place) for place in (start, stop))
+            own: Any = slice(first, last) if loaded.rows is None else loaded.rows[first:last]
+            found.append((loaded.x[own], loaded.x_next[own]))
+            taken.append(loaded.places[first:last])
+            start, number = self.portions[number].stop, number + 1
+        self.taken = taken[0] if len(taken) == 1 else np.concatenate(taken)
         x, x_next = (sides[0] if len(sides) == 1 else torch.cat(sides) for sides in zip(*found, strict=True))
         return x, x_next
 
@@ -108,26 +174,26 @@ class TrainingBatches:
         self.loaded = self.ahead[1].result() if self.ahead and is_ahead else self._prepare(self.portions[number])
         self.number, self.ahead = number, None
         if self.reader is not None and number + 1 < len(self.portions):
-            self.ahead = number + 1, self.reader.submit(self._prepare, self.portions[number + 1])
+            self.ahead = number + 1, self.reader.submit(copy_context().run, self._prepare, self.portions[number + 1])
         return self.loaded
 
     @torch.no_grad()
     def _prepare(self, portion: Portion) -> _Loaded:
+        places, rows, parts = own_part(portion, self.bounds)
         found: tuple[Tensor, ...] | None = None
         start = 0
-        for part in portion.parts:
+        for part in parts:
             sides = tuple(map(self.model.prepare, self.pairs.read(part)))
-            if len(portion.parts) == 1:
+            if len(parts) == 1:
                 found = sides
                 break
             if found is None:  # in place: parts put together at the end would be in memory twice
-                found = tuple(side.new_empty((portion.stop - portion.start, *side.shape[1:])) for side in sides)
+                found = tuple(side.new_empty((len(places), *side.shape[1:])) for side in sides)
             for whole, side in zip(found, sides, strict=True):
                 whole[start : start + len(side)] = side
             start += len(sides[0])
-        assert found is not None  # a portion has a part
-        (x, x_next), order = found, portion.order()
-        return _Loaded(x, x_next, None if order is None else order.to(self.model.device))
+        assert found is not None  # there is a part, if an empty one
+        return _Loaded(found[0], found[1], places, None if rows is None else rows.to(self.model.device))
 
     def close(self) -> None:
         """End the thread that reads ahead, once it has read what it is at."""

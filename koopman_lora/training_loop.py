@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from koopman_lora._labels import EPOCH, MODE, labelled, provenance
 from koopman_lora.baselines import DPNetLoss, VAMPLoss
 from koopman_lora.checkpoints import Checkpoints
+from koopman_lora.data.lazy_states import LazyStates
 from koopman_lora.data.scales import standardization
 from koopman_lora.data.seals import told_of
 from koopman_lora.data.splits import Split
@@ -37,12 +38,11 @@ from koopman_lora.processes import (
     average_gradients,
     gathered,
     made_by_first,
-    part_of,
     processes,
     share_state,
 )
 from koopman_lora.surroundings import may_draw, seeded
-from koopman_lora.training_batches import TrainingBatches, n_batches
+from koopman_lora.training_batches import LEAST_OF_BLOCKS, TrainingBatches, n_batches
 from koopman_lora.training_options import TrainingOptions
 from koopman_lora.training_reports import INTERRUPTED, TrainingReports, interrupted_finding
 from koopman_lora.training_state import RunState, Standing, identity_of
@@ -148,10 +148,11 @@ class TrainingLoop:
         others = gathered((len(self.train), 0 if self.test is None else len(self.test)))
         if len(set(others)) > 1:
             raise ValueError(f"pairs must be the same in all processes; they have {others} (training, held-out) pairs.")
-        if smallest < 2 * processes().size:
+        least = LEAST_OF_BLOCKS if isinstance(self.train.states, LazyStates) else 2
+        if processes().size > 1 and smallest < least * processes().size:
             raise ValueError(
-                f"batch_size must give each of {processes().size} processes 2 pairs at least; they are of {smallest}."
-                " Use larger batches, or fewer processes."
+                f"batch_size must give each of {processes().size} processes {least} pairs at least; batches are of "
+                f"{smallest}. Use larger ones, or fewer processes."
             )
 
     def _default_steps(self, has_hidden: bool) -> float:
@@ -259,8 +260,8 @@ class TrainingLoop:
         """
         if processes().size == 1 or type(self.loss) in LOSSES_OF_MOMENTS:
             return self.loss(f, g, self.model.svals)
-        n_rows = self.batches.n_rows
-        f, g = (all_rows(features, n_rows, part_of(n_rows), is_last=True) for features in (f, g))
+        n_rows, places = self.batches.n_rows, self.batches.places().to(f.device)
+        f, g = (all_rows(features, n_rows, places, is_last=True) for features in (f, g))
         with alone():
             return self.loss(f, g, self.model.svals)
 

@@ -5,6 +5,7 @@ import signal
 import sys
 import warnings
 
+import dask.array as da
 import numpy as np
 import torch
 from torch import nn
@@ -28,6 +29,7 @@ MANY = lagged_pairs(SYSTEM.simulate(n_trajectories=2, n_steps=8500, seed=2))
 WEIGHTED = lagged_pairs(
     SYSTEM.simulate(n_trajectories=2, n_steps=801, seed=3), weights=np.random.default_rng(0).integers(0, 3, (2, 801))
 )
+BLOCKS = lagged_pairs(da.from_array(SYSTEM.simulate(1, 2101, seed=4).values[0], chunks=(97, 2)))
 N_MODES, N_STEPS = 5, 100
 DOUBLE = TrainingOptions(precision="64-true", weight_decay=1e-3)
 MUON = TrainingOptions(precision="64-true", will_refine=True, gradient_clip=1.0)
@@ -37,7 +39,7 @@ class OneOfTheUsers(nn.Module):
     """A loss that is no function of second moments."""
 
     def forward(self, f, g, svals=None):
-        distance = torch.cdist(f, g).diagonal().sqrt()
+        distance = (f - g).square().sum(1).add(1e-3).sqrt()
         return distance.mean() + (f.std(0) - 1).square().sum() + (g.mean(0) - svals).square().sum()
 
 
@@ -60,6 +62,9 @@ TRAININGS = {
     ),
     "both ways": (PAIRS.both_ways(), NestedLoRALoss(N_MODES), DOUBLE, {"shared_encoder": True, **NORMALISED}),
     "weights": (WEIGHTED, NestedLoRALoss(N_MODES), DOUBLE, NORMALISED),
+    "blocks": (BLOCKS, NestedLoRALoss(N_MODES), DOUBLE, NORMALISED),
+    "blocks both ways": (BLOCKS.both_ways(), NestedLoRALoss(N_MODES), DOUBLE, {"shared_encoder": True, **NORMALISED}),
+    "blocks, a loss of the user's": (BLOCKS, OneOfTheUsers(), DOUBLE, {"learn_svals": True}),
     "VAMP": (PAIRS, VAMPLoss("E"), DOUBLE, {}),
     "DPNet": (PAIRS, DPNetLoss(), DOUBLE, {}),
     "a loss of the user's": (PAIRS, OneOfTheUsers(), DOUBLE, {"learn_svals": True}),

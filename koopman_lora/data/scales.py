@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Collection, Iterator
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from koopman_lora.data.pairs import BATCH, LaggedPairs
+from koopman_lora.processes import made_by_all, part_of
 
 # Deviations from the mean, in scales, beyond which a value may be an outlier; so many entries of x and x', if they are
 # no more: what comes more often, as rare bursts do, is the dynamics.
@@ -51,9 +53,7 @@ def standardization(pairs: LaggedPairs, periodic: Collection[int] = ()) -> tuple
     axes = {1: (0,), 3: (0, 2, 3)}.get(n_axes, tuple(range(n_axes + 1)))
     # x and x' differ by a lag at the ends only: for stationary data one set of statistics serves both
     weights = None if pairs.weights is None else torch.from_numpy(pairs.weights / pairs.weights.mean())
-    found = _Statistics(axes)
-    for start, states, _ in _sides(pairs):
-        found.add(states, None if weights is None else weights[start : start + len(states)])
+    found = functools.reduce(_Statistics.joined, made_by_all(lambda: _own_statistics(pairs, axes, weights)))
     _check_range(pairs, float(found.largest.max()))
     mean, scale = found.mean * found.unit, found.deviation * found.unit
     # what round-off of the mean leaves of a constant is no scale
@@ -105,6 +105,17 @@ class _Statistics:
         self.power = self.power * ratio.square() + power + step.square() * (before * share)
         self.unit, self.count = unit, before + added
 
+    def joined(self, other: _Statistics) -> _Statistics:
+        """Of the entries of both."""
+        total = _Statistics(self.axes)
+        total.low, total.high = torch.minimum(self.low, other.low), torch.maximum(self.high, other.high)
+        total.unit, total.count = _binary_unit(total.largest), self.count + other.count
+        mine, theirs = self.unit / total.unit, other.unit / total.unit
+        step, share = other.mean * theirs - self.mean * mine, other.count / (total.count or 1.0)
+        total.mean = self.mean * mine + step * share
+        total.power = self.power * mine.square() + other.power * theirs.square() + step.square() * (self.count * share)
+        return total
+
     @property
     def largest(self) -> Tensor:
         """The largest absolute entries."""
@@ -134,9 +145,17 @@ class _Outlier(NamedTuple):
     spread: float
 
 
-def _sides(pairs: LaggedPairs) -> Iterator[tuple[int, Tensor, int]]:
+def _own_statistics(pairs: LaggedPairs, axes: tuple[int, ...], weights: Tensor | None) -> _Statistics:
+    """Of the states that this process reads."""
+    found = _Statistics(axes)
+    for start, states, _ in _sides(pairs, part_of(-(-len(pairs) // BATCH))):
+        found.add(states, None if weights is None else weights[start : start + len(states)])
+    return found
+
+
+def _sides(pairs: LaggedPairs, batches: slice = slice(None)) -> Iterator[tuple[int, Tensor, int]]:
     """States of x and x' in batches: number of the first pair, states, and side."""
-    for start in range(0, len(pairs), BATCH):
+    for start in range(0, len(pairs), BATCH)[batches]:
         for side, states in enumerate(pairs.read(slice(start, start + BATCH))):
             yield start, states, side
 
