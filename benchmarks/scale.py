@@ -237,7 +237,6 @@ def fits(folder: pathlib.Path, n: int) -> dict[str, dict]:
         sigma = ", ".join(f"{s:.4f}" for s in of["sigma"][1:3])
         print(f"| {kind} | {of['peak_gb']:.2f} | {of['peak_with_summary_gb']:.2f} | {of['seconds']:.0f} | "
               f"{of['training_seconds']:.1f} | {of['pairs_per_second']:,.0f} | {ratio:.2f} | {sigma} |")  # fmt: skip
-<<<<<<< HEAD
     print(f"\nasked: 1.5 GB from Zarr; {1.3 * found['memory']['data_gb'] + 0.5:.2f} GB from memory (1.3 of it + 0.5)")
     return found
 
@@ -249,11 +248,6 @@ def pace(folder: pathlib.Path) -> dict[str, dict]:
     for kind in clock:
         print(f"| {kind} | {clock[kind]:,.0f} | {clock[kind] / clock['memory']:.2f} | {processor[kind]:,.0f} | "
               f"{processor[kind] / processor['memory']:.2f} |", flush=True)  # fmt: skip
-=======
-    print(
-        f"\nasked: {1.5} GB from Zarr; {1.3 * found['memory']['data_gb'] + 0.5:.2f} GB from memory (1.3 of the data + 0.5)"  # noqa: E501
-    )
->>>>>>> main
     return found
 
 
@@ -276,12 +270,8 @@ def many(folder: pathlib.Path, numbers: tuple[int, ...]) -> list[dict]:
         found.append(of)
         rest = (of["seconds"] - of["training_seconds"]) / of["n_pairs"] * 1e6
         print(f"| {number:,} | {of['n_pairs']:,} | {of['data_gb']:.2f} | {of['seconds']:.0f} | "
-<<<<<<< HEAD
               f"{of['training_seconds']:.0f} | {of['steps']} | {rest:.1f} | {of['peak_gb']:.2f} |",
               flush=True)  # fmt: skip
-=======
-              f"{of['training_seconds']:.0f} | {of['steps']} | {rest:.1f} | {of['peak_gb']:.2f} |", flush=True)  # fmt: skip  # noqa: E501
->>>>>>> main
     return found
 
 
@@ -324,7 +314,6 @@ def page(record: dict) -> str:
             f"{plan['training'] / 3600:.2g} | {plan['memory']:.2g} | {plan['read']:.3g} | {network / 3600:.2g} |"
         )
     measured = [
-<<<<<<< HEAD
         f"| {kind} | {m['peak_gb']:.2f} | {m['peak_with_summary_gb']:.2f} | {m['seconds']:.0f} | "
         f"{m['training_seconds']:.0f} |"
         for kind, m in of.items()
@@ -332,13 +321,6 @@ def page(record: dict) -> str:
     chunks = [
         f"| {name} | {m['mb_per_second']:.0f} | {m['shuffled_mb_per_second']:.0f} | "
         f"{m['any_order_mb_per_second']:.2f} |"
-=======
-        f"| {kind} | {m['peak_gb']:.2f} | {m['seconds']:.0f} | {m['training_seconds']:.0f} | {m['pairs_per_second']:,.0f} |"  # noqa: E501
-        for kind, m in of.items()
-    ]
-    chunks = [
-        f"| {name} | {m['mb_per_second']:.0f} | {m['shuffled_mb_per_second']:.0f} | {m['any_order_mb_per_second']:.2f} |"  # noqa: E501
->>>>>>> main
         for name, m in record["layouts"].items()
     ]
     lines = [
@@ -428,13 +410,8 @@ of frames; all else, {n_passes} passes over them, with their number. Network: th
 
 Memory grows by the masks of the split and the numbers of blocks, some bytes per pair. Disk: the data; the result is
 some MB, 64 MB at most of it functions at held-out pairs. A time coordinate of a DataArray is read whole, 8 bytes per
-<<<<<<< HEAD
 frame: leave it out and say `dt` where that is too much. For fewer frames than all, pick every n-th trajectory rather
 than every n-th frame.
-=======
-frame: leave it out and say `dt` where that is too much. For fewer frames than all, pick every n-th trajectory
-rather than every n-th frame.
->>>>>>> main
 
 ## Many short trajectories
 

@@ -78,6 +78,8 @@ class Field:
         if self.delays < 0:
             raise ValueError(f"delays must not be negative; got {delays}.")
         self._is_dataset = isinstance(data, xr.Dataset)
+        if members == time:
+            raise ValueError(f"members must be another dimension than time; got {members!r} for both.")
         run_dims = (time,) if members is None else (members, time)
         ordered = _ordered(data, run_dims)
         n_members = 1 if members is None else ordered[0].sizes[members]
@@ -188,7 +190,12 @@ class Field:
         ----------
         functions : from states (time, coordinate) to values (time, n_modes), such as `estimator.singular_functions`
         """
-        found = [np.asarray(functions(trajectory)) for trajectory in self.trajectories]
+        found = [number_array("functions", functions(trajectory)) for trajectory in self.trajectories]
+        for values, trajectory in zip(found, self.trajectories, strict=True):
+            if values.ndim != 2 or len(values) != len(trajectory):
+                raise ValueError(
+                    f"functions must give ({len(trajectory)}, n_modes) for as many states; got {values.shape}."
+                )
         n_members = 1 if self._members is None else self._members.size
         values = np.full((n_members, self._times.size, found[0].shape[1]), np.nan, dtype=found[0].dtype)
         for (member, at), part in zip(self._places, found, strict=True):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
 from koopman_lora.arguments import check_positive, whole
 from koopman_lora.kinds import shown
@@ -96,6 +97,10 @@ def cut_trajectory(x: Any, n_parts: int) -> list[Any]:
     """
     n_parts = whole("n_parts", n_parts)
     check_positive("n_parts", n_parts)
+    if not hasattr(x, "__len__") or not hasattr(x, "shape") or isinstance(x, xr.Dataset):
+        raise TypeError(f"x must be one trajectory, an array (time, *state); got {shown(x)}.")
+    if len(x.shape) == 0:
+        raise TypeError("x must be one trajectory, an array (time, *state); got a single number.")
     if n_parts > len(x):
         raise ValueError(f"n_parts={n_parts} is more than the {len(x)} frames of the trajectory.")
     bounds = np.linspace(0, len(x), n_parts + 1).astype(int)

@@ -97,11 +97,23 @@ def matrix_checklist(result: xr.Dataset) -> Checklist:
     >>> matrix_checklist(kl.NeuralSVD(n_modes=2).fit(H).to_dataset()).passed
     True
     """
-    variables = ("error_adjoint", "error_core", "error_phase", "error_reconstruction", "singular_values_error")
+    variables = (
+        "singular_values",
+        "error_orthogonality_u",
+        "error_orthogonality_v",
+        "error_adjoint",
+        "error_core",
+        "error_phase",
+        "error_reconstruction",
+        "singular_values_error",
+    )
     check_result("result", result, "NeuralSVD.to_dataset", "mode", *variables)
+    dtype = str(result["singular_values"].dtype)
+    if dtype not in ROUND_OFF:
+        raise ValueError(f"result must hold singular values in single or double precision; got {dtype}.")
     errors = {str(name): float(result[name]) for name in result if str(name).startswith("error_")}
     errors["error_orthogonality"] = max(errors["error_orthogonality_u"], errors["error_orthogonality_v"])
-    limit = ROUND_OFF[str(result["singular_values"].dtype)]
+    limit = ROUND_OFF[dtype]
     points = [_check(name, errors[variable], limit, remedy) for name, variable, remedy in _EXACT_POINTS]
     points.append(
         _check(

@@ -93,7 +93,7 @@ class FiniteMarkovChain(System):
             )
         if not 0 < coupling < 1:
             raise ValueError(f"coupling must be a probability between 0 and 1, both excluded, got {coupling!r}.")
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(check_count("seed", seed, least=0))
         blocks = np.repeat(np.arange(n_blocks), size)
         inside = blocks[:, None] == blocks
         within, between = (rng.uniform(0.1, 1.0, inside.shape) * mask for mask in (inside, ~inside))
