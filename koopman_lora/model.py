@@ -21,7 +21,7 @@ from koopman_lora.encoder_pairs import EncoderPair, PairedMLP
 from koopman_lora.encoders import MLP, WIDEST, Standardize, check_hidden_dims, check_sizes, check_states
 from koopman_lora.kinds import check_shape
 from koopman_lora.moments import FeatureMap
-from koopman_lora.normalisation import mean_and_power, normalise_batch, prepend_constant
+from koopman_lora.normalisation import mean_and_power, normalise_batch, normalise_sides, prepend_constant
 
 # Numbers of a state up to which its linear functions stand beside the last hidden layer.
 LINEAR_ENTRIES = 256
@@ -250,10 +250,11 @@ class KoopmanLoRAModel(nn.Module):
         """Same as calling the model, for states that went through `prepare` already."""
         check_pair_weights(pair_weights, self._check_batch(z))
         f, g = self.raw(z, z_next)
-        if self.is_reversible and self.training:  # one map, of states of one population
-            both = self._finish(torch.cat([f, g]), 0, None if pair_weights is None else pair_weights.repeat(2))
-            return both[: len(f)], both[len(f) :]
-        return self._finish(f, 0, pair_weights), self._finish(g, 1, pair_weights)
+        if not (self.normalizes and self.training):
+            return self._finish(f, 0), self._finish(g, 1)
+        self.is_calibrated.fill_(False)  # training on moves the features away from frozen statistics
+        sides = normalise_sides(f, g, self.is_reversible, self.has_centering, self.learn_svals, pair_weights)
+        return self.with_constant(sides[0]), self.with_constant(sides[1])
 
     def raw(self, z: Tensor, z_next: Tensor) -> tuple[Tensor, Tensor]:
         """Features before normalisation and without the constant mode, for prepared states."""
@@ -288,11 +289,11 @@ class KoopmanLoRAModel(nn.Module):
             )
         return z
 
-    def _finish(self, features: Tensor, side: int, pair_weights: Tensor | None = None) -> Tensor:
+    def _finish(self, features: Tensor, side: int) -> Tensor:
         """Normalise, and prepend the constant mode."""
         if self.normalizes and self.training:
-            self.is_calibrated.fill_(False)  # training on moves the features away from frozen statistics
-            features = normalise_batch(features, self.has_centering, self.learn_svals, pair_weights)
+            self.is_calibrated.fill_(False)
+            features = normalise_batch(features, self.has_centering, self.learn_svals)
         elif self.normalizes:
             features = self._normalise_frozen(features, side)
         return self.with_constant(features)

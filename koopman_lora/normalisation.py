@@ -109,6 +109,28 @@ def normalise_batch(features: Tensor, centred: bool, scaled: bool, pair_weights:
     return features / (batch_mean(features.abs().square(), pair_weights) + _FLOOR).sqrt() if scaled else features
 
 
+def normalise_sides(
+    f: Tensor, g: Tensor, is_one_map: bool, centred: bool, scaled: bool, pair_weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """`normalise_batch` of f(x) and g(x'), by statistics of each or, of one map in equilibrium, of both together.
+
+    Examples
+    --------
+    >>> f, g = normalise_sides(torch.zeros(2, 1), torch.ones(2, 1), is_one_map=True, centred=True, scaled=False)
+    >>> f[:, 0], g[:, 0]
+    (tensor([-0.5000, -0.5000]), tensor([0.5000, 0.5000]))
+    """
+    if is_one_map:
+        pair_weights = None if pair_weights is None else pair_weights.repeat(2)
+        both = normalise_batch(torch.cat([f, g]), centred, scaled, pair_weights)
+        return both[: len(f)], both[len(f) :]
+    if processes().size > 1:  # side by side, in one message
+        both = normalise_batch(torch.cat([f, g], dim=1), centred, scaled, pair_weights)
+        return both[:, : f.shape[1]], both[:, f.shape[1] :]
+    f, g = (normalise_batch(side, centred, scaled, pair_weights) for side in (f, g))
+    return f, g
+
+
 def at_least_single(features: Tensor) -> Tensor:
     """Features in single precision where a network of mixed precision gave them in half, too short for moments.
 

@@ -93,24 +93,29 @@ def part_of(n: int) -> slice:
 # ------------------------------------------------------------------------------------------------------------- tensors
 
 
-def summed(values: Tensor) -> Tensor:
+def summed(values: Tensor, is_last: bool = False) -> Tensor:
     """Sum over all processes of tensors of one shape, the same in each.
 
     The gradient is exact where every process computes the same loss of such sums and the gradients of the processes are
     averaged (`average_gradients`): backward, what all processes want of a sum is summed as well. So it holds for sums
     of sums, and for parameters that come in behind the sums, as singular values do.
+
+    Parameters
+    ----------
+    is_last : all that comes behind is the same in all processes, so that they want the same, and need not ask
     """
-    return values if processes().size == 1 else _Summed.apply(values)
+    return values if processes().size == 1 else _Summed.apply(values, is_last)
 
 
 class _Summed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
+    def forward(ctx: Any, values: Tensor, is_last: bool) -> Tensor:
+        ctx.is_last = is_last
         return _all_reduced(values)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return _all_reduced(gradient)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * distributed.get_world_size() if ctx.is_last else _all_reduced(gradient), None
 
 
 def _all_reduced(values: Tensor) -> Tensor:
@@ -121,6 +126,8 @@ def _all_reduced(values: Tensor) -> Tensor:
 
 def mean_of_all(means: Sequence[Tensor], totals: Sequence[Tensor | int]) -> tuple[list[Tensor], list[Any]]:
     """Means over the pairs of all processes, and their totals, from those of this process, in one message.
+
+    For what ends in a loss that is made of such means alone, see `summed`.
 
     Parameters
     ----------
@@ -137,7 +144,7 @@ def mean_of_all(means: Sequence[Tensor], totals: Sequence[Tensor | int]) -> tupl
     dtype = functools.reduce(torch.promote_types, (mean.dtype for mean in means))
     own = [t.to(dtype) if isinstance(t, Tensor) else means[0].new_full((), t, dtype=dtype) for t in totals]
     flat = [(mean * total).reshape(-1) for mean, total in zip(means, own, strict=True)]
-    everything = summed(torch.cat([*flat, torch.stack(own)]))
+    everything = summed(torch.cat([*flat, torch.stack(own)]), is_last=True)
     *sums, found = everything.split([*(len(part) for part in flat), len(own)])
     both = zip(means, sums, found.unbind(), strict=True)
     return [_as(mean, part / total) for mean, part, total in both], list(found.real.unbind())
@@ -148,13 +155,14 @@ def _as(like: Tensor, values: Tensor) -> Tensor:
     return (values if like.is_complex() else values.real).view(like.shape)
 
 
-def all_rows(values: Tensor, n_rows: int, rows: slice) -> Tensor:
+def all_rows(values: Tensor, n_rows: int, rows: slice, is_last: bool = False) -> Tensor:
     """Rows of all processes below one another, (n_rows, ...), from those of this one; gradients as of `summed`.
 
     Parameters
     ----------
     values : of this process, (stop - start, ...)
     rows : their places
+    is_last : see `summed`
 
     Examples
     --------
@@ -164,7 +172,7 @@ def all_rows(values: Tensor, n_rows: int, rows: slice) -> Tensor:
     if processes().size == 1:
         return values
     before, after = (values.new_zeros(n, *values.shape[1:]) for n in (rows.start, n_rows - rows.stop))
-    return summed(torch.cat([before, values, after]))
+    return summed(torch.cat([before, values, after]), is_last)
 
 
 @torch.no_grad()

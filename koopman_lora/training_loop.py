@@ -260,7 +260,7 @@ class TrainingLoop:
         if processes().size == 1 or type(self.loss) in LOSSES_OF_MOMENTS:
             return self.loss(f, g, self.model.svals)
         n_rows = self.batches.n_rows
-        f, g = (all_rows(features, n_rows, part_of(n_rows)) for features in (f, g))
+        f, g = (all_rows(features, n_rows, part_of(n_rows), is_last=True) for features in (f, g))
         with alone():
             return self.loss(f, g, self.model.svals)
 
