@@ -91,11 +91,6 @@ class LazyStates:
     def __len__(self) -> int:
         return self.n_rows
 
-    @property
-    def is_held(self) -> bool:
-        """Whether all of them are in memory, in arrays of their own."""
-        return all(source.is_held for source in self.sources)
-
     def read(self, rows: slice | np.ndarray) -> Tensor:
         """States at some rows, each block of them decoded once; a view where neighbours lie in one block."""
         if isinstance(rows, slice):
