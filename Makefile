@@ -42,7 +42,7 @@ $(MLCOLVAR)/.installed: pyproject.toml constraints.txt
 bench: $(BENCH)/.installed $(MLCOLVAR)/.installed
 	PYTHONPATH=benchmarks $(BENCH)/bin/python -m bench.run $(ARGUMENTS)
 
-# of this package alone, all eight, more than an hour; one of them: .venv/bin/python benchmarks/training.py --quick
+# of this package alone, more than an hour; one of them: .venv/bin/python benchmarks/training.py --quick
 benchmarks: $(VENV)/.installed
 	$(BIN)/python benchmarks/training.py
 	for seed in 0 1 2; do $(BIN)/python benchmarks/dynamics.py $$seed || exit 1; done
@@ -54,6 +54,7 @@ benchmarks: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/survival.py
 	$(BIN)/python benchmarks/moments.py
 	$(BIN)/python benchmarks/scale.py --quick
+	$(BIN)/python benchmarks/processes.py
 
 clean:
 	rm -rf $(VENV) $(BENCH) $(MLCOLVAR) runs benchmarks/results

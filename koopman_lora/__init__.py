@@ -40,6 +40,7 @@ Networks, losses, training
 Moments and spectrum
     Moments                      second moments of two feature maps, per block of data
     estimate_moments             moments of any feature maps over pairs
+    estimate_moments_on_dask     the same by the workers of a Dask cluster
     flat_state                   the state itself as observables
     koopman_spectrum             moments to singular values, functions, eigenvalues, timescales
     compute_koopman_spectrum     the same for a model and a DataLoader

@@ -14,6 +14,7 @@ from .bootstrap import Bootstrap as Bootstrap
 from .clock import Clock as Clock
 from .comparison import compare_singular_values as compare_singular_values
 from .cross_validation import cross_validate as cross_validate
+from .dask_moments import estimate_moments_on_dask as estimate_moments_on_dask
 from .data.fields import Field as Field
 from .data.files import open_trajectories as open_trajectories
 from .data.folds import TrajectoryFolds as TrajectoryFolds

@@ -51,6 +51,7 @@ def make_fabric(options: TrainingOptions) -> Fabric:
     from lightning_fabric import Fabric  # here, for it drags in torch's compiler, a second
 
     devices, n_nodes = layout(options.devices, options.num_nodes)
+    _check_layout(devices, n_nodes, options.accelerator)
     precision: Any = options.precision  # checked before
     strategy = "auto" if devices * n_nodes == 1 else "ddp"
     with quiet_fabric():
@@ -84,6 +85,18 @@ def layout(devices: int | None = None, num_nodes: int | None = None) -> tuple[in
         assert devices is not None
         num_nodes = max(1, started // devices) if devices > 1 else 1
     return (max(1, started // num_nodes) if devices is None else devices), num_nodes
+
+
+def _check_layout(devices: int, num_nodes: int, accelerator: str) -> None:
+    """Raise a ValueError for processes that nobody would start, or that would wait for cores or for one another."""
+    n_cores = os.cpu_count() or 1
+    if accelerator == "cpu" and devices > n_cores and _started() == 1:
+        raise ValueError(f"devices must be at most {n_cores}, the cores of this machine; got {devices}.")
+    if num_nodes > 1 and _started() == 1 and "MASTER_ADDR" not in os.environ:
+        raise ValueError(
+            f"num_nodes={num_nodes} needs a launcher on every machine, torchrun or srun, or the variables MASTER_ADDR "
+            "and NODE_RANK; there is none here."
+        )
 
 
 def _started() -> int:

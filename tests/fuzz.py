@@ -73,6 +73,8 @@ FITS_NO_MORE = (
 )  # fmt: skip
 # Numbers of steps to run: a huge one is no mistake, it takes as long as it says.
 RUNS_LONG = {"n_epochs", "max_steps", "polish_steps", "n_shifts", "n_trajectories", "n_steps"}
+# Numbers of processes: as many are started.
+STARTS_PROCESSES = {"devices", "num_nodes"}
 # Variables and fields that may be NaN or infinite, as their documentation says.
 NOT_FINITE = {
     "timescales": "infinite where |lambda| = 1, NaN above",
@@ -132,6 +134,8 @@ def spoil(arguments, rng):
         values = hostile(arguments[name])
         if name in RUNS_LONG:
             values = {k: v for k, v in values.items() if not (isinstance(v, (int, float)) and v > 1000)}
+        if name in STARTS_PROCESSES:
+            values = {k: v for k, v in values.items() if not (isinstance(v, (int, float)) and v > 1)}
         if name == "n_epochs":  # so does the default number
             values.pop("None")
         kind = str(rng.choice(list(values)))

@@ -1,5 +1,6 @@
 """Moments on Dask are those of `estimate_moments`, whatever the parts and the workers."""
 
+import dask.array as da
 import numpy as np
 import pytest
 from small_pairs import PAIRS, SERIES, complex_f, f, g, h
@@ -49,6 +50,15 @@ WEIGHTED = lagged_pairs(SERIES, 2, weights=[np.arange(len(series)) // 40 for ser
 def test_moments_of_a_cluster_equal_plain_ones(cluster, pairs):
     plain = estimate_moments(complex_f, g, pairs, n_blocks=5)
     assert_equal(estimate_moments_on_dask(complex_f, g, pairs, n_blocks=5, part_size=20), plain)
+
+
+def test_workers_read_what_is_not_in_memory(cluster):
+    """An array of Dask, in chunks that no part of the pairs follows."""
+    x = np.random.default_rng(2).normal(size=(600, 2))
+    pairs = lagged_pairs(da.from_array(x, chunks=(70, 1)), lag=3)
+    assert not pairs.states.is_held
+    plain = estimate_moments(f, g, lagged_pairs(x, lag=3), observables=flat_state)
+    assert_equal(estimate_moments_on_dask(f, g, pairs, observables=flat_state, part_size=100), plain)
 
 
 def test_an_offset_of_the_data_costs_no_digits(cluster):

@@ -1,8 +1,12 @@
 """Which processes a fit runs in."""
 
+import numpy as np
 import pytest
 
+from koopman_lora.data.pairs import lagged_pairs
 from koopman_lora.launching import layout
+from koopman_lora.model import KoopmanLoRAModel
+from koopman_lora.training import fit
 from koopman_lora.training_options import TrainingOptions
 
 
@@ -23,3 +27,17 @@ def test_processes_are_those_that_a_launcher_started(monkeypatch):
 def test_impossible_numbers_of_processes_are_refused(name):
     with pytest.raises(ValueError, match=f"{name} must be positive; got 0"):
         TrainingOptions(**{name: 0})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"devices": 10**6}, "devices must be at most .*, the cores of this machine; got 1000000"),
+        ({"num_nodes": 3}, "num_nodes=3 needs a launcher on every machine"),
+    ],
+)
+def test_processes_that_nobody_would_start_are_refused_at_once(options, message, monkeypatch):
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    pairs = lagged_pairs(np.random.default_rng(0).normal(size=(100, 2)))
+    with pytest.raises(ValueError, match=message):
+        fit(KoopmanLoRAModel(2, 2), pairs, options=TrainingOptions(**options))

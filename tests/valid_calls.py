@@ -248,6 +248,7 @@ def arguments_by_name(folder):
         "eigenpair_residuals": {"held_out": moments},
         "equilibrium_weights": {"moments": chain_moments[0]},
         "evaluate_on_grid": {"function": line_functions, "axes": {"x": np.linspace(-1, 1, 9)}},
+        "estimate_moments_on_dask": {"part_size": 100},
         "export_mode": {"path": folder / "modes.ptc", "modes": [2, 3], "functions": "left"},
         "KoopmanAnalysis.export_mode": {"path": folder / "modes.ptc", "modes": [2, 3], "functions": "left"},
         "KoopmanLoRA.export_mode": {"path": folder / "modes.ptc", "modes": [2, 3], "functions": "left"},
