@@ -7,6 +7,7 @@ from small_pairs import PAIRS, SERIES, complex_f, f, g, h
 
 from koopman_lora.accumulation import estimate_moments, flat_state
 from koopman_lora.dask_moments import estimate_moments_on_dask
+from koopman_lora.data.lazy_states import LazyStates
 from koopman_lora.data.pairs import lagged_pairs
 from koopman_lora.intervals import bootstrap_intervals
 from koopman_lora.scores import vamp_scores
@@ -56,7 +57,7 @@ def test_workers_read_what_is_not_in_memory(cluster):
     """An array of Dask, in chunks that no part of the pairs follows."""
     x = np.random.default_rng(2).normal(size=(600, 2))
     pairs = lagged_pairs(da.from_array(x, chunks=(70, 1)), lag=3)
-    assert not pairs.states.is_held
+    assert isinstance(pairs.states, LazyStates)
     plain = estimate_moments(f, g, lagged_pairs(x, lag=3), observables=flat_state)
     assert_equal(estimate_moments_on_dask(f, g, pairs, observables=flat_state, part_size=100), plain)
 
