@@ -41,8 +41,8 @@ TWO = 0.1
 DOCUMENTED = (ValueError, TypeError, OSError, ImportError)
 # Words that name an argument beside its own: data are told by the trajectory, the moments by what they are made of.
 ALSO_CALLED = {
-    "X": {"data", "trajectory", "states", "x"},
-    "data": {"trajectory"},
+    "X": {"data", "trajectory", "states", "x", "path"},  # a text is a path
+    "data": {"trajectory", "path"},
     "pairs": {"data", "x", "x_next"},
     "loader": {"pairs", "x", "x_next"},
     "batches": {"x", "x_next"},

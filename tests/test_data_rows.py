@@ -68,3 +68,9 @@ def test_pieces_lie_in_one_cell_each_and_are_all_there(found, ends):
 def test_equal_rows_have_equal_runs(one, other):
     a, b = made([one]), made(other)
     assert (a.first.tolist(), a.lengths.tolist()) == (b.first.tolist(), b.lengths.tolist())
+
+
+@pytest.mark.parametrize("index", [np.array(3), np.array([0.5]), np.zeros((2, 2), dtype=int)])
+def test_positions_must_be_whole_numbers_in_a_row(index):
+    with pytest.raises(ValueError, match=r"index must be a slice, or positions \(n,\)"):
+        Rows(np.array([0]), np.array([9])).at(index)

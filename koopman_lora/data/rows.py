@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from koopman_lora.kinds import shown
+
 
 class Rows:
     """Row numbers (n,), in order, kept as runs of consecutive ones; any run may follow any other.
@@ -60,6 +62,8 @@ class Rows:
     def at(self, index: slice | np.ndarray) -> slice | np.ndarray:
         """Rows at some positions; of neighbours that lie in one run again a slice, which copies nothing."""
         if not isinstance(index, slice):
+            if np.ndim(index) != 1 or np.asarray(index).dtype.kind not in "iu":
+                raise ValueError(f"index must be a slice, or positions (n,); got {shown(index)}.")
             runs = self.run_of(index)
             return self.first[runs] + (index - self.begins[runs])
         start, stop, _ = index.indices(len(self))
