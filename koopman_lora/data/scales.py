@@ -46,7 +46,7 @@ def standardization(pairs: LaggedPairs, periodic: Collection[int] = ()) -> tuple
     Examples
     --------
     >>> mean, scale = standardization(lagged_pairs(np.array([1.0, 3.0, 1.0, 3.0])))
-    >>> mean.tolist(), scale.tolist()
+    >>> mean.numpy().round(12).tolist(), scale.numpy().round(12).tolist()
     ([2.0], [1.0])
     """
     n_axes = len(pairs.state_shape)
