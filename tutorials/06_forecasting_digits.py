@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 04 Forecasting a video: the ordered digits
+# # Forecasting a video: the ordered digits
 #
 # A video shows handwritten digits 0, 1, 2, 3, 4, 0, 1, ... in order, each time in another handwriting. What comes
 # next is certain, how it will be written is not: the Koopman operator has five eigenvalues on the unit circle, the
