@@ -15,8 +15,10 @@ import numpy as np
 
 import koopman_lora as kl
 
-QUICK = "TUTORIALS_QUICK" in os.environ  # set by the tests: fewer repetitions, shorter training
+QUICK = "TUTORIALS_QUICK" in os.environ  # set by the tests: fewer repetitions and lags, shorter training
 SHORT = {"n_epochs": 3} if QUICK else {}
+BOOTSTRAP = kl.Bootstrap(100 if QUICK else 1000)
+MONTHS = [1, 3, 12] if QUICK else [1, 2, 3, 4, 6, 9, 12]
 warnings.simplefilter("ignore")  # fits to noise warn that they found nothing, which is what we want to see below
 # %% [markdown]
 # ## Where the truth is known
@@ -24,6 +26,7 @@ warnings.simplefilter("ignore")  # fits to noise warn that they found nothing, w
 # %%
 wells = kl.datasets.load("four_well_2d")
 exact = kl.datasets.reference("four_well_2d")
+print(f"{wells.sizes['trajectory']} trajectories of {wells.sizes['time']} frames, {wells.dt} {wells.time_unit} apart")
 estimator = kl.KoopmanLoRA(n_modes=8, seed=0, **SHORT).fit(wells)
 selection = estimator.select_n_modes()
 print("modes:", selection.answer)
@@ -40,10 +43,10 @@ ax = kl.plots.plot_energy(selection)
 # to keep? If you are after the long times, look for a gap in the timescales instead. Here there is one, after the
 # fourth mode: four wells, four states.
 # %%
-slow = estimator.eigen_analysis(bootstrap=kl.Bootstrap()).timescales.values[1:6]
+slow = estimator.eigen_analysis(bootstrap=BOOTSTRAP).timescales.values[1:6]
 for mode, (found, truth) in enumerate(zip(slow, exact.timescales.values[1:6], strict=True), start=2):
     print(f"mode {mode}: timescale {found:.2f} ps, exact {truth:.2f} ps")
-suggestion = kl.number_of_states(estimator.moments_)
+suggestion = kl.number_of_states(estimator.moments_, bootstrap=BOOTSTRAP)
 print("states by the largest gap:", suggestion.attrs["suggested"])
 assert suggestion.attrs["suggested"] == 4
 ax = kl.plots.plot_number_of_states(suggestion)
@@ -53,7 +56,7 @@ ax = kl.plots.plot_number_of_states(suggestion)
 # lag. Too long, and everything has decayed: errors grow. In between there may be a plateau. The answer is the shortest
 # lag from which on all longer ones agree within their errors.
 # %%
-scan = estimator.scan_lags(wells, [1, 2, 5, 10, 20, 40])
+scan = estimator.scan_lags(wells, [1, 2, 10] if QUICK else [1, 2, 5, 10, 20, 40], bootstrap=BOOTSTRAP)
 print("lag:", scan.answer)
 ax = kl.plots.plot_timescales(scan)
 ax.axhline(exact.timescales[1], color="black", ls="-.", lw=1, label="exact, mode 2")
@@ -76,7 +79,7 @@ months = data.values.reshape(-1, 12)
 anomaly = (months - months.mean(axis=0)).ravel()[:, None]
 settings = {"n_modes": 4, "held_out": 0.3, "hidden_dims": (32, 32), "dt": 1.0, "time_unit": "month", "seed": 0} | SHORT
 sea = kl.KoopmanLoRA(lag=1, **settings).fit(anomaly)
-selection, scan = sea.select_n_modes(), sea.scan_lags(anomaly, [1, 2, 3, 4, 6, 9, 12])
+selection, scan = sea.select_n_modes(), sea.scan_lags(anomaly, MONTHS, bootstrap=BOOTSTRAP)
 print("modes:", selection.answer)
 print("lag:", scan.answer)
 fig, axes = plt.subplots(3, 1, figsize=(9, 10), layout="constrained")
@@ -106,7 +109,7 @@ for _ in range(2 if QUICK else 20):
 found = np.array([int(answer.recommended) for answer in answers])
 print(f"answer 'none' for {np.sum(found == 1)} of {len(found)} shuffled series; modes found: {found.tolist()}")
 print("the first one says:", answers[0].answer)
-scan = nothing.scan_lags(rng.permutation(anomaly), [1, 2, 3, 4, 6, 9, 12])
+scan = nothing.scan_lags(rng.permutation(anomaly), MONTHS, bootstrap=BOOTSTRAP)
 print("lag:", scan.answer)
 fig, axes = plt.subplots(1, 2, figsize=(12, 3.8), layout="constrained")
 ax = kl.plots.plot_modes_above_noise(answers[0], ax=axes[0])

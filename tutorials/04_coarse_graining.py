@@ -109,16 +109,14 @@ print(f"population of the small state: {float(model.stationary_distribution[smal
 print(f"({lower:.3f} to {upper:.3f}), exact {exact_population:.3f}")
 assert lower < exact_population < upper
 lower, upper = model.timescales_interval.sel(mode=2).values
-print(
-    f"timescale: {float(model.timescales.sel(mode=2)):.3f} ({lower:.3f} to {upper:.3f}), exact {exact_timescales[1]:.3f}"
-)
+value = float(model.timescales.sel(mode=2))
+print(f"timescale: {value:.3f} ({lower:.3f} to {upper:.3f}), exact {exact_timescales[1]:.3f}")
 assert lower < exact_timescales[1] < upper
 for start, end in ((small, 1 - small), (1 - small, small)):
     way = {"state": start, "target": end}
     lower, upper = model.mean_first_passage_times_interval.sel(way).values
-    print(
-        f"from state {start} to {end}: {float(model.mean_first_passage_times.sel(way)):.2f} ({lower:.2f} to {upper:.2f})"
-    )
+    value = float(model.mean_first_passage_times.sel(way))
+    print(f"from state {start} to {end}: {value:.2f} ({lower:.2f} to {upper:.2f})")
 # %% [markdown]
 # The small state is left after 0.97 units of time on average, the other one after 5.85; both are known to a factor of
 # about two.

@@ -128,7 +128,7 @@ for state, ax in enumerate(axes):
         ax.scatter(*frames.xyz[:10, atom.index].T, s=8, color=colours[atom.element.symbol])
     ax.set_title(f"state {state}: phi {middle:.0f} +- {spread:.0f} degrees")
     ax.set(xlabel="x (nm)", ylabel="y (nm)", zlabel="z (nm)", box_aspect=np.ptp(frames.xyz, axis=(0, 1)))
-    ax.tick_params(labelsize=6)
+    ax.set(xticks=[-0.2, 0, 0.2], yticks=[-0.2, 0, 0.2])
 handles = [plt.Line2D([], [], marker="o", ls="", color=colour, label=name) for name, colour in colours.items()]
 legend = fig.legend(handles=handles, loc="outside right center", frameon=False, title="element")
 # %% [markdown]

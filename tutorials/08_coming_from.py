@@ -26,7 +26,8 @@ from deeptime.markov.msm import MaximumLikelihoodMSM
 
 import koopman_lora as kl
 
-QUICK = "TUTORIALS_QUICK" in os.environ  # set by the tests: shorter training, fewer resamples
+QUICK = "TUTORIALS_QUICK" in os.environ  # set by the tests: shorter training, fewer clusters and resamples
+BOOTSTRAP, N_CLUSTERS = (kl.Bootstrap(20), 10) if QUICK else (kl.Bootstrap(200), 30)
 LAG = 5
 data = kl.datasets.load("four_well_2d")  # 8 trajectories of 2,500 frames, 0.1 ps apart
 runs = list(data.values)
@@ -60,17 +61,17 @@ assert np.isclose(theirs.score(2), kl.vamp_scores(moments, moments).vamp_2, atol
 # ## A Markov model
 # One-hot features of cluster numbers are a Markov model, with the same matrix.
 # %%
-clusters = KMeans(30, fixed_seed=1).fit(np.concatenate(runs)).fetch_model()
+clusters = KMeans(N_CLUSTERS, fixed_seed=1).fit(np.concatenate(runs)).fetch_model()
 counts = TransitionCountEstimator(LAG, "sliding").fit([clusters.transform(run) for run in runs]).fetch_model()
 markov = MaximumLikelihoodMSM(reversible=False).fit(counts).fetch_model()
 
 
 def one_hot(x):
-    return torch.eye(30, dtype=torch.float64)[torch.as_tensor(clusters.transform(x.double().numpy())).long()]
+    return torch.eye(N_CLUSTERS, dtype=torch.float64)[torch.as_tensor(clusters.transform(x.double().numpy())).long()]
 
 
 states = kl.estimate_moments(one_hot, one_hot, pairs)
-model = kl.macroscopic_model(states, bootstrap=kl.Bootstrap(100))
+model = kl.macroscopic_model(states, bootstrap=None)
 difference = np.abs(kl.transition_matrix(states) - markov.transition_matrix).max()
 print(f"largest difference of a transition probability: {difference:.0e}")
 print("timescales in ps, deeptime", markov.timescales(k=3) * data.dt)
@@ -82,7 +83,7 @@ assert np.allclose(markov.timescales(k=3) * data.dt, model.timescales[1:4])
 # which takes every pair in both directions (`pairs.both_ways()`); for data in equilibrium they agree within errors.
 # %%
 reversible = MaximumLikelihoodMSM(reversible=True).fit(counts).fetch_model()
-both_ways = kl.macroscopic_model(kl.estimate_moments(one_hot, one_hot, pairs.both_ways()), bootstrap=kl.Bootstrap(100))
+both_ways = kl.macroscopic_model(kl.estimate_moments(one_hot, one_hot, pairs.both_ways()), bootstrap=BOOTSTRAP)
 print(f"slowest timescale: {reversible.timescales(k=1)[0] * data.dt:.2f} ps there,", end=" ")
 lower, upper = both_ways.timescales_interval.values[:, 1]
 print(f"{float(both_ways.timescales[1]):.2f} ps here ({lower:.2f} to {upper:.2f})")
@@ -93,7 +94,7 @@ assert lower < reversible.timescales(k=1)[0] * data.dt < upper
 # Markov models: transition paths, spectroscopic observables, hidden Markov models.
 # %%
 estimator = kl.KoopmanLoRA(n_modes=5, lag=LAG, seed=0, **({"n_epochs": 3} if QUICK else {})).fit(data)
-small = estimator.coarse_grain(n_states=4, bootstrap=kl.Bootstrap(100))
+small = estimator.coarse_grain(n_states=4, bootstrap=BOOTSTRAP)
 back = kl.to_deeptime(small)
 print(type(back).__name__, "with timescales in ps", back.timescales() * data.dt)
 assert np.allclose(back.timescales() * data.dt, small.timescales[1:])
@@ -107,7 +108,7 @@ ways = {
 }
 for i, (name, (values, marker, colour)) in enumerate(ways.items()):
     ax.plot(np.arange(len(values)) + 2 + 0.1 * i, values, marker, color=colour, label=name)
-bounds = estimator.intervals(kl.Bootstrap(100 if QUICK else 1000)).timescales_interval.values[:, 1:4]
+bounds = estimator.intervals(BOOTSTRAP).timescales_interval.values[:, 1:4]
 ax.vlines(np.arange(3) + 2.3, *bounds, color="#0072B2", label="95 % interval")
 ax.hlines(exact, np.arange(3) + 1.85, np.arange(3) + 2.45, color="black", lw=1, label="exact")
 ax.set(xticks=[2, 3, 4], xlabel="mode (1 is the constant)", ylabel="timescale (ps)", yscale="log", ylim=(1, 8))

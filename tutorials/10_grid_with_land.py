@@ -68,7 +68,8 @@ print(f"memory {float(modes.timescales[1]):.0f} months ({lower:.0f} to {upper:.0
 assert shortest < PERIOD < longest
 assert lower < MEMORY < upper
 ax = kl.plots.plot_eigenvalues(estimator.spectrum_, estimator.intervals(BOOTSTRAP))
-limits = ax.set(xlim=(0.9, 1.02), ylim=(-0.22, 0.26))  # a closer look
+ax.set(xlim=(0.8, 1.15), ylim=(-0.22, 0.22))  # a closer look
+legend = ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
 # %% [markdown]
 # The period comes out as 43.2 months, between 41.3 and 45.4: believe it. The memory comes out as 95 months, between 39
 # and 404: of that, believe that it is longer than three years. The warning says the same: in forty years the wave comes
