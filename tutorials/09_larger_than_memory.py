@@ -80,7 +80,15 @@ for mode in range(3):
     print(f"mode {mode + 1}: {values[mode]:.4f} ({bounds[0, mode]:.4f} to {bounds[1, mode]:.4f})", end=" ")
     print(f"exact {truth.singular_values[mode]:.4f}")
 fig, ax = plt.subplots(figsize=(6, 3.4), layout="constrained")
-ax.errorbar(range(1, 4), values, abs(bounds - values), fmt="o", color="#0072B2", capsize=4, label="from disk; 95 % intervals\nare within the marks")
+ax.errorbar(
+    range(1, 4),
+    values,
+    abs(bounds - values),
+    fmt="o",
+    color="#0072B2",
+    capsize=4,
+    label="from disk; 95 % intervals\nare within the marks",
+)
 ax.plot(range(1, 4), truth.singular_values, "_", color="black", ms=22, label="exact")
 ax.set(xticks=range(1, 4), xlabel="mode (1 is the constant)", ylabel="singular value", title="Fit of a store on disk")
 legend = ax.legend(frameon=False)
@@ -92,7 +100,7 @@ assert np.max(np.abs(values - truth.singular_values)) < 0.03
 # ## Killed, and resumed
 # With `checkpoint=` the training keeps its state on disk, every minute or as often as you say. On the command line the
 # same is `--checkpoint`, and `--resume` goes on. We start a fit of a smaller file, kill it without mercy (SIGKILL, as a
-# queue does) as soon as a state is there, start it again, and compare with a fit that nobody killed.
+# queue does) as soon as two states are there, start it again, and compare with a fit that nobody killed.
 # %%
 small = folder / "small.npy"
 np.save(small, frames[:20_000])
