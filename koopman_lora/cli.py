@@ -40,7 +40,7 @@ _NOT_SIMULATED = {"System", "ReferenceSpectrum", "NoReferenceSpectrumError"}  # 
 
 _DATA = "trajectories: .nc, .zarr or .npy"
 # What `analysis_commands.PICTURES` draws, which is not imported for --help.
-_PICTURES = ("spectrum", "comparison", "eigenvalues", "energy", "modes", "history", "inputs")
+_PICTURES = ("spectrum", "comparison", "eigenvalues", "energy", "modes", "history", "svals", "inputs")
 _WEIGHTS = ".npy file: a weight for each frame, or each trajectory"
 
 
