@@ -41,7 +41,7 @@ land = (lon < 150) & (lat[:, None] < -10) | (lon > 255) & (lat[:, None] > 5)
 everything = xr.DataArray(
     24 + 4 * np.cos(np.radians(lat))[:, None] + (z[:, None, None] * pattern).real + weather,
     dims=("time", "lat", "lon"),
-    coords={"time": time, "lat": lat, "lon": lon},
+    coords={"time": time, "lat": ("lat", lat, {"units": "degrees N"}), "lon": ("lon", lon, {"units": "degrees E"})},
     name="sst",
     attrs={"units": "degrees C", "long_name": "sea surface temperature"},
 ).where(~land)
@@ -76,10 +76,15 @@ legend = ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
 # eleven times, so that the fifty months that were held out do not know how strong it is on average.
 #
 # ## What it looks like
-# A Koopman mode is a pattern for each eigenfunction; of a pair it is complex: now, and a quarter of a period later.
-# `field.maps` brings it back to the map, land blank. Planted beside it, up to size and phase, which are free.
+# A Koopman mode is a pattern for each eigenfunction; `field.maps` brings it back to the map, land blank. That of a pair
+# is complex: the real part is the pattern now, minus the imaginary part that a quarter of a period later.
 # %%
-found = field.maps(estimator.koopman_modes()["koopman_modes"]).isel(mode=1)
+maps = field.maps(estimator.koopman_modes()["koopman_modes"])
+axes = kl.plots.plot_maps(maps, modes=[2])
+# %% [markdown]
+# Size and phase of a mode are free. Turned and scaled like the planted pattern it can be set beside it.
+# %%
+found = maps.sel(mode=2)
 planted = xr.DataArray(pattern, dims=("lat", "lon"), coords={"lat": lat, "lon": lon}).where(~land)
 sea = ~land
 phase = np.vdot(planted.values[sea], found.values[sea])
