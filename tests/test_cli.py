@@ -290,7 +290,7 @@ def test_svd_of_a_matrix_on_disk(tmp_path, capsys, name):
         ),
         (["simulate", "NoisyLogisticMap", "--n-steps", "0", "--out", "x.nc"], "n_steps"),
         (["fit", "missing.nc", "--out", "here"], "missing.nc"),
-        (["fit", "data.txt", "--out", "here"], "must end in .nc, .zarr or .npy"),
+        (["fit", "data.txt", "--out", "here"], "must end in .nc, .zarr, .npy, .npz, .csv or .parquet"),
         (["fit", "short.npy", "--lag", "9", "--out", "here"], "trajectory 0 (5 frames)"),
         (["fit", "short.npy", "--nesting", "both", "--out", "here"], "nesting must be one of"),
         (["spectrum", "missing", "short.npy"], "'missing' holds no analysis.json"),
@@ -417,7 +417,7 @@ def test_ctrl_c_elsewhere_is_one_line(monkeypatch, capsys):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("koopman_lora.commands.open_trajectories", stop)
+    monkeypatch.setattr("koopman_lora.commands.trajectories_of", stop)
     assert main(["health", "x.nc"]) == 130
     assert capsys.readouterr().err == "koopman-lora health: interrupted\n"
 
