@@ -1,9 +1,12 @@
 """Labelled grids: what a fit sees of them, and how labels come back."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+import xeofs_pop
 from deeptime.decomposition import VAMP
 
 import koopman_lora as kl
@@ -56,6 +59,21 @@ def test_a_linear_dictionary_has_the_singular_values_of_deeptime(lag):
     field = kl.Field(ocean(), weights="cos(lat)", n_eofs=4)
     expected = VAMP(lagtime=lag, epsilon=1e-14).fit_fetch(field.trajectories[0].values).singular_values
     assert np.allclose(linear_sigma(field.trajectories, lag)[1:], expected, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("case", "options"), [("all cells", {}), ("three EOFs", {"weights": "cos(lat)", "n_eofs": 3})], ids=lambda x: str(x)
+)
+@pytest.mark.parametrize("longitudes", [slice(None), [0, 2, 3]], ids=["with land", "without land"])
+def test_a_linear_dictionary_has_the_eigenvalues_of_the_patterns_of_xeofs(case, options, longitudes):
+    stored, grid = json.loads(xeofs_pop.PATH.read_text()), xeofs_pop.masked_grid()
+    assert float(grid.sum()) == pytest.approx(stored["sum"], rel=1e-14)
+    states = kl.Field(grid.isel(lon=longitudes), **options).trajectories[0]
+    anomalies = (states - states.mean("time")).values
+    spectrum = koopman_spectrum(estimate_moments(lambda x: x, lambda x: x, kl.lagged_pairs(anomalies)))
+    expected = np.array([complex(*value) for value in stored[case]])
+    for name in ("eigenvalues", "edmd_eigenvalues"):
+        assert np.allclose(np.sort_complex(spectrum[name].values), expected, rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize("n_eofs", [None, 3])
