@@ -158,33 +158,6 @@ def test_states_are_the_fields_again():
     xr.testing.assert_allclose(eofs.fields(eofs.trajectories[0]), data)
 
 
-def test_from_a_grid_with_land_to_maps_series_period_and_forecast():
-    sst = ocean()
-    # [sst]
-    field = kl.Field(sst, weights="cos(lat)", n_eofs=3)
-    estimator = kl.KoopmanLoRA(n_modes=3, time_unit="year", seed=0).fit(field)
-    modes = estimator.koopman_modes()
-    maps = field.maps(modes["koopman_modes"])  # (mode, lat, lon), NaN on land
-    series = field.series(estimator.singular_functions)  # (time, mode)
-    ahead = field.fields(estimator.forecast(field.last, steps=12)["forecast"])  # (step, sample, lat, lon)
-    period = 1 / abs(modes["frequencies"][1].item())  # in years
-    # [end]
-    assert maps.dims == ("mode", "lat", "lon")
-    assert maps.sel(lon=90).isnull().all()
-    assert series.time.identical(sst.time)
-    assert period == pytest.approx(4.0, rel=0.1)
-    wave = np.cos(np.deg2rad(LAT))[:, None] * np.exp(-1j * np.deg2rad(LON))
-    found = maps.sel(mode=2).values
-    sea = np.isfinite(found)
-    overlap = [
-        abs(np.vdot(w[sea], found[sea])) / np.linalg.norm(w[sea]) / np.linalg.norm(found[sea])
-        for w in (wave, wave.conj())
-    ]
-    assert max(overlap) > 0.99
-    assert ahead.sizes["step"] == 12
-    assert abs(ahead.isel(step=0, sample=0) - sst.isel(time=-1)).max() < 1.5
-
-
 # ---- what cannot be used ---------------------------------------------------------------------------------------------
 
 
