@@ -246,7 +246,10 @@ def _add_svd(commands: Any) -> None:
     svd.add_argument("--out", required=True, help=".nc or .zarr file to write")
     svd.add_argument("--n-modes", "--modes", dest="n_modes", type=int, help="number of singular triples (default: all)")
     svd.add_argument("--energy", type=float, help="instead: as many triples as hold this share of the squared norm")
-    names = ("parametrization", "orthogonality", "phase", "polish_steps", "seed")
+    svd.add_argument(
+        "--sample", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help="train on so many in a step; approximate"
+    )
+    names = ("parametrization", "orthogonality", "phase", "oversampling", "polish_steps", "max_steps", "seed")
     _add_defaults(svd, parameters_of("svd/neural_svd.py", "NeuralSVD"), names)
 
 

@@ -108,7 +108,8 @@ def _print_fit(estimator: KoopmanLoRA) -> None:
 def _svd(a: argparse.Namespace) -> None:
     check_ending(a.out)
     orthogonality = None if a.orthogonality == "none" else a.orthogonality
-    options = {n: getattr(a, n) for n in ("n_modes", "energy", "parametrization", "phase", "polish_steps", "seed")}
+    apart = ("command", "matrix", "out", "orthogonality")
+    options = {name: value for name, value in vars(a).items() if name not in apart}
     svd = NeuralSVD(**options, orthogonality=orthogonality).fit(_load_matrix(pathlib.Path(a.matrix)))
     print("singular values: " + "  ".join(f"{value:.6g}" for value in svd.singular_values_))
     print("errors: " + ", ".join(f"{name} {value:.3g}" for name, value in svd.errors_.items()))
