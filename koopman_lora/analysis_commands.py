@@ -116,6 +116,7 @@ PICTURES: dict[str, Callable[[KoopmanAnalysis, Bootstrap], Axes]] = {
     "energy": lambda a, b: plots.plot_energy(a.select_n_modes()),
     "modes": lambda a, b: plots.plot_modes_above_noise(a.select_n_modes()),
     "history": lambda a, b: plots.plot_history(a.fitted.history),
+    "svals": lambda a, b: plots.plot_learned_svals(a.fitted.history, a.spectrum),
     "inputs": lambda a, b: plots.plot_input_importance(a.input_importance(bootstrap=b)),
 }
 

@@ -42,7 +42,7 @@ _DATA = (
     "trajectories, each file one or more: .nc, .zarr, .npy, .npz, .csv, .parquet; with --topology .xtc, .dcd, .pdb, ..."
 )
 # What `analysis_commands.PICTURES` draws, which is not imported for --help.
-_PICTURES = ("spectrum", "comparison", "eigenvalues", "energy", "modes", "history", "inputs")
+_PICTURES = ("spectrum", "comparison", "eigenvalues", "energy", "modes", "history", "svals", "inputs")
 _FEATURES = ("torsions", "distances", "positions")
 _WEIGHTS = ".npy file: a weight for each frame, or each trajectory"
 
