@@ -140,9 +140,12 @@ def _bootstrap(a: argparse.Namespace, analysis: KoopmanAnalysis) -> Bootstrap:
     return Bootstrap(a.n_resamples, a.level, analysis.fitted.seed if a.seed is None else a.seed)
 
 
-def weights_of(path: str | None) -> Any:
-    """A weight for each frame or trajectory, from a file; None without."""
-    return None if path is None else read_array(pathlib.Path(path), "give a .npy file of weights")
+def weights_of(paths: list[str] | None) -> Any:
+    """A weight for each frame or trajectory, from a file, or a file for each trajectory; None without."""
+    if paths is None:
+        return None
+    weights = [read_array(pathlib.Path(path), "give a .npy file of weights") for path in paths]
+    return weights[0] if len(weights) == 1 else weights
 
 
 def check_ending(path: str | None) -> None:

@@ -44,7 +44,7 @@ _DATA = (
 # What `analysis_commands.PICTURES` draws, which is not imported for --help.
 _PICTURES = ("spectrum", "comparison", "eigenvalues", "energy", "modes", "history", "svals", "inputs")
 _FEATURES = ("torsions", "distances", "positions")
-_WEIGHTS = ".npy file: a weight for each frame, or each trajectory"
+_WEIGHTS = ".npy file: a weight for each frame, or each trajectory; or such a file for each trajectory"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -133,7 +133,7 @@ def _add_fit(commands: Any) -> None:
         fit.add_argument(_flag(name), type=kind, default=default, help=text)
     widths = parameters["hidden_dims"].default
     fit.add_argument("--hidden-dims", type=int, nargs="+", default=widths, help=f"of the networks (default: {widths})")
-    fit.add_argument("--sample-weight", metavar="FILE", help=_WEIGHTS)
+    fit.add_argument("--sample-weight", nargs="+", metavar="FILE", help=_WEIGHTS)
     fit.add_argument("--shared-encoder", action="store_true", help="one network for f and g")
     fit.add_argument("--reversible", action="store_true", help="the process is in equilibrium: pairs count both ways")
     fit.add_argument("--resume", action="store_true", help="go on from --checkpoint, where there is one")
@@ -167,7 +167,7 @@ def _add_spectrum(commands: Any) -> None:
     add = spectrum.add_argument
     add("analysis", help="folder that `koopman-lora fit` wrote")
     _add_data(spectrum)
-    add("--sample-weight", metavar="FILE", help=_WEIGHTS)
+    add("--sample-weight", nargs="+", metavar="FILE", help=_WEIGHTS)
     add("--out", help=".nc or .zarr file to write")
     add("--summary", action="store_true", help="print every mode with its interval and a verdict, and what is wrong")
     add("--diagnose", action="store_true", help="print learned against empirical values, the verdict, and findings")

@@ -69,6 +69,18 @@ def test_a_fit_of_tables_is_that_of_python_and_its_questions_take_the_same_flags
     assert capsys.readouterr().out.startswith(f"{folder}/runs.npz is not what the model was fitted to")
 
 
+def test_weights_of_several_files_stand_in_several_files(folder):
+    weights = [np.random.default_rng(i).uniform(size=len(run)) for i, run in enumerate(RUNS)]
+    names = [str(folder / f"weights{i}.npy") for i in range(2)]
+    for name, part in zip(names, weights, strict=True):
+        np.save(name, part)
+    out = str(folder / "weighted")
+    assert main(["fit", str(folder / "run?.npy"), *FIT, "--sample-weight", *names, "--out", out]) == 0
+    fitted = kl.KoopmanLoRA(3, n_epochs=1, hidden_dims=(8,), progress=False).fit(RUNS, sample_weight=weights)
+    expected = fitted.spectrum_.canonical_singular_values
+    assert np.array_equal(kl.open_analysis(out).spectrum.canonical_singular_values, expected)
+
+
 def test_every_command_that_takes_data_reads_them_in_the_same_way():
     flags = ["x.csv", "--time-column", "t", "--topology", "a.pdb", "--features", "positions", "--atoms", "all"]
     for command in ("health", "fit", "spectrum", "report", "forecast", "coarse-grain", "plot"):
