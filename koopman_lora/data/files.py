@@ -143,7 +143,8 @@ def _variable(path: pathlib.Path, dataset: xr.Dataset, variable: str | None) -> 
             f"{str(path)!r} must hold one variable, or one named 'state'; got {names}. Name one of them: variable=, or "
             "--variable on the command line."
         )
-    return dataset[variable or ("state" if "state" in names else names[0])]
+    default = "state" if "state" in names else names[0]
+    return dataset[default if variable is None else variable]
 
 
 def _from(path: pathlib.Path, array: xr.DataArray) -> xr.DataArray:

@@ -37,9 +37,7 @@ def read_table(path: pathlib.Path, columns: Sequence[str] | None, time_column: s
         For columns that hold no numbers.
     """
     table, times = _with_times(path, _read(path), time_column)
-    for name in columns or []:
-        _check_column(path, table, "columns", name)
-    table = table[list(columns or table.columns)]
+    table = _chosen(path, table, columns)
     bad = [f"{name} ({table[name].dtype})" for name in table.columns if table[name].dtype.kind not in "fiu"]
     if bad:
         raise TypeError(
@@ -95,7 +93,7 @@ def _with_times(path: pathlib.Path, table: pd.DataFrame, time_column: str | None
         table = table.reset_index()
     if time_column is None and TIME not in table.columns:
         return table, None
-    name = time_column or TIME
+    name = TIME if time_column is None else time_column
     _check_column(path, table, "time_column", name)
     times = table[name]
     if times.dtype.kind not in "fium":
@@ -111,6 +109,16 @@ def _as_dates(path: pathlib.Path, what: str, values: Any) -> Any:
         return dates if dates.tz is None else dates.tz_convert(None)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{str(path)!r}: {what} must hold numbers or dates as times; {error}.") from None
+
+
+def _chosen(path: pathlib.Path, table: pd.DataFrame, columns: Sequence[str] | None) -> pd.DataFrame:
+    if columns is None:
+        return table
+    if len(set(columns)) != len(columns) or not columns:
+        raise ValueError(f"columns must name at least one column, and none twice; got {list(columns)}.")
+    for name in columns:
+        _check_column(path, table, "columns", name)
+    return table[list(columns)]
 
 
 def _check_column(path: pathlib.Path, table: pd.DataFrame, argument: str, name: str) -> None:
