@@ -26,7 +26,8 @@ LAG = 10  # frames of 0.5 ps
 # You have your own, as XTC or whatever mdtraj reads. Here they are made of the data set that is shipped: twelve runs of
 # 1 ns at 500 K in implicit solvent, started by turns on either side of the barrier in phi.
 # %%
-folder = pathlib.Path(tempfile.mkdtemp())
+scratch = tempfile.TemporaryDirectory()  # goes with this session; write your own where you want them
+folder = pathlib.Path(scratch.name)
 topology = kl.datasets.folder("alanine_dipeptide") / "topology.pdb"
 shipped = kl.datasets.load("alanine_dipeptide", "positions")
 for i, run in enumerate(shipped):

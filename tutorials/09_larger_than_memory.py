@@ -25,7 +25,8 @@ import koopman_lora as kl
 
 QUICK = "TUTORIALS_QUICK" in os.environ  # set by the tests: fewer frames, no other processes
 N_FRAMES, CHUNK = (20_000, 5_000) if QUICK else (6_000_000, 50_000)
-folder = pathlib.Path(tempfile.mkdtemp())
+scratch = tempfile.TemporaryDirectory()
+folder = pathlib.Path(scratch.name)
 # %% [markdown]
 # ## Writing
 # Twelve independent processes x' = a x + noise, mixed by a rotation, so that nothing can be read off the coordinates. A
@@ -153,6 +154,7 @@ if not QUICK:
     difference = np.abs(pair - whole.canonical_singular_values.values).max()
     print(f"largest difference of a singular value between two processes and one: {difference:.0e}")
     assert difference < 1e-3
+scratch.cleanup()
 # %% [markdown]
 # For these small batches two processes are not faster, and `benchmarks/processes.py` says when they are: large batches
 # and wide networks. Moments alone are also summed by a Dask cluster, `kl.estimate_moments_on_dask(f, g, pairs)`.
