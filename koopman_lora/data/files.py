@@ -30,6 +30,11 @@ def open_trajectories(path: str | pathlib.Path | Sequence[str | pathlib.Path]) -
     as a memory map. `lagged_pairs` and `fit` read of them what they need, a few chunks at a time. Several files are
     several trajectories; one that was cut into files is joined by `xr.concat(..., "time")`.
 
+    Parameters
+    ----------
+    path : str, path, or list of them
+        A file, a Zarr store, or a pattern with `*`.
+
     Returns
     -------
     DataArray or array; of a list or a pattern a list of those, by name for a pattern
@@ -40,6 +45,14 @@ def open_trajectories(path: str | pathlib.Path | Sequence[str | pathlib.Path]) -
         If nothing is at `path`.
     ValueError
         For another kind of file, a damaged one, or a file with several variables and none named 'state'.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(folder + "/run.npy", np.zeros((100, 2)))
+    ...     open_trajectories(folder + "/run.npy").shape, len(open_trajectories(folder + "/*.npy"))
+    ((100, 2), 1)
     """
     paths, is_one = _paths(path)
     found = [_opened(one) for one in paths]

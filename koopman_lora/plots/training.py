@@ -12,7 +12,18 @@ from koopman_lora.plots.style import BLUE, GREY, ORANGE, add_legend, make_axis, 
 
 @checked
 def plot_history(history: xr.Dataset, ax: Axes | None = None) -> Axes:
-    """Training loss (negated, so that both rise) and held-out VAMP-2 against the epoch; the best epoch is marked."""
+    """Training loss (negated, so that both rise) and held-out VAMP-2 against the epoch; the best epoch is marked.
+
+    Parameters
+    ----------
+    history : Dataset of `fit`, `TrainingResult.history`
+
+    Examples
+    --------
+    >>> pairs = lagged_pairs(NoisyRotation().simulate(n_trajectories=2, n_steps=300, seed=0))
+    >>> plot_history(kl.fit(kl.KoopmanLoRAModel(2, 3, hidden_dims=(8,)), pairs, n_epochs=2).history).get_xlabel()
+    'epoch'
+    """
     check_result("history", history, "fit", "epoch", "loss", attrs=["best_epoch"])
     ax = make_axis(ax)
     epochs = history["epoch"].values
