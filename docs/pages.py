@@ -98,8 +98,9 @@ def write_gallery(notebooks: pathlib.Path, folder: pathlib.Path) -> None:
         picture = first_picture(notebook)
         if picture is not None:
             (folder / f"{path.stem}.png").write_bytes(picture)
-        image = f"![]({path.stem}.png)" if picture is not None else ""
-        cards += f"- {image}\n\n  **[{head}]({path.name})**\n\n  {words}\n"
+        parts = [f"![]({path.stem}.png)"] if picture is not None else []
+        parts += [f"**[{head}]({path.name})**", words]
+        cards += "- " + "\n\n  ".join(parts) + "\n\n"
         names.append(path.name)
     page = "# Tutorials\n\nNotebooks with their outputs; the tests execute them. The files are in `tutorials/`.\n\n"
     page += f":::{{container}} gallery\n{cards}:::\n\n"
