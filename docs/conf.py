@@ -52,7 +52,7 @@ html_css_files = ["site.css"]
 html_math_renderer = "mathml"  # browsers know it by themselves: no script, nothing from the network
 html_show_sourcelink = False
 html_context = {"default_mode": "auto"}
-html_sidebars = dict.fromkeys(("index", "quickstart", "should_i_use_this"), [])  # they have no pages below them
+html_sidebars = {page: [] for page in ("index", "quickstart", "should_i_use_this")}  # they have no pages below them
 html_theme_options = {
     "show_prev_next": True,
     "navigation_with_keys": False,

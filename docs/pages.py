@@ -65,7 +65,7 @@ def public_names(module: ModuleType) -> list[str]:
 def first_words(notebook: nbformat.NotebookNode) -> tuple[str, str]:
     """Title and first paragraph of a notebook."""
     head, *paragraphs = notebook.cells[0].source.split("\n\n")
-    first = next((" ".join(text.split()) for text in paragraphs if not text.startswith(("|", "```", "-"))), "")
+    first = next((" ".join(text.split()) for text in paragraphs if not text.startswith(("|", "```", "-", "["))), "")
     return head.lstrip("# ").splitlines()[0], first
 
 

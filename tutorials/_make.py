@@ -23,7 +23,18 @@ def make_notebook(script: pathlib.Path) -> nbformat.NotebookNode:
     return notebook
 
 
+def copy_outputs(notebook: nbformat.NotebookNode, twin: nbformat.NotebookNode) -> None:
+    """Take the outputs of a notebook with the same code, of which this one is a translation."""
+    for cell, other in zip(notebook.cells, twin.cells, strict=True):
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = other.outputs, other.execution_count
+
+
 if __name__ == "__main__":
     for name in sys.argv[1:]:
         path = pathlib.Path(name)
-        nbformat.write(make_notebook(path), path.with_suffix(".ipynb"))
+        notebook = make_notebook(path)
+        if path.stem.endswith(".zh"):
+            twin = path.with_name(path.stem.removesuffix(".zh") + ".ipynb")
+            copy_outputs(notebook, nbformat.read(twin, as_version=4))
+        nbformat.write(notebook, path.with_suffix(".ipynb"))
