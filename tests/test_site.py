@@ -1,6 +1,7 @@
 """The pages of the site: their examples run, every public name is on them, and every name is documented in full."""
 
 import ast
+import base64
 import doctest
 import importlib.util
 import inspect
@@ -8,6 +9,7 @@ import pathlib
 import re
 import types
 
+import nbformat
 import pytest
 
 import koopman_lora as kl
@@ -116,3 +118,34 @@ def test_examples_are_code():
     for place in PUBLIC:
         for example in doctest.DocTestParser().get_examples(inspect.getdoc(thing(place)) or ""):
             ast.parse(example.source)
+
+
+# ---- the gallery takes what is there ---------------------------------------------------------------------------------
+
+
+def notebook(title, picture=None):
+    cells = [nbformat.v4.new_markdown_cell(f"# {title}\n\n[other](language.ipynb)\n\nWhat it\nshows.\n\nMore.")]
+    cells += [nbformat.v4.new_code_cell("plot()")]
+    if picture is not None:
+        data = {"image/png": base64.b64encode(picture).decode()}
+        cells[1].outputs = [nbformat.v4.new_output("display_data", data)]
+    return nbformat.v4.new_notebook(cells=cells)
+
+
+def test_gallery_has_a_card_with_title_words_and_picture_for_each_notebook(tmp_path):
+    notebooks, folder = tmp_path / "notebooks", tmp_path / "gallery"
+    notebooks.mkdir()
+    nbformat.write(notebook("First", picture=b"pixels"), notebooks / "01_first.ipynb")
+    nbformat.write(notebook("Gone"), notebooks / "02_gone.ipynb")
+    site_pages().write_gallery(notebooks, folder)
+    (notebooks / "02_gone.ipynb").rename(notebooks / "03_last.ipynb")
+    site_pages().write_gallery(notebooks, folder)
+    names = ["01_first.ipynb", "01_first.png", "03_last.ipynb", "index.md"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert (folder / "01_first.png").read_bytes() == b"pixels"
+    page = (folder / "index.md").read_text(encoding="utf-8")
+    assert (
+        "- ![](01_first.png)\n\n  **[First](01_first.ipynb)**\n\n  What it shows.\n\n- **[Gone](03_last.ipynb)**"
+        in page
+    )
+    assert page.endswith("01_first.ipynb\n03_last.ipynb\n```\n")

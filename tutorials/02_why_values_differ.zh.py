@@ -48,8 +48,8 @@ print(kl.comparison_text(comparison))
 # %%
 ax = kl.plots.plot_comparison(comparison, rotation.spectrum(lag=1, n_modes=5))
 # %% [markdown]
-# 规范值（实心圆）已经接近真值：特征张成了正确的函数空间。作为权重学到的数却还差得远：**请看规范值**；如果也需要其他的
-# 值，就训练得更久。
+# 规范值（实心圆）已经接近真值：特征张成了正确的函数空间。作为权重学到的数却还差得远：**请看规范值**；
+# 如果也需要其他的值，就训练得更久。
 #
 # ## 五个原因，五种补救
 # 每一行是一个因某个原因而变差的拟合，下一行是按判断所说补救之后的拟合。
@@ -92,8 +92,8 @@ ax.legend(title="what its verdict names")
 title = ax.set_title("Each remedy makes its gap smaller")
 # %% [markdown]
 # 一秒钟的拟合并不稳定：换一个种子，20 个 epoch 也可能漏学一个模态。更长的拟合（各五个种子），以及*没有*用的补救，
-# 见 `benchmarks/verdicts.py`：更宽的网络不能弥补训练差距；过程不可逆时，共享编码器反而会造成训练差距；权重衰减对泛化
-# 差距毫无作用。
+# 见 `benchmarks/verdicts.py`：更宽的网络不能弥补训练差距；过程不可逆时，共享编码器反而会造成训练差距；
+# 权重衰减对泛化差距毫无作用。
 #
 # 有一种补救同时解决前三个原因，也是默认设置：**精化**（`refine=True`）在状态和最后一个隐层张成的空间里求最好的函数，
 # 三种值由构造而一致。
@@ -133,8 +133,8 @@ values = {
 for name, value in values.items():
     print(f"{name:14s} {value.round(3)}  largest error {np.abs(value - exact).max():.3f}")
 # %% [markdown]
-# **3. 期待相等。** 精化之后，这些值仍然带有噪声：估计与真值的差别由区间说明，任何训练都消除不了。二十个 95 % 区间中会
-# 有一个不含真值；而且区间不知道特征缺少什么。
+# **3. 期待相等。** 精化之后，这些值仍然带有噪声：估计与真值的差别由区间说明，任何训练都消除不了。
+# 二十个 95 % 区间中会有一个不含真值；而且区间不知道特征缺少什么。
 # %%
 exact = wells.spectrum(lag=1, n_modes=4).singular_values
 for mode, (low, high) in enumerate(comparison.canonical_interval.values.T[1:], start=1):
