@@ -43,7 +43,7 @@ def test_the_chinese_readme_shows_the_same_code_as_the_english_one():
 
 @pytest.mark.parametrize(
     "name",
-    ["README.md", "README.zh.md", "CONTRIBUTING.md", *[str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md")]],
+    ["README.md", "README.zh.md", "CONTRIBUTING.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))],
 )
 def test_links_lead_to_files_that_are_there(name):
     text = (ROOT / name).read_text(encoding="utf-8")
