@@ -11,7 +11,7 @@ From data to a fitted analysis
 Data
     datasets                     small data sets, shipped with their cards and reference spectra
     molecules                    files of molecular dynamics to coordinates, and frames back to structures
-    open_trajectories            trajectories from NetCDF, Zarr or NumPy files
+    open_trajectories            trajectories from NetCDF, Zarr and NumPy files and tables
     Field                        a labelled grid as trajectories, and back to maps and series
     lagged_pairs                 trajectories to pairs (x, x') one lag apart
     LaggedPairs                  the pairs, with their clock; a torch Dataset

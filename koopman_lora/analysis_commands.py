@@ -14,8 +14,9 @@ from koopman_lora import plots
 from koopman_lora.analysis import KoopmanAnalysis
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.columns import forecast_columns, relaxation_columns, transition_columns
-from koopman_lora.data.files import open_trajectories, read_array
+from koopman_lora.data.array_files import read_array
 from koopman_lora.data.whole_files import check_replaceable
+from koopman_lora.data_commands import trajectories_of
 from koopman_lora.findings import equilibrium_findings, training_findings
 from koopman_lora.io import save_dataset
 from koopman_lora.saved_analysis import open_analysis
@@ -36,10 +37,10 @@ def spectrum(a: argparse.Namespace) -> None:
     """The spectrum, and how far to trust it."""
     for path in (a.out, a.intervals):
         check_ending(path)
-    if a.scan_lags and a.data is None:
+    if a.scan_lags and not a.data:
         raise ValueError("--scan-lags needs the trajectories: koopman-lora spectrum FOLDER DATA --scan-lags ...")
     weights = weights_of(a.sample_weight)
-    analysis, data = open_with(a.analysis, a.data, weights)
+    analysis, data = open_with(a, weights)
     bootstrap = _bootstrap(a, analysis)
     print(analysis.summary(bootstrap) if a.summary else spectrum_table(analysis.spectrum))
     _print_trust(a, analysis, bootstrap)
@@ -55,7 +56,7 @@ def spectrum(a: argparse.Namespace) -> None:
 def report(a: argparse.Namespace) -> None:
     """One HTML page of all that is known."""
     path = pathlib.Path(a.out or pathlib.Path(a.analysis) / "report.html")
-    print(f"wrote {open_with(a.analysis, a.data)[0].report(path)}")
+    print(f"wrote {open_with(a)[0].report(path)}")
 
 
 def _print_trust(a: argparse.Namespace, analysis: KoopmanAnalysis, bootstrap: Bootstrap) -> None:
@@ -72,16 +73,16 @@ def _print_trust(a: argparse.Namespace, analysis: KoopmanAnalysis, bootstrap: Bo
         print("\n" + residuals_text(analysis.residuals(a.tolerance)))
 
 
-def open_with(folder: str, path: str | None, weights: Any = None) -> tuple[KoopmanAnalysis, Any]:
-    """The analysis, and the trajectories where a path is given: those of the fit, or others that it is applied to."""
-    analysis = open_analysis(folder)
-    if path is None:
+def open_with(a: argparse.Namespace, weights: Any = None) -> tuple[KoopmanAnalysis, Any]:
+    """The analysis, and the trajectories where paths are given: those of the fit, or others that it is applied to."""
+    analysis = open_analysis(a.analysis)
+    if not a.data:
         return analysis, None
-    data = open_trajectories(path)
+    data = trajectories_of(a)
     pairs = analysis.pairs_of(data, weights)
     if analysis.was_fitted_to(pairs):
-        return open_analysis(folder, pairs), data
-    print(f"{path} is not what the model was fitted to: all of it counts as held out.\n")
+        return open_analysis(a.analysis, pairs), data
+    print(f"{' '.join(a.data)} is not what the model was fitted to: all of it counts as held out.\n")
     return analysis.applied_to(pairs), data
 
 
@@ -89,7 +90,7 @@ def forecast(a: argparse.Namespace) -> None:
     """Expected states after the last one of every trajectory, with bands."""
     check_ending(a.out)
     analysis = open_analysis(a.analysis)
-    pairs = analysis.pairs_of(open_trajectories(a.data))
+    pairs = analysis.pairs_of(trajectories_of(a))
     is_last = np.append(np.diff(pairs.trajectory) != 0, True)
     band = analysis.forecast(pairs.select(is_last).x_next, a.steps, bootstrap=_bootstrap(a, analysis))
     print(columns_text(forecast_columns(band)))
@@ -100,7 +101,7 @@ def forecast(a: argparse.Namespace) -> None:
 def coarse_grain(a: argparse.Namespace) -> None:
     """The Markov model between few states."""
     check_ending(a.out)
-    analysis, _ = open_with(a.analysis, a.data)
+    analysis, _ = open_with(a)
     model = analysis.coarse_grain(a.n_states, _bootstrap(a, analysis))
     print(columns_text(transition_columns(model)) + "\n\n" + columns_text(relaxation_columns(model)))
     if a.out:
@@ -115,6 +116,7 @@ PICTURES: dict[str, Callable[[KoopmanAnalysis, Bootstrap], Axes]] = {
     "energy": lambda a, b: plots.plot_energy(a.select_n_modes()),
     "modes": lambda a, b: plots.plot_modes_above_noise(a.select_n_modes()),
     "history": lambda a, b: plots.plot_history(a.fitted.history),
+    "svals": lambda a, b: plots.plot_learned_svals(a.fitted.history, a.spectrum),
     "inputs": lambda a, b: plots.plot_input_importance(a.input_importance(bootstrap=b)),
 }
 
@@ -123,7 +125,7 @@ def plot(a: argparse.Namespace) -> None:
     """One picture in a file."""
     if pathlib.Path(a.out).suffix not in (".png", ".svg", ".pdf"):
         raise ValueError(f"out must end in .png, .svg or .pdf; got {a.out!r}.")
-    analysis, data = open_with(a.analysis, a.data)
+    analysis, data = open_with(a)
     if a.lags:
         if data is None:
             raise ValueError("--lags needs the trajectories: koopman-lora plot FOLDER DATA --lags 1 2 5 --out FILE")
@@ -138,9 +140,12 @@ def _bootstrap(a: argparse.Namespace, analysis: KoopmanAnalysis) -> Bootstrap:
     return Bootstrap(a.n_resamples, a.level, analysis.fitted.seed if a.seed is None else a.seed)
 
 
-def weights_of(path: str | None) -> Any:
-    """A weight for each frame or trajectory, from a file; None without."""
-    return None if path is None else read_array(pathlib.Path(path), "give a .npy file of weights")
+def weights_of(paths: list[str] | None) -> Any:
+    """A weight for each frame or trajectory, from a file, or a file for each trajectory; None without."""
+    if paths is None:
+        return None
+    weights = [read_array(pathlib.Path(path), "give a .npy file of weights") for path in paths]
+    return weights[0] if len(weights) == 1 else weights
 
 
 def check_ending(path: str | None) -> None:

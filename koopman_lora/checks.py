@@ -12,7 +12,7 @@ import inspect
 import os
 import types
 import typing
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,7 @@ def checked(function: Any = None, *, but: Collection[str] = ()) -> Any:
 
     @functools.wraps(function)
     def call(*arguments: Any, **named: Any) -> Any:
+        _check_names(named, signature.parameters)
         bound = signature.bind(*arguments, **named)
         for name, hint in hints().items():
             if name in bound.arguments:
@@ -102,6 +103,48 @@ def checked_methods(cls: type, but: Collection[str] = ()) -> Any:
         elif isinstance(value, classmethod):
             setattr(cls, name, classmethod(checked(value.__func__, but=but)))
     return cls
+
+
+# What deeptime, kooplearn and scikit-learn call arguments -> what they are called here.
+_ELSEWHERE = {
+    "lagtime": "lag",
+    "lagtimes": "lags",
+    "dim": "n_modes",
+    "rank": "n_modes",
+    "n_components": "n_modes",
+    "n_metastable_sets": "n_states",
+    "epochs": "n_epochs",
+    "max_epochs": "n_epochs",
+    "random_state": "seed",
+}
+
+
+def answers_to_other_names(function: Any) -> Any:
+    """Make a constructor whose arguments are not checked say what an argument that other packages know is called here.
+
+    Examples
+    --------
+    >>> @answers_to_other_names
+    ... def fit(data: list, lag: int = 1) -> None: ...
+    >>> fit([], lagtime=2)
+    Traceback (most recent call last):
+    TypeError: lagtime is called lag here: give lag=2.
+    """
+    parameters = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **named: Any) -> Any:
+        _check_names(named, parameters)
+        return function(*arguments, **named)
+
+    return call
+
+
+def _check_names(named: Mapping[str, Any], parameters: Collection[str]) -> None:
+    for name in named:
+        ours = _ELSEWHERE.get(name)
+        if name not in parameters and ours in parameters:
+            raise TypeError(f"{name} is called {ours} here: give {ours}={shown(named[name])}.")
 
 
 # Annotations that ask for nothing.

@@ -38,10 +38,13 @@ _FIT_FLAGS = {
 }
 _NOT_SIMULATED = {"System", "ReferenceSpectrum", "NoReferenceSpectrumError"}  # of the names in koopman_lora.systems
 
-_DATA = "trajectories: .nc, .zarr or .npy"
+_DATA = (
+    "trajectories, each file one or more: .nc, .zarr, .npy, .npz, .csv, .parquet; with --topology .xtc, .dcd, .pdb, ..."
+)
 # What `analysis_commands.PICTURES` draws, which is not imported for --help.
-_PICTURES = ("spectrum", "comparison", "eigenvalues", "energy", "modes", "history", "inputs")
-_WEIGHTS = ".npy file: a weight for each frame, or each trajectory"
+_PICTURES = ("spectrum", "comparison", "eigenvalues", "energy", "modes", "history", "svals", "inputs")
+_FEATURES = ("torsions", "distances", "positions")
+_WEIGHTS = ".npy file: a weight for each frame, or each trajectory; or such a file for each trajectory"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(f"koopman-lora {arguments.command}: {str(stop) or 'interrupted'}", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError, MemoryError, ImportError) as error:
         print(f"koopman-lora {arguments.command}{process_label()}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
@@ -111,7 +114,7 @@ def _add_simulate(commands: Any) -> None:
 
 def _add_health(commands: Any) -> None:
     health = commands.add_parser("health", help="what to know of trajectories before a fit: a table, and what matters")
-    health.add_argument("data", help=_DATA)
+    _add_data(health, nargs="+")
     parameters = parameters_of("data/health.py", "data_health")
     for name in ("lag", "dt", "time_unit"):
         kind, default = parameters[name]
@@ -121,7 +124,7 @@ def _add_health(commands: Any) -> None:
 
 def _add_fit(commands: Any) -> None:
     fit = commands.add_parser("fit", help="fit trajectories and write model, spectrum and history into a folder")
-    fit.add_argument("data", help=_DATA)
+    _add_data(fit, nargs="+")
     fit.add_argument("--out", required=True, help="folder to write")
     parameters = parameters_of("estimator.py", "KoopmanLoRA")
     for name, text in _FIT_FLAGS.items():
@@ -130,12 +133,24 @@ def _add_fit(commands: Any) -> None:
         fit.add_argument(_flag(name), type=kind, default=default, help=text)
     widths = parameters["hidden_dims"].default
     fit.add_argument("--hidden-dims", type=int, nargs="+", default=widths, help=f"of the networks (default: {widths})")
-    fit.add_argument("--sample-weight", metavar="FILE", help=_WEIGHTS)
+    fit.add_argument("--sample-weight", nargs="+", metavar="FILE", help=_WEIGHTS)
     fit.add_argument("--shared-encoder", action="store_true", help="one network for f and g")
     fit.add_argument("--reversible", action="store_true", help="the process is in equilibrium: pairs count both ways")
     fit.add_argument("--resume", action="store_true", help="go on from --checkpoint, where there is one")
     fit.add_argument("--quiet", dest="progress", action="store_false", default=None, help="no progress bar")
     fit.add_argument("--no-refine", dest="refine", action="store_false", help="leave out the Rayleigh-Ritz refinement")
+
+
+def _add_data(parser: argparse.ArgumentParser, nargs: str = "*", note: str = "") -> None:
+    """The files of trajectories, and how to read them."""
+    parser.add_argument("data", nargs=nargs, help=_DATA + note)
+    how = parser.add_argument_group("how the files are read")
+    how.add_argument("--variable", help="which one of an .npz, .nc or .zarr of several")
+    how.add_argument("--columns", nargs="+", metavar="NAME", help="of a table (default: all but that of the times)")
+    how.add_argument("--time-column", metavar="NAME", help="of a table, numbers or dates (default: 'time', if there)")
+    how.add_argument("--topology", metavar="FILE", help="names the atoms: the files are of molecular dynamics")
+    how.add_argument("--features", choices=_FEATURES, help="coordinates of a molecule (default: torsions)")
+    how.add_argument("--atoms", metavar="SELECTION", help="in mdtraj's language, for distances and positions")
 
 
 def _flag(name: str) -> str:
@@ -151,8 +166,8 @@ def _add_spectrum(commands: Any) -> None:
     )
     add = spectrum.add_argument
     add("analysis", help="folder that `koopman-lora fit` wrote")
-    add("data", nargs="?", help=_DATA)
-    add("--sample-weight", metavar="FILE", help=_WEIGHTS)
+    _add_data(spectrum)
+    add("--sample-weight", nargs="+", metavar="FILE", help=_WEIGHTS)
     add("--out", help=".nc or .zarr file to write")
     add("--summary", action="store_true", help="print every mode with its interval and a verdict, and what is wrong")
     add("--diagnose", action="store_true", help="print learned against empirical values, the verdict, and findings")
@@ -181,7 +196,7 @@ def _add_report(commands: Any) -> None:
         "trajectories it leaves out what needs them: functions, longer lags, states, forecasts, health of the data.",
     )
     report.add_argument("analysis", help="folder that `koopman-lora fit` wrote")
-    report.add_argument("data", nargs="?", help=_DATA)
+    _add_data(report)
     report.add_argument("--out", help="file to write (default: report.html in the folder of the analysis)")
 
 
@@ -190,7 +205,7 @@ def _add_forecast(commands: Any) -> None:
         "forecast", help="expected states after the last one of every trajectory, with bands"
     )
     _add_analysis(forecast)
-    forecast.add_argument("data", help=f"{_DATA}; the states at their ends are where it begins")
+    _add_data(forecast, nargs="+", note="; the states at their ends are where it begins")
     forecast.add_argument("--steps", type=int, default=10, help="lags ahead (default: %(default)s)")
     forecast.add_argument("--out", help=".nc or .zarr file to write")
     _add_bootstrap(forecast)
@@ -199,7 +214,7 @@ def _add_forecast(commands: Any) -> None:
 def _add_coarse_grain(commands: Any) -> None:
     coarse = commands.add_parser("coarse-grain", help="few metastable states, and the Markov model between them")
     _add_analysis(coarse)
-    coarse.add_argument("data", help=f"{_DATA}, of the fit or others")
+    _add_data(coarse, nargs="+", note="; of the fit or others")
     coarse.add_argument("--n-states", type=int, required=True, help="number of states")
     coarse.add_argument("--out", help=".nc or .zarr file to write")
     _add_bootstrap(coarse)
@@ -208,7 +223,7 @@ def _add_coarse_grain(commands: Any) -> None:
 def _add_plot(commands: Any) -> None:
     plot = commands.add_parser("plot", help="one picture of a fitted analysis")
     _add_analysis(plot)
-    plot.add_argument("data", nargs="?", help=f"{_DATA}; for --lags, and what: inputs")
+    _add_data(plot, note="; for --lags, and what: inputs")
     what = plot.add_mutually_exclusive_group()
     what.add_argument("--what", choices=_PICTURES, default="spectrum", help="what to draw (default: %(default)s)")
     what.add_argument("--lags", type=int, nargs="+", metavar="LAG", help="draw timescales against these lags")
@@ -231,7 +246,10 @@ def _add_svd(commands: Any) -> None:
     svd.add_argument("--out", required=True, help=".nc or .zarr file to write")
     svd.add_argument("--n-modes", "--modes", dest="n_modes", type=int, help="number of singular triples (default: all)")
     svd.add_argument("--energy", type=float, help="instead: as many triples as hold this share of the squared norm")
-    names = ("parametrization", "orthogonality", "phase", "polish_steps", "seed")
+    svd.add_argument(
+        "--sample", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help="train on so many in a step; approximate"
+    )
+    names = ("parametrization", "orthogonality", "phase", "oversampling", "polish_steps", "max_steps", "seed")
     _add_defaults(svd, parameters_of("svd/neural_svd.py", "NeuralSVD"), names)
 
 

@@ -7,16 +7,16 @@ import inspect
 import json
 import math
 import pathlib
-import zipfile
 from typing import Any
 
 from koopman_lora import systems
 from koopman_lora._labels import TIME, TRAJECTORY
 from koopman_lora.analysis_commands import check_ending, coarse_grain, forecast, plot, report, spectrum, weights_of
 from koopman_lora.analysis_files import analysis_bytes
-from koopman_lora.data.files import open_trajectories, read_array
+from koopman_lora.data.array_files import check_archive, read_array
 from koopman_lora.data.health import data_health
 from koopman_lora.data.seals import told_of
+from koopman_lora.data_commands import DATA_FLAGS, trajectories_of
 from koopman_lora.demo import prepare_folder, run_demo
 from koopman_lora.estimator import KoopmanLoRA
 from koopman_lora.io import save_dataset
@@ -57,7 +57,7 @@ def _simulate(a: argparse.Namespace) -> None:
 
 def _health(a: argparse.Namespace) -> None:
     check_ending(a.out)
-    health = data_health(open_trajectories(a.data), a.lag, a.dt, a.time_unit)
+    health = data_health(trajectories_of(a), a.lag, a.dt, a.time_unit)
     print(health_text(health))
     if a.out:
         print(f"\nwrote {save_dataset(health, a.out)}")
@@ -67,10 +67,10 @@ def _fit(a: argparse.Namespace) -> None:
     where = {name: getattr(a, name) for name in ("accelerator", "devices", "num_nodes", "precision")}
     make_fabric(TrainingOptions(**where))  # from here on it is known which process is the first
     folder = prepare_folder(a.out) if is_first_process() else a.out  # before the data are read, which may take long
-    apart = ("command", "data", "out", "resume", "sample_weight")
+    apart = ("command", *DATA_FLAGS, "out", "resume", "sample_weight")
     options = {name: value for name, value in vars(a).items() if name not in apart}
     options["nesting"] = None if a.nesting == "none" else a.nesting
-    data = open_trajectories(a.data)
+    data = trajectories_of(a)
     if is_first_process():
         prepare_folder(folder, _expected_bytes(a, data))
     estimator = KoopmanLoRA(**options).fit(data, sample_weight=weights_of(a.sample_weight), resume=a.resume)
@@ -88,9 +88,10 @@ def _fit(a: argparse.Namespace) -> None:
 
 def _expected_bytes(a: argparse.Namespace, data: Any) -> int:
     """Of the analysis on disk, from the flags and the shape of the data."""
-    sizes = dict(zip(getattr(data, "dims", (TIME,)), data.shape, strict=False))
-    n_frames = math.prod(sizes.get(dim, 1) for dim in (TRAJECTORY, TIME))
-    n_entries = max(1, data.size // max(1, n_frames))
+    parts = data if isinstance(data, list) else [data]
+    sizes = [dict(zip(getattr(part, "dims", (TIME,)), part.shape, strict=False)) for part in parts]
+    n_frames = sum(math.prod(size.get(dim, 1) for dim in (TRAJECTORY, TIME)) for size in sizes)
+    n_entries = max(1, sum(part.size for part in parts) // max(1, n_frames))
     return analysis_bytes(
         a.n_modes, n_entries, round(n_frames * a.held_out) if 0 < a.held_out < 1 else 0, a.hidden_dims
     )
@@ -107,7 +108,8 @@ def _print_fit(estimator: KoopmanLoRA) -> None:
 def _svd(a: argparse.Namespace) -> None:
     check_ending(a.out)
     orthogonality = None if a.orthogonality == "none" else a.orthogonality
-    options = {n: getattr(a, n) for n in ("n_modes", "energy", "parametrization", "phase", "polish_steps", "seed")}
+    apart = ("command", "matrix", "out", "orthogonality")
+    options = {name: value for name, value in vars(a).items() if name not in apart}
     svd = NeuralSVD(**options, orthogonality=orthogonality).fit(_load_matrix(pathlib.Path(a.matrix)))
     print("singular values: " + "  ".join(f"{value:.6g}" for value in svd.singular_values_))
     print("errors: " + ", ".join(f"{name} {value:.3g}" for name, value in svd.errors_.items()))
@@ -123,10 +125,7 @@ def _load_matrix(path: pathlib.Path) -> Any:
         import scipy.sparse
 
         with told_of(path, wanted):
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
-            if damaged is not None:
-                raise ValueError(f"{damaged} in it is damaged")
+            check_archive(path)
             return scipy.sparse.load_npz(path)
     if path.suffix == ".npy":
         return read_array(path, wanted)

@@ -17,6 +17,7 @@ from torch import nn
 from koopman_lora.analysis import KoopmanAnalysis
 from koopman_lora.arguments import as_plain, check_positive, copied, number, whole
 from koopman_lora.bootstrap import Bootstrap
+from koopman_lora.checks import answers_to_other_names
 from koopman_lora.data.angles import RADIANS, chosen_angles
 from koopman_lora.data.pairs import lagged_pairs
 from koopman_lora.data.splits import Split, split_pairs
@@ -99,6 +100,7 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
     (500, 3)
     """
 
+    @answers_to_other_names
     def __init__(
         self,
         n_modes: int = 8,

@@ -1,5 +1,6 @@
 """What test files share: a fixed hypothesis profile, no windows, exact expectations over the pairs of known systems."""
 
+import signal
 from typing import NamedTuple
 
 import matplotlib as mpl
@@ -18,6 +19,9 @@ settings.register_profile("fixed", deadline=None, derandomize=True, max_examples
 settings.load_profile("fixed")
 
 mpl.use("Agg")
+
+# who runs the tests in the background has Ctrl-C ignored; here it is tested
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):

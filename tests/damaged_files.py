@@ -13,6 +13,7 @@ import sys
 import warnings
 
 import numpy as np
+import pandas as pd
 import scipy.sparse
 import torch
 import xarray as xr
@@ -99,6 +100,10 @@ def read_dataset(path):
     return [*(dataset[name].values for name in sorted(dataset.variables)), str(dataset.attrs), dataset.state.attrs]
 
 
+def write_table(path):
+    pd.DataFrame(STATES, columns=["x", "y"]).to_parquet(path)
+
+
 def read_trajectories(path):
     data = kl.open_trajectories(path)
     if isinstance(data, np.ndarray):
@@ -139,6 +144,8 @@ KINDS = {
     "foreign.nc": (lambda path: TRAJECTORIES.to_netcdf(path, engine="h5netcdf"), read_trajectories, False),
     "foreign.zarr": (lambda path: TRAJECTORIES.to_dataset().to_zarr(path), fit, False),
     "x.npy": (lambda path: np.save(path, STATES), read_trajectories, False),
+    "x.npz": (lambda path: np.savez(path, STATES), read_trajectories, True),
+    "x.parquet": (write_table, read_trajectories, False),
     "H.npz": (lambda path: scipy.sparse.save_npz(path, MATRIX), decompose, True),
     "fit.zarr": (lambda path: kl.save_dataset(TRAJECTORIES, path), fit, True),
 }

@@ -277,12 +277,28 @@ def test_svd_of_a_matrix_on_disk(tmp_path, capsys, name):
     assert printed.count("passed") == 6
 
 
+def test_options_of_the_training_on_samples_reach_it(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    U, V = (np.linalg.qr(rng.normal(size=(n, 12)))[0] for n in (60, 40))
+    sigma = 0.5 ** np.arange(12.0)
+    np.save(tmp_path / "H.npy", U * sigma @ V.T)
+    options = ["--sample", "30", "20", "--oversampling", "4", "--max-steps", "200", "--seed", "3"]
+    assert main(["svd", str(tmp_path / "H.npy"), "--n-modes", "4", *options, "--out", str(tmp_path / "r.nc")]) == 0
+    found = kl.load_dataset(tmp_path / "r.nc")
+    assert np.allclose(found.singular_values, sigma[:4], rtol=1e-2)
+    expected = kl.NeuralSVD(4, sample=(30, 20), oversampling=4, max_steps=200, seed=3).fit(U * sigma @ V.T)
+    assert np.allclose(found.singular_values, expected.singular_values_, rtol=1e-9)
+    assert found.attrs["n_steps"] == expected.n_steps_ == 200
+    assert "singular_values " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["svd", "missing.npy", "--out", "r.nc"], "missing.npy"),
         (["svd", "data.txt", "--out", "r.nc"], "matrix must end in .npy"),
         (["svd", "square.npy", "--modes", "9", "--out", "r.nc"], "n_modes"),
+        (["svd", "square.npy", "--sample", "2", "9", "--out", "r.nc"], "sample must be"),
         (["svd", "square.npy", "--orthogonality", "gram", "--out", "r.nc"], "orthogonality"),
         (
             ["simulate", "NoisyLogisticMap", "--parameters", "order", "--out", "x.nc"],
@@ -290,7 +306,7 @@ def test_svd_of_a_matrix_on_disk(tmp_path, capsys, name):
         ),
         (["simulate", "NoisyLogisticMap", "--n-steps", "0", "--out", "x.nc"], "n_steps"),
         (["fit", "missing.nc", "--out", "here"], "missing.nc"),
-        (["fit", "data.txt", "--out", "here"], "must end in .nc, .zarr or .npy"),
+        (["fit", "data.txt", "--out", "here"], "must end in .nc, .zarr, .npy, .npz, .csv or .parquet"),
         (["fit", "short.npy", "--lag", "9", "--out", "here"], "trajectory 0 (5 frames)"),
         (["fit", "short.npy", "--nesting", "both", "--out", "here"], "nesting must be one of"),
         (["spectrum", "missing", "short.npy"], "'missing' holds no analysis.json"),
@@ -417,7 +433,7 @@ def test_ctrl_c_elsewhere_is_one_line(monkeypatch, capsys):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("koopman_lora.commands.open_trajectories", stop)
+    monkeypatch.setattr("koopman_lora.commands.trajectories_of", stop)
     assert main(["health", "x.nc"]) == 130
     assert capsys.readouterr().err == "koopman-lora health: interrupted\n"
 

@@ -26,6 +26,7 @@ def same_pairs(a, b):
         (None, Clock(2, 1.0, "")),
         (pd.timedelta_range("0s", periods=30, freq="10min"), Clock(2, 10.0, "minute")),
         (pd.date_range("2001-01-31", periods=30, freq="ME"), Clock(2, 1.0, "month")),
+        (pd.date_range("2001-01-31", periods=30, freq="ME", name="date"), Clock(2, 1.0, "month")),
         (pd.period_range("2001", periods=30, freq="Y"), Clock(2, 1.0, "year")),
     ],
 )
@@ -45,6 +46,13 @@ def test_a_column_and_a_list_of_tables():
     assert same_pairs(several, kl.lagged_pairs([xr.DataArray(X, dims=("time", "coordinate"))] * 2))
     explicit = kl.lagged_pairs((X[:-1], X[1:]))
     assert explicit.coordinate_names is None
+    assert kl.lagged_pairs([X, table]).coordinate_names == ("u", "v")
+
+
+def test_tables_with_their_columns_in_another_order_are_not_read_as_each_other():
+    table = pd.DataFrame(X, columns=["u", "v"])
+    with pytest.raises(ValueError, match="the same coordinates in one order; got u, v; and v, u"):
+        kl.lagged_pairs([table, table[["v", "u"]]])
 
 
 def test_tables_of_polars():

@@ -1,9 +1,12 @@
 """Labelled grids: what a fit sees of them, and how labels come back."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+import xeofs_pop
 from deeptime.decomposition import VAMP
 
 import koopman_lora as kl
@@ -56,6 +59,21 @@ def test_a_linear_dictionary_has_the_singular_values_of_deeptime(lag):
     field = kl.Field(ocean(), weights="cos(lat)", n_eofs=4)
     expected = VAMP(lagtime=lag, epsilon=1e-14).fit_fetch(field.trajectories[0].values).singular_values
     assert np.allclose(linear_sigma(field.trajectories, lag)[1:], expected, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("case", "options"), [("all cells", {}), ("three EOFs", {"weights": "cos(lat)", "n_eofs": 3})], ids=lambda x: str(x)
+)
+@pytest.mark.parametrize("longitudes", [slice(None), [0, 2, 3]], ids=["with land", "without land"])
+def test_a_linear_dictionary_has_the_eigenvalues_of_the_patterns_of_xeofs(case, options, longitudes):
+    stored, grid = json.loads(xeofs_pop.PATH.read_text()), xeofs_pop.masked_grid()
+    assert float(grid.sum()) == pytest.approx(stored["sum"], rel=1e-14)
+    states = kl.Field(grid.isel(lon=longitudes), **options).trajectories[0]
+    anomalies = (states - states.mean("time")).values
+    spectrum = koopman_spectrum(estimate_moments(lambda x: x, lambda x: x, kl.lagged_pairs(anomalies)))
+    expected = np.array([complex(*value) for value in stored[case]])
+    for name in ("eigenvalues", "edmd_eigenvalues"):
+        assert np.allclose(np.sort_complex(spectrum[name].values), expected, rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize("n_eofs", [None, 3])
@@ -138,33 +156,6 @@ def test_states_are_the_fields_again():
     xr.testing.assert_allclose(everything.fields(everything.trajectories[0].rename(coordinate="observable")), data)
     eofs = kl.Field(data, weights="cos(lat)", n_eofs=9)  # as many as there are cells
     xr.testing.assert_allclose(eofs.fields(eofs.trajectories[0]), data)
-
-
-def test_from_a_grid_with_land_to_maps_series_period_and_forecast():
-    sst = ocean()
-    # [sst]
-    field = kl.Field(sst, weights="cos(lat)", n_eofs=3)
-    estimator = kl.KoopmanLoRA(n_modes=3, time_unit="year", seed=0).fit(field)
-    modes = estimator.koopman_modes()
-    maps = field.maps(modes["koopman_modes"])  # (mode, lat, lon), NaN on land
-    series = field.series(estimator.singular_functions)  # (time, mode)
-    ahead = field.fields(estimator.forecast(field.last, steps=12)["forecast"])  # (step, sample, lat, lon)
-    period = 1 / abs(modes["frequencies"][1].item())  # in years
-    # [end]
-    assert maps.dims == ("mode", "lat", "lon")
-    assert maps.sel(lon=90).isnull().all()
-    assert series.time.identical(sst.time)
-    assert period == pytest.approx(4.0, rel=0.1)
-    wave = np.cos(np.deg2rad(LAT))[:, None] * np.exp(-1j * np.deg2rad(LON))
-    found = maps.sel(mode=2).values
-    sea = np.isfinite(found)
-    overlap = [
-        abs(np.vdot(w[sea], found[sea])) / np.linalg.norm(w[sea]) / np.linalg.norm(found[sea])
-        for w in (wave, wave.conj())
-    ]
-    assert max(overlap) > 0.99
-    assert ahead.sizes["step"] == 12
-    assert abs(ahead.isel(step=0, sample=0) - sst.isel(time=-1)).max() < 1.5
 
 
 # ---- what cannot be used ---------------------------------------------------------------------------------------------

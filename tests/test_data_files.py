@@ -38,7 +38,7 @@ def test_bad_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"path .*nothing.nc' does not exist"):
         open_trajectories(tmp_path / "nothing.nc")
     (tmp_path / "a.txt").write_text("1 2 3")
-    with pytest.raises(ValueError, match=r"path must end in .nc, .zarr or .npy; got .*a.txt"):
+    with pytest.raises(ValueError, match=r"path must end in .nc, .zarr, .npy, .npz, .csv or .parquet; got .*a.txt"):
         open_trajectories(tmp_path / "a.txt")
     xr.Dataset({"a": ("time", np.zeros(4)), "b": ("time", np.zeros(4))}).to_netcdf(tmp_path / "b.nc", engine="h5netcdf")
     with pytest.raises(ValueError, match=r"must hold one variable, or one named 'state'; got \['a', 'b'\]"):

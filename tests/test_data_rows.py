@@ -74,3 +74,13 @@ def test_equal_rows_have_equal_runs(one, other):
 def test_positions_must_be_whole_numbers_in_a_row(index):
     with pytest.raises(ValueError, match=r"index must be a slice, or positions \(n,\)"):
         Rows(np.array([0]), np.array([9])).at(index)
+
+
+@pytest.mark.parametrize("index", [np.array([0, -1]), np.array([9])])
+def test_positions_beyond_the_rows_are_refused(index):
+    with pytest.raises(ValueError, match="index must hold positions from 0 to 8"):
+        Rows(np.array([4]), np.array([9])).at(index)
+
+
+def test_no_position_is_no_row():
+    assert len(Rows(np.array([4]), np.array([9])).at(np.array([], dtype=int))) == 0

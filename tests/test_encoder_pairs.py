@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+import koopman_lora as kl
 from koopman_lora.encoder_pairs import EncoderPair, NoLinearHeadError, PairedMLP, find_head, trunk_features
 from koopman_lora.encoders import MLP
 
@@ -257,3 +258,42 @@ def test_each_side_of_a_pair_whose_shared_layers_were_told_apart():
                 weights.zero_()
     assert torch.equal(pair.f(x), before[0])
     assert torch.equal(pair.g(x), before[1])
+
+
+# ---- states that are no arrays ---------------------------------------------------------------------------------------
+
+
+class MeanOfParts(nn.Module):
+    """Looks up objects of different sizes by the number of their frame, packed as PyTorch Geometric packs graphs."""
+
+    def __init__(self, objects, n_features):
+        super().__init__()
+        self.objects, self.net, self.head = (
+            objects,
+            nn.Sequential(nn.Linear(2, 16), nn.Tanh()),
+            nn.Linear(16, n_features),
+        )
+
+    def forward(self, number):
+        parts = [self.objects[int(i)] for i in number[:, 0]]
+        sizes = torch.tensor([len(part) for part in parts])
+        sums = torch.zeros(len(parts), 2).index_add(0, torch.repeat_interleave(sizes), torch.cat(parts))
+        return self.head(self.net(sums / sizes[:, None]))
+
+
+def test_a_state_may_be_the_number_of_an_object_that_the_encoder_looks_up():
+    """Sets of 1 to 5 points around a noisy rotation: 12 frames a turn, 50 frames the decay."""
+    system, rng = kl.systems.NoisyRotation(omega=2 * np.pi / 12, noise=0.2), np.random.default_rng(0)
+    objects = []
+    for state in system.simulate(n_steps=2000, seed=0).values[0]:
+        scatter = rng.normal(size=(rng.integers(1, 6), 2))
+        objects.append(torch.tensor(state + scatter - scatter.mean(axis=0), dtype=torch.float32))
+    numbers = kl.lagged_pairs(np.arange(2000.0), lag=2)
+    model = kl.KoopmanLoRAModel.from_encoders(
+        1, 3, MeanOfParts(objects, 2), MeanOfParts(objects, 2), has_centering=True
+    )
+    options = kl.TrainingOptions(standardize=False, learning_rate=1e-2)
+    kl.fit(model, numbers, n_epochs=10, batch_size=200, options=options)
+    spectrum = kl.koopman_spectrum(kl.estimate_moments(model.f, model.g, numbers))
+    assert 1 / abs(float(spectrum.frequencies.sel(mode=2))) == pytest.approx(12, rel=0.03)
+    assert float(spectrum.timescales.sel(mode=2)) == pytest.approx(50, rel=0.15)

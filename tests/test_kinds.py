@@ -1,5 +1,6 @@
 """What values must be: each kind of error by its words, one line each; the doctests of the rooms have the others."""
 
+import inspect
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import koopman_lora as kl
 from koopman_lora.arguments import as_svals, check_tensors, copied, in_batches, pair_of, real_tensor
 from koopman_lora.checks import as_annotated, checked
 from koopman_lora.kinds import (
@@ -93,3 +95,29 @@ def test_an_inner_error_stays_what_it_is(key, error):
     with pytest.raises(error) as caught:
         _lookup({"far": 1}, key)
     assert caught.value.__cause__ is None
+
+
+# ---- names of elsewhere ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: kl.KoopmanLoRA(lagtime=2), "lagtime is called lag here: give lag=2"),
+        (lambda: kl.KoopmanLoRA(dim=5), "dim is called n_modes here: give n_modes=5"),
+        (lambda: kl.KoopmanLoRA(random_state=0), "random_state is called seed here: give seed=0"),
+        (lambda: kl.NeuralSVD(n_components=2), "n_components is called n_modes here: give n_modes=2"),
+        (lambda: kl.lagged_pairs(np.zeros(9), lagtime=2), "lagtime is called lag here: give lag=2"),
+        (lambda: kl.membership_coefficients(None, n_metastable_sets=3), "give n_states=3"),
+        (lambda: kl.number_of_states(rank=3), "missing a required argument"),  # nothing of it is called so there
+        (lambda: kl.KoopmanLoRA(lag_time=2), "unexpected keyword argument 'lag_time'"),
+    ],
+)
+def test_names_of_other_packages_are_answered_with_ours(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()
+
+
+def test_constructors_keep_their_signature():
+    assert "n_modes" in inspect.signature(kl.KoopmanLoRA).parameters
+    assert kl.KoopmanLoRA(3).get_params()["n_modes"] == 3

@@ -1,9 +1,6 @@
 """Files of molecular dynamics to coordinates, and frames back to structures."""
 
-import glob
 import pathlib
-import re
-import shutil
 import sys
 
 import numpy as np
@@ -331,28 +328,3 @@ def test_what_is_no_state_or_mode_is_refused(call, message):
 
 
 # ---- the whole job ---------------------------------------------------------------------------------------------------
-
-
-def phi_is_positive(path):
-    """Whether structures are in the basin of phi > 0; that of phi < 0 reaches over the seam, down to 130 degrees."""
-    degrees = np.degrees(mdtraj.compute_phi(mdtraj.load(path))[1].ravel())
-    return (degrees > 0) & (degrees < 130)
-
-
-@pytest.mark.slow
-def test_angles_of_several_runs_to_states_as_pdb_in_ten_lines(tmp_path, monkeypatch):
-    """The lines of the README, run on the shipped molecule written as XTC."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(TOPOLOGY, "molecule.pdb")
-    for i, xyz in enumerate(kl.datasets.load("alanine_dipeptide", "positions").values):
-        frames = mdtraj.Trajectory(xyz, mdtraj.load_topology(str(TOPOLOGY)), time=0.5 * np.arange(len(xyz)))
-        frames.save(f"run{i:02d}.xtc")
-    (lines,) = re.findall(r"```\n(files = .*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert len(lines.splitlines()) <= 10
-    exec(compile(lines, "README.md", "exec"), {"kl": kl, "np": np, "glob": glob})
-    for state, is_positive in ((0, False), (1, True)):  # the larger state is that of phi < 0
-        found = phi_is_positive(f"state{state}.pdb")
-        assert len(found) == 20
-        assert (found == is_positive).all()
-    along = phi_is_positive("slowest.pdb")
-    assert along[0] != along[-1]

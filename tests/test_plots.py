@@ -34,6 +34,7 @@ DRAWN = {
     "plot_forecast_error": lambda: chain_results()["error"],
     "plot_history": lambda: estimates()["history"],
     "plot_input_importance": lambda: estimates()["importance"],
+    "plot_learned_svals": lambda: estimates()["history"],
     "plot_matrix_core": lambda: decomposed()[1],
     "plot_matrix_svals": lambda: decomposed()[1],
     "plot_matrix_training": lambda: decomposed()[1],
@@ -66,5 +67,5 @@ def test_a_map_is_drawn_on_the_given_axis_or_a_new_one(tmp_path):
 
 
 def test_every_plot_is_at_the_front_door_of_the_folder():
-    made_of_arrays = {"plot_singular_functions"}  # draws one axis per mode
-    assert {name for name in dir(plots) if name.startswith("plot_")} == DRAWN.keys() | made_of_arrays
+    of_many_axes = {"plot_maps", "plot_singular_functions"}  # draw one axis per mode
+    assert {name for name in dir(plots) if name.startswith("plot_")} == DRAWN.keys() | of_many_axes

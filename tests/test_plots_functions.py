@@ -11,8 +11,18 @@ def test_functions_of_one_and_two_coordinates():
     axes = plot_singular_functions(x, values, reference=values)
     assert [ax.get_title() for ax in axes] == [r"$\phi_{2}$", r"$\phi_{3}$"]
     assert np.array_equal(line(axes[1], "learned").get_ydata(), values[:, 2])
-    (ax,) = plot_singular_functions(np.stack([x, x], axis=1), values, modes=[2])
-    assert np.array_equal(ax.collections[0].get_array(), values[:, 1])
+
+
+def test_of_states_in_one_cell_a_map_shows_the_mean():
+    x = np.array([[0.0, 0.0], [0.0, 0.0], [1.0, 0.0], [1.0, 1.0]])
+    values = np.stack([np.ones(4), [1.0, 3.0, -4.0, 5.0]], axis=1)
+    (ax,) = plot_singular_functions(x, values, modes=[2])
+    places = ax.collections[0].get_offsets()
+    found = {
+        tuple(place.round().astype(int)): value
+        for place, value in zip(places, ax.collections[0].get_array(), strict=True)
+    }
+    assert found == {(0, 0): 2.0, (1, 0): -4.0, (1, 1): 5.0}
 
 
 def test_the_reference_is_drawn_with_the_sign_of_the_values():

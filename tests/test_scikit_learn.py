@@ -115,6 +115,11 @@ def test_folds_share_no_trajectory_and_are_of_nearly_equal_size():
     [
         (lambda: kl.TrajectoryFolds(1), ValueError, "n_splits must be at least 2; got 1"),
         (lambda: next(kl.TrajectoryFolds(2).split(RUNS[0])), TypeError, "X must be a list of trajectories"),
+        (
+            lambda: next(kl.TrajectoryFolds(2).split([*RUNS, None])),
+            TypeError,
+            r"X must hold trajectories, .*X\[4\] is None",
+        ),
         (lambda: next(kl.TrajectoryFolds(9).split(RUNS)), ValueError, "n_splits=9 is more than the 4 trajectories"),
         (lambda: kl.cut_trajectory(3.0, 2), TypeError, "x must be one trajectory"),
         (lambda: kl.cut_trajectory(np.array(3.0), 2), TypeError, "x must be one trajectory, .* a single number"),

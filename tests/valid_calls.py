@@ -288,6 +288,8 @@ def arguments_by_name(folder):
         "plots.plot_coarse_map": {"memberships": abs(plane)},
         "plots.plot_memberships": {"memberships": xr.DataArray(np.full((9, 3), 1 / 3), dims=("time", "state"))},
         "plots.plot_history": {"history": analysis.fitted.history},
+        "plots.plot_learned_svals": {"history": analysis.fitted.history, "spectrum": analysis.spectrum},
+        "plots.plot_maps": {"maps": plane.transpose("mode", "y", "x")},
         "systems.ReferenceSpectrum": {f.name: getattr(reference, f.name) for f in dataclasses.fields(reference)},
         "systems.LinearGaussian": {"dt": 1.0}, "systems.NoisyLogisticMap": {"dt": 1.0},
         "systems.FiniteMarkovChain.state_indices": {"x": np.eye(3)},

@@ -132,6 +132,26 @@ def check_finite(values: Tensor, name: str, first: int = 0) -> None:
     )
 
 
+def common_names(arrays: Sequence[xr.DataArray]) -> tuple[str, ...] | None:
+    """Names along the vector states of trajectories, the same for all that have some, or None where there are none.
+
+    Raises
+    ------
+    ValueError
+        If they differ: columns in another order would be read as each other.
+    """
+    known = [(names, array) for array in arrays if (names := coordinate_names(array)) is not None]
+    for names, array in known:
+        if names != known[0][0]:
+            first, other = (f"{_source(one)}{', '.join(said[:8])}" for said, one in (known[0], (names, array)))
+            raise ValueError(f"all trajectories must have the same coordinates in one order; got {first}; and {other}.")
+    return known[0][0] if known else None
+
+
+def _source(array: xr.DataArray) -> str:
+    return f"{array.encoding['source']}: " if "source" in array.encoding else ""
+
+
 def coordinate_names(data: xr.DataArray) -> tuple[str, ...] | None:
     """Names along a vector state, or None where there are none."""
     state_dims = [d for d in data.dims if d not in (TRAJECTORY, TIME)]

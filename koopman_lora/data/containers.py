@@ -79,7 +79,7 @@ def _of_table(table: Any) -> xr.DataArray:
     coords: dict[str, Any] = {COORDINATE: list(columns)}
     index = getattr(table, "index", None)
     if index is not None and hasattr(index, "dtype") and (index.dtype.kind in "mM" or hasattr(index, "to_timestamp")):
-        coords[TIME] = index
+        coords[TIME] = index.rename(TIME)  # a name of its own would be another dimension
     return xr.DataArray(states, dims=(TIME, COORDINATE), coords=coords)
 
 

@@ -65,6 +65,9 @@ class TrajectoryFolds:
                 f"n_splits={self.n_splits} is more than the {len(X)} trajectories; cut long ones with "
                 "kl.cut_trajectory(x, n_parts)."
             )
+        for i, trajectory in enumerate(X):
+            if not hasattr(trajectory, "__len__"):
+                raise TypeError(f"X must hold trajectories, arrays (time, *state); X[{i}] is {shown(trajectory)}.")
         fold = self._folds(np.array([len(trajectory) for trajectory in X]))
         for i in range(self.n_splits):
             yield np.flatnonzero(fold != i), np.flatnonzero(fold == i)

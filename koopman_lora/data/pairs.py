@@ -17,7 +17,7 @@ from koopman_lora._labels import TRAJECTORY
 from koopman_lora.arguments import check_positive, whole
 from koopman_lora.checks import checked
 from koopman_lora.clock import Clock, check_dt
-from koopman_lora.data.arrays import check_constant_columns, coordinate_names, labelled_parts
+from koopman_lora.data.arrays import check_constant_columns, common_names, labelled_parts
 from koopman_lora.data.containers import agreed_lag, unpacked
 from koopman_lora.data.cuts import cut_apart, side_by_side
 from koopman_lora.data.places import Places
@@ -39,8 +39,7 @@ _STRETCHES = 64
 class LaggedPairs:
     """Pairs (x, x') one lag apart, in time order within each trajectory; places in the states, never copies of them.
 
-    A torch Dataset of pairs as well: `DataLoader(pairs, batch_size=256, shuffle=True)` gives batches (x, x_next),
-    or (x, x_next, weights) where pairs have weights.
+    A torch Dataset as well: `DataLoader(pairs, shuffle=True)` gives batches (x, x_next), or (x, x_next, weights).
 
     Attributes
     ----------
@@ -303,8 +302,9 @@ def lagged_pairs(
         For boolean, complex or object data.
     ValueError
         For empty data, mixed state shapes, NaN, inf or masked entries, trajectories not longer than the lag, constant
-        columns, a lag below 1, times that are not evenly spaced where no dt is given, a lag or dt that contradicts
-        pairs made before, or weights that do not fit the data, are negative, not finite, or all 0.
+        columns, names that differ between trajectories, a lag below 1, times that are not evenly spaced where no dt is
+        given, a lag or dt that contradicts pairs made before, or weights that do not fit the data, are negative, not
+        finite, or all 0.
 
     Examples
     --------
@@ -326,7 +326,7 @@ def lagged_pairs(
     if lag is None and not is_explicit:
         lag = 1
     clock = Clock(lag, 1.0 if found[0] is None else check_dt(found[0]), found[1] or "")
-    names = coordinate_names(labelled[0]) if labelled else None
+    names = common_names(labelled[:1] if is_explicit else labelled)
     if is_explicit:
         states, places = side_by_side(data)
     else:

@@ -64,6 +64,8 @@ class Rows:
         if not isinstance(index, slice):
             if np.ndim(index) != 1 or np.asarray(index).dtype.kind not in "iu":
                 raise ValueError(f"index must be a slice, or positions (n,); got {shown(index)}.")
+            if len(index) and not (0 <= index.min() and index.max() < len(self)):
+                raise ValueError(f"index must hold positions from 0 to {len(self) - 1}; got {shown(index)}.")
             runs = self.run_of(index)
             return self.first[runs] + (index - self.begins[runs])
         start, stop, _ = index.indices(len(self))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from koopman_lora._labels import TIME, TRAJECTORY
 from koopman_lora.data.arrays import check_same_shape, checked_values, real_dtype, without_copy
-from koopman_lora.data.files import open_trajectories
+from koopman_lora.data.files import open_each, open_trajectories
 from koopman_lora.data.seals import told_of
 
 # Bytes that are read at once: chunks are read together until they are as many; what has none is cut into such parts.
@@ -117,8 +117,8 @@ def opened(data: Any) -> Any:
     paths = {i: pathlib.Path(part) for i, part in enumerate(data) if isinstance(part, (str, os.PathLike))}
     if not paths:
         return data
-    found = dict(zip(paths, open_trajectories(list(paths.values())), strict=True))
-    return type(data)(found.get(i, part) for i, part in enumerate(data))
+    found = dict(zip(paths, open_each(list(paths.values())), strict=True))
+    return type(data)(part for i, given in enumerate(data) for part in found.get(i, [given]))
 
 
 def source_of(values: Any, name: str) -> Source:

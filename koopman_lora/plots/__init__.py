@@ -11,6 +11,7 @@ from koopman_lora.plots.forecasts import plot_forecast_error as plot_forecast_er
 from koopman_lora.plots.functions import plot_eigenfunctions as plot_eigenfunctions
 from koopman_lora.plots.functions import plot_singular_functions as plot_singular_functions
 from koopman_lora.plots.importance import plot_input_importance as plot_input_importance
+from koopman_lora.plots.maps import plot_maps as plot_maps
 from koopman_lora.plots.matrices import plot_matrix_core as plot_matrix_core
 from koopman_lora.plots.matrices import plot_matrix_svals as plot_matrix_svals
 from koopman_lora.plots.matrices import plot_matrix_training as plot_matrix_training
@@ -21,3 +22,4 @@ from koopman_lora.plots.states import plot_chapman_kolmogorov as plot_chapman_ko
 from koopman_lora.plots.states import plot_coarse_map as plot_coarse_map
 from koopman_lora.plots.states import plot_memberships as plot_memberships
 from koopman_lora.plots.training import plot_history as plot_history
+from koopman_lora.plots.training import plot_learned_svals as plot_learned_svals

@@ -111,9 +111,12 @@ def _draw_curve(ax: Axes, x: np.ndarray, values: np.ndarray, reference: np.ndarr
 
 def _draw_map(ax: Axes, x: np.ndarray, values: np.ndarray) -> None:
     limit = np.nanquantile(np.abs(values), 0.99)
-    points = ax.scatter(x[:, 0], x[:, 1], c=values, s=3, cmap="PuOr_r", vmin=-limit, vmax=limit, rasterized=True)
+    # cells with the mean of their states: many points would hide one another
+    n_cells = int(np.clip(len(x) ** 0.5 / 1.5, 12, 60))
+    style = {"cmap": "PuOr_r", "vmin": -limit, "vmax": limit, "linewidths": 0.2, "rasterized": True}
+    cells = ax.hexbin(x[:, 0], x[:, 1], C=values, gridsize=n_cells, **style)
     ax.set_aspect("equal")
-    ax.figure.colorbar(points, ax=ax, shrink=0.8)
+    ax.figure.colorbar(cells, ax=ax, shrink=0.8)
 
 
 @checked

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from koopman_lora._labels import provenance
 from koopman_lora._linalg import conjugate_transpose
-from koopman_lora.checks import checked_methods
+from koopman_lora.checks import answers_to_other_names, checked_methods
 from koopman_lora.surroundings import gradients, seeded
 from koopman_lora.svd.checklist import ALLOWED_ERROR
 from koopman_lora.svd.decomposed import Decomposed
@@ -134,6 +134,7 @@ class NeuralSVD(Decomposed, BaseEstimator):
     True
     """
 
+    @answers_to_other_names
     def __init__(
         self,
         n_modes: int | None = None,
