@@ -63,6 +63,13 @@ def plot_learned_svals(history: xr.Dataset, spectrum: xr.Dataset | None = None, 
     ------
     ValueError
         If the fit had no svals to learn.
+
+    Examples
+    --------
+    >>> pairs = lagged_pairs(NoisyRotation().simulate(n_trajectories=2, n_steps=300, seed=0))
+    >>> model = kl.KoopmanLoRAModel(2, 3, hidden_dims=(8,), learn_svals=True)
+    >>> plot_learned_svals(kl.fit(model, pairs, n_epochs=2).history).get_xlabel()
+    'epoch'
     """
     check_result("history", history, "fit", "epoch", attrs=["best_epoch"])
     if "svals" not in history:
