@@ -25,6 +25,7 @@ version = release = koopman_lora.__version__
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.viewcode", "numpydoc", "myst_nb"]
 exclude_patterns = ["_build"]
 default_role = "py:obj"
+highlight_language = "none"  # blocks without a name are formulas and commands
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
