@@ -28,7 +28,7 @@ def names() -> list[str]:
     Examples
     --------
     >>> names()[:2]
-    ['alanine_dipeptide', 'four_well_1d']
+    ['alanine_dipeptide', 'ecg']
     """
     return sorted(path.parent.name for path in _root().glob(f"*/{_TRAJECTORIES}"))
 
