@@ -30,6 +30,7 @@ highlight_language = "none"  # blocks without a name are formulas and commands
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # the tests execute notebooks; here they stand with the outputs stored in them
+nb_merge_streams = True
 nb_ipywidgets_js = {}  # would be loaded from the network
 
 autosummary_imported_members = True
