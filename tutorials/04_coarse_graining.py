@@ -5,7 +5,7 @@
 # smallest model that still has its slow kinetics, where are its states, and how sure are its rates? The exact answer is
 # known, from the generator on a fine grid; it stands beside every estimate.
 #
-# Runs in some twenty seconds on one core.
+# Runs in some ten seconds on one core.
 # %%
 import os
 

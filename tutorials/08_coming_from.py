@@ -12,7 +12,7 @@
 # - **Timescales are of eigenvalues.** deeptime's VAMP makes them of singular values, which is the same for reversible
 #   processes only.
 #
-# Runs in some five seconds on one core.
+# Runs in some fifteen seconds on one core.
 # %%
 import os
 
