@@ -1,5 +1,5 @@
 # make demo: install into .venv and run the main job; make test: the whole test suite; make lint: ruff and mypy;
-# make bench: this package beside its peers, in environments of their own
+# make docs: the site, docs/_build/html/index.html; make bench: this package beside its peers, in environments of their own
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 BENCH := .venv-bench
 MLCOLVAR := .venv-mlcolvar
 
-.PHONY: demo test lint bench benchmarks clean
+.PHONY: demo test lint docs bench benchmarks clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,15 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+$(VENV)/.docs-installed: $(VENV)/.installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $@
+
+# without network; warnings are errors
+docs: $(VENV)/.docs-installed
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html docs docs/_build/html
+	@echo docs/_build/html/index.html
 
 $(BENCH)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(BENCH)
@@ -57,4 +66,4 @@ benchmarks: $(VENV)/.installed
 	$(BIN)/python benchmarks/processes.py
 
 clean:
-	rm -rf $(VENV) $(BENCH) $(MLCOLVAR) runs benchmarks/results
+	rm -rf $(VENV) $(BENCH) $(MLCOLVAR) runs benchmarks/results docs/_build docs/reference docs/tutorials

@@ -1,4 +1,4 @@
-"""What the six prepare scripts share: simulate, compute the reference spectrum, write both as small NetCDF files."""
+"""What prepare scripts share: a system with its reference spectrum, or one series, as small NetCDF files."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from koopman_lora._labels import trajectory_array
 from koopman_lora.systems import System
 
 
@@ -52,6 +53,17 @@ class Recipe:
             sigma, timescale = float(reference.singular_values[i]), float(reference.timescales[i])
             lines.append(f"| {mode} | {sigma:.4g} | {eigenvalue} | {timescale:.4g} |")
         return "\n".join(lines)
+
+
+def write_steps(
+    folder: Path, values: np.ndarray, step: float, *, dt: float, time_unit: str, names: list[str], unit: str, **how: str
+) -> None:
+    """Write trajectories.nc of values (trajectory, time, coordinate) that come in steps, as whole numbers of these."""
+    data = trajectory_array(values, dt=dt, time_unit=time_unit, coordinate_names=names, coordinate_unit=unit, attrs=how)
+    packed = {"dtype": "int16", "_FillValue": -32768, "scale_factor": step}
+    squeezed = {"zlib": True, "complevel": 9, "shuffle": True}
+    encoding = {"state": packed | squeezed, "time": squeezed}
+    data.to_netcdf(folder / "trajectories.nc", engine="h5netcdf", encoding=encoding)
 
 
 def _without_date(labelled: xr.DataArray | xr.Dataset) -> xr.DataArray | xr.Dataset:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import runpy
 import shutil
@@ -16,13 +17,24 @@ NAMES = [
     "four_well_1d",
     "four_well_2d",
     "markov_chain",
+    "mueller_brown",
     "noisy_logistic_map",
     "noisy_rotation",
     "ornstein_uhlenbeck",
 ]
 ALANINE = "alanine_dipeptide"
+# name: trajectories, frames and coordinates, dt, unit of time, unit of the values
+WITHOUT_REFERENCE = {
+    "ecg": ((1, 108_000, 1), 1 / 360, "s", "mV"),
+    "elnino": ((1, 732, 1), 1.0, "month", "degree_Celsius"),
+    "lorenz_96": ((4, 1000, 40), 0.05, "1", "1"),
+    "sunspots": ((1, 3126, 1), 1.0, "month", "1"),
+}
+ALL = sorted([*NAMES, ALANINE, *WITHOUT_REFERENCE])
 # The logistic map amplifies the last digit of another processor's arcsin until trajectories part.
 COMPARABLE_FRAMES = {"noisy_logistic_map": 20}
+# Where all of them take many seconds, only the first frames are made again: they do not depend on how many follow.
+MADE_FRAMES = {"mueller_brown": 40}
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -32,7 +44,8 @@ def name(request):
 
 @pytest.fixture(scope="module")
 def recipe(name):
-    return runpy.run_path(str(ROOT / name / "prepare.py"))["RECIPE"]
+    whole = runpy.run_path(str(ROOT / name / "prepare.py"))["RECIPE"]
+    return dataclasses.replace(whole, n_steps=MADE_FRAMES.get(name, whole.n_steps))
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +60,12 @@ def load(path):
 
 
 def test_every_folder_is_tested():
-    assert sorted(path.parent.name for path in ROOT.glob("*/prepare.py")) == sorted([*NAMES, ALANINE])
+    assert sorted(path.parent.name for path in ROOT.glob("*/prepare.py")) == ALL
 
 
 def test_stored_trajectories_are_what_the_script_makes(name, made):
     stored, fresh = load(ROOT / name / "trajectories.nc"), load(made / "trajectories.nc")
+    stored = stored.isel(time=slice(0, MADE_FRAMES.get(name)))
     assert stored.state.shape == fresh.state.shape
     assert stored.state.attrs == fresh.state.attrs
     frames = {"time": slice(0, COMPARABLE_FRAMES.get(name))}
@@ -103,7 +117,7 @@ def test_card_tells_the_spectrum_and_how_to_reproduce(name, recipe):
 
 
 def test_all_data_sets_are_loaded_by_name(name):
-    assert kl.datasets.names() == sorted([*NAMES, ALANINE])
+    assert kl.datasets.names() == ALL
     xr.testing.assert_identical(kl.datasets.load(name), load(ROOT / name / "trajectories.nc").state)
     xr.testing.assert_identical(kl.datasets.reference(name), load(ROOT / name / "reference.nc"))
     assert kl.datasets.card(name) == (ROOT / name / "README.md").read_text(encoding="utf-8")
@@ -116,7 +130,7 @@ def test_a_loaded_data_set_knows_its_clock():
 
 
 def test_data_sets_that_are_not_there_are_refused():
-    with pytest.raises(ValueError, match=r"name must be one of 'alanine_dipeptide', 'four_well_1d', .*; got 'alanine'"):
+    with pytest.raises(ValueError, match=r"name must be one of 'alanine_dipeptide', 'ecg', .*; got 'alanine'"):
         kl.datasets.load("alanine")
     with pytest.raises(ValueError, match="variable must be one of 'state'; got 'positions'"):
         kl.datasets.load("four_well_1d", "positions")
@@ -135,6 +149,51 @@ def test_an_installed_package_carries_them_inside(monkeypatch, tmp_path):
     with (ROOT.parent / "pyproject.toml").open("rb") as file:
         wheel = tomllib.load(file)["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert wheel["force-include"] == {"datasets": "koopman_lora/_datasets"}
+
+
+# ---- measured, or without a known spectrum ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", WITHOUT_REFERENCE)
+def test_data_without_a_reference_have_their_units_and_a_card(name):
+    shape, dt, time_unit, unit = WITHOUT_REFERENCE[name]
+    data, card = kl.datasets.load(name), kl.datasets.card(name)
+    assert data.shape == shape
+    assert data.dims == ("trajectory", "time", "coordinate")
+    assert (data.attrs["time_unit"], data.attrs["units"]) == (time_unit, unit)
+    assert data.attrs["dt"] == pytest.approx(dt)
+    assert np.isfinite(data).all()
+    assert sum(path.stat().st_size for path in (ROOT / name).iterdir() if path.is_file()) < 400_000
+    assert f"python datasets/{name}/prepare.py" in card
+    assert "**Licence**" in card
+    assert f"]({name}/README.md)" in (ROOT / "README.md").read_text()
+
+
+def test_lorenz_96_follows_its_equation_and_balances_its_energy():
+    x = kl.datasets.load("lorenz_96").values
+    site = np.arange(40)
+    slope = (x[..., (site + 1) % 40] - x[..., site - 2]) * x[..., site - 1] - x + 8
+    by_simpson = 0.05 / 3 * (slope[:, :-2] + 4 * slope[:, 1:-1] + slope[:, 2:])
+    moved = x[:, 2:] - x[:, :-2]
+    assert np.abs(moved - by_simpson).mean() < 0.005 * np.abs(moved).mean()
+    assert np.mean(x**2) / np.mean(x) == pytest.approx(8, rel=1e-3)  # advection neither makes nor takes energy
+
+
+def test_measured_series_show_what_they_are_known_for():
+    """The year off Peru; the solar cycle of eleven years; a pulse between 60 and 140 a minute."""
+    temperature = kl.datasets.load("elnino").values.reshape(-1, 12).mean(axis=0)
+    assert (temperature.argmax() + 1, temperature.argmin() + 1) == (3, 9)  # March and September
+    last = kl.datasets.load("sunspots").values[0, -6:, 0]
+    np.testing.assert_allclose(last, [1.5, 1.4, 0.7, 1.2, 2.9, 2.6])
+    assert 10 < period(kl.datasets.load("sunspots").values[0, :, 0], 80, 180) / 12 < 11.5
+    beats = kl.datasets.load("ecg").values[0, :, 0]
+    assert 60 < 60 * 360 / period(beats, 150, 400) < 140
+
+
+def period(x, least, most):
+    """Lag of the largest autocorrelation between two lags, in frames."""
+    x = x - x.mean()
+    return least + int(np.argmax([np.mean(x[k:] * x[:-k]) for k in range(least, most)]))
 
 
 # ---- alanine dipeptide -----------------------------------------------------------------------------------------------
