@@ -1,5 +1,6 @@
-# make demo: install into .venv and run the main job; make test: the whole test suite; make lint: ruff and mypy;
-# make bench: this package beside its peers, in environments of their own
+# make demo: install into .venv and run the main job; make test: the tests but those that take more than a few seconds
+# each, make test-slow: these; make lint: ruff and mypy;
+# make docs: the site, docs/_build/html/index.html; make bench: this package beside its peers, in environments of their own
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +8,7 @@ BIN := $(VENV)/bin
 BENCH := .venv-bench
 MLCOLVAR := .venv-mlcolvar
 
-.PHONY: demo test lint bench benchmarks clean
+.PHONY: demo test test-slow lint docs bench benchmarks clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,12 +20,25 @@ demo: $(VENV)/.installed
 
 # one thread a process and two processes: faster than two threads for networks of this size
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+# killed fits, several processes, tutorials, hostile and damaged input, coverage of intervals
+test-slow: $(VENV)/.installed
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+$(VENV)/.docs-installed: $(VENV)/.installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $@
+
+# without network; warnings are errors
+docs: $(VENV)/.docs-installed
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html docs docs/_build/html
+	@echo docs/_build/html/index.html
 
 $(BENCH)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(BENCH)
@@ -57,4 +71,4 @@ benchmarks: $(VENV)/.installed
 	$(BIN)/python benchmarks/processes.py
 
 clean:
-	rm -rf $(VENV) $(BENCH) $(MLCOLVAR) runs benchmarks/results
+	rm -rf $(VENV) $(BENCH) $(MLCOLVAR) runs benchmarks/results docs/_build docs/reference docs/tutorials

@@ -37,7 +37,17 @@ from koopman_lora.processes import made_by_all, made_by_first, part_of, processe
 
 
 def flat_state(x: Tensor) -> Tensor:
-    """The state itself as observables: (batch, *state) -> (batch, n_entries)."""
+    """The state itself as observables: (batch, *state) -> (batch, n_entries).
+
+    Parameters
+    ----------
+    x : Tensor (batch, *state)
+
+    Examples
+    --------
+    >>> flat_state(torch.zeros(5, 2, 3)).shape
+    torch.Size([5, 6])
+    """
     if not hasattr(x, "flatten") or x.ndim < 2 or getattr(x, "is_sparse", False):
         raise TypeError(f"x must be states (batch, *state); got {shown(x)}.")
     return x.reshape(len(x), math.prod(x.shape[1:]))

@@ -69,6 +69,13 @@ class KoopmanAnalysis(FittedFunctions):
     --------
     koopman_lora.KoopmanLoRA : settings and `fit`; hands these questions on
     koopman_lora.open_analysis : from a folder that `save` wrote
+
+    Examples
+    --------
+    >>> data = NoisyRotation().simulate(n_trajectories=2, n_steps=300, seed=0)
+    >>> analysis = kl.KoopmanLoRA(n_modes=3, hidden_dims=(8,), n_epochs=2).fit(data).analysis_
+    >>> analysis.clock, analysis.singular_functions(data[0][:5]).shape
+    (Clock(lag=1, dt=1.0, time_unit='step'), (5, 3))
     """
 
     def __init__(self, fitted: Fitted) -> None:

@@ -116,6 +116,10 @@ def _metric_distortion(M: Tensor, epsilon: float) -> Tensor:
 class VAMPLoss(nn.Module):
     """`vamp_loss` behind the same call as `NestedLoRALoss`; svals only rescale features, which leaves it unchanged.
 
+    Parameters
+    ----------
+    score, epsilon : see `vamp_loss`
+
     Examples
     --------
     >>> VAMPLoss(score="3")
@@ -138,6 +142,10 @@ class VAMPLoss(nn.Module):
 
 class DPNetLoss(nn.Module):
     """`dpnet_loss` behind the same call as `NestedLoRALoss`.
+
+    Parameters
+    ----------
+    relaxed, metric_weight, epsilon : see `dpnet_loss`
 
     Examples
     --------

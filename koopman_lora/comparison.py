@@ -76,6 +76,15 @@ def compare_singular_values(
     References
     ----------
     docs/mathematics.md, section 6.
+
+    Examples
+    --------
+    >>> x = torch.linspace(-1, 1, 200, dtype=torch.float64)[:, None]
+    >>> features = lambda x: torch.cat([x**0, x], dim=1)
+    >>> moments = estimate_moments(features, features, (x, 0.5 * x))  # x' = x / 2 correlates perfectly: sigma is 1
+    >>> comparison = kl.compare_singular_values(moments, svals=[1.0, 0.5])
+    >>> comparison.canonical.values.round(3), comparison.verdict
+    (array([1., 1.]), 'training gap')
     """
     svals = None if svals is None else as_svals(svals, moments.M_f.shape[-1])
     spectrum, intervals = koopman_spectrum(moments, svals), bootstrap_intervals(moments, svals, bootstrap)

@@ -37,6 +37,13 @@ def cross_validate(estimator: BaseEstimator, X: Any, n_folds: int = 5, by: str =
     ------
     ValueError
         For fewer than 2 folds, or fewer groups than folds.
+
+    Examples
+    --------
+    >>> data = NoisyRotation().simulate(n_trajectories=4, n_steps=300, seed=0)
+    >>> scores = kl.cross_validate(kl.KoopmanLoRA(n_modes=3, hidden_dims=(8,), n_epochs=2), data, n_folds=2)
+    >>> scores.vamp_2.dims, scores.attrs["vamp_2_mean"] > 2
+    (('fold',), True)
     """
     pairs = lagged_pairs(X, estimator.lag, estimator.dt, estimator.time_unit)
     if n_folds > len(pairs):

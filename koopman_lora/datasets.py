@@ -37,6 +37,10 @@ def names() -> list[str]:
 def folder(name: str) -> pathlib.Path:
     """Folder of a data set, with its files.
 
+    Parameters
+    ----------
+    name : one of `names()`
+
     Raises
     ------
     ValueError
@@ -85,6 +89,10 @@ def reference(name: str) -> xr.Dataset:
 
     Eigenvalues are two variables, `eigenvalues_real` and `eigenvalues_imag`.
 
+    Parameters
+    ----------
+    name : one of `names()`
+
     Raises
     ------
     ValueError
@@ -105,6 +113,10 @@ def reference(name: str) -> xr.Dataset:
 @checked
 def card(name: str) -> str:
     """Card of a data set, in Markdown: source, licence, units, shape, how it was made.
+
+    Parameters
+    ----------
+    name : one of `names()`
 
     Raises
     ------

@@ -38,6 +38,12 @@ def save_dataset(dataset: xr.Dataset | xr.DataArray, path: str | os.PathLike) ->
     followed, and the permissions of an older file are kept. A NetCDF file is made in memory: a larger Dataset needs
     `.zarr`.
 
+    Parameters
+    ----------
+    dataset : Dataset or DataArray
+    path : str or path
+        With the ending `.nc` or `.zarr`.
+
     Raises
     ------
     ValueError
@@ -111,12 +117,25 @@ def _await_zarr() -> None:
 def load_dataset(path: str | os.PathLike) -> xr.Dataset:
     """Read a Dataset that `save_dataset` wrote, into memory.
 
+    Parameters
+    ----------
+    path : str or path
+        Of a `.nc` file or `.zarr` store.
+
     Raises
     ------
     FileNotFoundError
         If nothing is at `path`.
     ValueError
         If the file is damaged, or none of NetCDF or Zarr.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = kl.save_dataset(xr.Dataset({"sigma": ("mode", [1.0, 0.5])}), folder + "/s.nc")
+    ...     load_dataset(path).sigma.values
+    array([1. , 0.5])
     """
     path = pathlib.Path(path)
     if not path.exists():
@@ -158,12 +177,25 @@ def plain(value: Any) -> Any:
 def save_model(model: KoopmanLoRAModel, path: str | os.PathLike) -> pathlib.Path:
     """Write a model's weights and settings to one `.safetensors` file, with a checksum.
 
+    Parameters
+    ----------
+    model : KoopmanLoRAModel
+    path : str or path
+        With the ending `.safetensors`.
+
     Raises
     ------
     ValueError
         For another ending.
     OSError
         If the folder cannot be written, or a folder has that name.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_model(kl.KoopmanLoRAModel(2, 3, hidden_dims=(8,)), folder + "/m.safetensors").name
+    'm.safetensors'
     """
     path = pathlib.Path(path)
     if path.suffix != ".safetensors":
@@ -220,6 +252,15 @@ def load_model(
         If nothing is at `path`.
     ValueError
         If the file is none of ours, or needs encoders that were not given.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> model = kl.KoopmanLoRAModel(2, 3, hidden_dims=(8,))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     again = load_model(save_model(model, folder + "/m.safetensors"))
+    >>> again.n_modes == model.n_modes
+    True
     """
     path = pathlib.Path(path)
     state, texts = read_sealed(path, _FORMAT, "a model")

@@ -75,6 +75,14 @@ def scan_lags(
     ------
     ValueError
         For lags that are empty or not increasing, or pairs, which have one lag only.
+
+    Examples
+    --------
+    >>> data = NoisyRotation().simulate(n_trajectories=2, n_steps=300, seed=0)
+    >>> estimator = kl.KoopmanLoRA(n_modes=3, hidden_dims=(8,), n_epochs=2).fit(data)
+    >>> scan = kl.scan_lags(estimator, data, [1, 2, 3], bootstrap=kl.Bootstrap(20))
+    >>> scan.timescales.dims, scan.lag.values.tolist()
+    (('lag', 'mode'), [1, 2, 3])
     """
     if not isinstance(lags, (list, tuple, range, np.ndarray)) or getattr(lags, "ndim", 1) == 0:
         raise TypeError(f"lags must be a list of numbers of frames; got {lags!r}.")

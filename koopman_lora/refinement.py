@@ -125,6 +125,15 @@ def refine(model: KoopmanLoRAModel, split: Split, thresholds: tuple[float, ...] 
     References
     ----------
     docs/mathematics.md, section 5.
+
+    Examples
+    --------
+    >>> pairs = lagged_pairs(NoisyRotation().simulate(n_trajectories=2, n_steps=300, seed=0))
+    >>> model = kl.KoopmanLoRAModel(2, 3, hidden_dims=(16,), learn_svals=True, has_centering=True)
+    >>> split = kl.fit(model, pairs, n_epochs=1).split
+    >>> result = kl.refine(model, split)
+    >>> bool(abs(model.svals[1] - 0.956) < 0.02)  # exact is exp(-0.045)
+    True
     """
     result, _ = rewrite_heads(model, split, thresholds)
     # from the features as the network's precision gives them, so that learned and canonical values are the same

@@ -43,6 +43,14 @@ def eigenpair_residuals(
     ----------
     docs/mathematics.md, section 6.
     Colbrook and Townsend, Rigorous data-driven computation of spectral properties (2024).
+
+    Examples
+    --------
+    >>> x = torch.linspace(-1, 1, 200, dtype=torch.float64)[:, None]
+    >>> features = lambda x: torch.cat([x**0, x], dim=1)
+    >>> found = kl.eigenpair_residuals(estimate_moments(features, features, (x, 0.5 * x)))
+    >>> found.edmd_eigenvalues.values.real.round(3), bool(found.residual.max() < 1e-6)
+    (array([1. , 0.5]), True)
     """
     there = moments if held_out is None else held_out
     check_same_features(moments=moments, held_out=there)

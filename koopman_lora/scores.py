@@ -246,7 +246,21 @@ def correlations_with_error(moments: Moments) -> tuple[np.ndarray, np.ndarray]:
 
 @checked
 def held_out_scores(train: OneEstimate, test: OneEstimate) -> xr.Dataset:
-    """VAMP-1, VAMP-2 and VAMP-E of held-out pairs as a Dataset that records its conventions."""
+    """VAMP-1, VAMP-2 and VAMP-E of held-out pairs as a Dataset that records its conventions.
+
+    Parameters
+    ----------
+    train, test : Moments
+        Of the same features on training and on held-out pairs.
+
+    Examples
+    --------
+    >>> x = torch.linspace(-1, 1, 200, dtype=torch.float64)[:, None]
+    >>> features = lambda x: torch.cat([x**0, x], dim=1)
+    >>> train, test = (estimate_moments(features, features, (part, 0.5 * part)) for part in (x[::2], x[1::2]))
+    >>> kl.held_out_scores(train, test).vamp_2.round(6).item()
+    2.0
+    """
     scores = vamp_scores(train, test)
     attrs = provenance(counts_constant_mode=True, n_pairs_train=train.n_pairs, n_pairs_held_out=test.n_pairs)
     return labelled({name: ((), value) for name, value in scores._asdict().items()}, attrs)

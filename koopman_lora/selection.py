@@ -61,6 +61,13 @@ def select_n_modes(
     ------
     ValueError
         For fractions outside (0, 1), or fewer than 50 held-out pairs.
+
+    Examples
+    --------
+    >>> data = NoisyRotation().simulate(n_trajectories=2, n_steps=600, seed=0)
+    >>> estimator = kl.KoopmanLoRA(n_modes=3, hidden_dims=(8,), n_epochs=2).fit(data)
+    >>> kl.select_n_modes(estimator.validation()).answer
+    'at least 3 (all that were fitted are real: fit more)'
     """
     for name, value in (("energy", energy), ("level", level)):
         if not 0 < value < 1:

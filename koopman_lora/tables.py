@@ -50,6 +50,21 @@ def spectrum_table(spectrum: xr.Dataset, reference: ReferenceSpectrum | None = N
     """Readable table of a spectrum: singular values of all kinds, eigenvalue, timescale with its unit.
 
     Eigenvalues are sorted by modulus on their own; a row pairs numbers of equal rank, not of equal function.
+
+    Parameters
+    ----------
+    spectrum : Dataset of `koopman_spectrum`
+    reference : ReferenceSpectrum, optional
+        The truth, in columns of its own.
+
+    Examples
+    --------
+    >>> x = torch.linspace(-1, 1, 200, dtype=torch.float64)[:, None]
+    >>> features = lambda x: torch.cat([x**0, x], dim=1)
+    >>> print(kl.spectrum_table(kl.koopman_spectrum(estimate_moments(features, features, (x, 0.5 * x)))))
+    mode  learned  K_matrix  canonical  eigenvalue  timescale (lag)
+       1        -    1.0000     1.0000      1.0000              inf
+       2        -    0.5000     1.0000      0.5000            1.443
     """
     check_result(
         "spectrum",
@@ -101,7 +116,25 @@ _SCALED_TWICE = (
 
 @checked
 def comparison_text(comparison: xr.Dataset) -> str:
-    """Readable text of `compare_singular_values`: the table, the causes by size, the verdict and the remedy."""
+    """Readable text of `compare_singular_values`: the table, the causes by size, the verdict and the remedy.
+
+    Parameters
+    ----------
+    comparison : Dataset of `compare_singular_values`
+
+    Examples
+    --------
+    >>> x = torch.linspace(-1, 1, 200, dtype=torch.float64)[:, None]
+    >>> features = lambda x: torch.cat([x**0, x], dim=1)
+    >>> moments = estimate_moments(features, features, (x, 0.5 * x))
+    >>> print(kl.comparison_text(kl.compare_singular_values(moments, svals=[1.0, 0.5])))
+    mode  learned  K_matrix  canonical  held out ...
+       1   1.0000    1.0000     1.0000       nan ...
+       2   0.5000    0.5000     1.0000       nan ...
+    ...
+    largest: training gap. Remedy: train for more epochs (n_epochs), or refine.
+    ...
+    """
     check_result(
         "comparison",
         comparison,
@@ -170,6 +203,10 @@ def finding_text(finding: Finding) -> str:
 def health_text(health: xr.Dataset) -> str:
     """Readable text of `data_health`: sizes, the table of coordinates, and what matters of it in sentences.
 
+    Parameters
+    ----------
+    health : Dataset of `data_health`
+
     Examples
     --------
     >>> print(kl.health_text(kl.data_health(np.random.default_rng(0).normal(size=(2000, 2)))))
@@ -230,7 +267,23 @@ def intervals_text(intervals: xr.Dataset) -> str:
 
 @checked
 def importance_text(importance: xr.Dataset, n_inputs: Count = 5) -> str:
-    """Tables of `input_importance`, one for each mode but the constant: the inputs that sigma loses most without."""
+    """Tables of `input_importance`, one for each mode but the constant: the inputs that sigma loses most without.
+
+    Parameters
+    ----------
+    importance : Dataset of `input_importance`
+    n_inputs : int
+        Inputs to show for each mode.
+
+    Examples
+    --------
+    >>> data = NoisyRotation().simulate(n_trajectories=2, n_steps=300, seed=0)
+    >>> estimator = kl.KoopmanLoRA(n_modes=3, hidden_dims=(8,), n_epochs=2).fit(data)
+    >>> print(kl.importance_text(estimator.input_importance(bootstrap=kl.Bootstrap(20)), n_inputs=1))
+    mode 2, sigma 0.9...
+    input  sigma lost   [95 %   95 %]  gradient
+    ...
+    """
     check_result("importance", importance, "input_importance", "mode", *_IMPORTANCE, attrs=["level"])
     moving = [mode for mode in importance[MODE].values if importance["sigma_loss"].sel(mode=mode).any()]
     return "\n\n".join(_importance_of_mode(importance.sel(mode=mode), n_inputs) for mode in moving)

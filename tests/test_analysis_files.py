@@ -326,6 +326,7 @@ def test_with_the_data_they_are_answered_as_before_saving(default, name):
     assert_same(NEED_FRAMES[name](default.opened(LABELLED), states), NEED_FRAMES[name](default.estimator, states))
 
 
+@pytest.mark.slow
 def test_states_of_many_entries_are_forecast_with_the_data_only(tmp_path):
     saved = fit_and_save(CASES["wide images"](), tmp_path)
     assert "H_f" not in saved.opened().moments

@@ -61,6 +61,7 @@ def test_simulate_fit_spectrum_on_files(tmp_path, capsys):
     assert (kl.load_dataset(intervals).canonical_singular_values_interval[:, 1:].diff("bound") > 0).all()
 
 
+@pytest.mark.slow
 def test_weights_from_a_file_are_those_of_python(tmp_path, capsys):
     data, weights, out = (str(tmp_path / name) for name in ("x.nc", "w.npy", "out"))
     assert main(["simulate", "NoisyRotation", "--n-trajectories", "2", "--n-steps", "800", "--out", data]) == 0
@@ -148,6 +149,7 @@ def test_the_command_line_prints_what_python_says_to_the_last_digit(runs, tmp_pa
     assert capsys.readouterr().out == f"{everything_as_text(runs.estimator)}\nwrote {intervals}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_data", [True, False], ids=["with data", "without data"])
 def test_report_writes_the_page_of_python(runs, tmp_path, capsys, with_data):
     out = tmp_path / "page.html"
@@ -374,6 +376,7 @@ def test_demo_writes_everything(tmp_path):
     assert spectrum_table(spectrum, reference).count("\n") == 8
 
 
+@pytest.mark.slow
 def test_demo_is_twice_the_same(tmp_path, monkeypatch):
     """A short one: what could differ between two runs does not depend on the number of data."""
 

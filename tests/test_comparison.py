@@ -150,6 +150,7 @@ def test_verdict_generalisation_gap(as_validation):
         assert np.allclose(comparison.canonical_held_out, held_out.correlations(), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_verdict_sampling_error_also_where_few_held_out_pairs_are_noisy():
     """Of 100 seeds 95 had this verdict with held-out pairs, all of them without: three standard errors allow for 25."""
     verdicts = []

@@ -75,6 +75,7 @@ def test_pairs_from_disk_are_those_from_memory(kind, lag, tmp_path, small_blocks
     assert torch.equal(pairs.read_x(slice(60, 75)), held.x[60:75])
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(
     lengths=st.lists(st.integers(1, 30), min_size=1, max_size=5),

@@ -63,6 +63,7 @@ def test_the_room_that_is_needed_is_estimated(tmp_path, n_modes, n_entries, hidd
     assert 0.7 < analysis_bytes(n_modes, n_entries, 300, hidden_dims) / size < 1.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["moments.nc", "model.safetensors", "validation.nc"])
 def test_what_can_be_written_is_kept_and_the_table_printed(tmp_path, data, monkeypatch, capsys, name):
     full_for(name, monkeypatch)

@@ -183,6 +183,7 @@ def test_phases_of_the_features_change_nothing_reported(seed):
     assert_same(reported(moments), REPORTED["complex"])
 
 
+@pytest.mark.slow
 @given(seed=seeds)
 def test_the_order_of_pairs_and_of_blocks_changes_no_estimate(seed):
     rng, pairs = np.random.default_rng(seed), lagged_pairs(PLANE)

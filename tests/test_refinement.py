@@ -127,6 +127,7 @@ def test_scores_are_held_out_vamp_2_and_the_choice_is_among_the_best(kind):
             result.score("own")
 
 
+@pytest.mark.slow
 def test_where_only_linear_functions_can_be_learned_the_answer_is_linear_vamp():
     """Scarce data in many coordinates: a network memorises them, and its span is worth little elsewhere."""
     system = LinearGaussian(A=np.diag([0.9, *[0.0] * 19]), B=np.diag([0.19**0.5, *[1.0] * 19]))

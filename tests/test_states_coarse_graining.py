@@ -110,6 +110,7 @@ class TestMacroscopicModel:
             assert (low <= model[name].values + 1e-12).all()
             assert (high >= model[name].values - 1e-12).all()
 
+    @pytest.mark.slow
     def test_intervals_hold_the_truth_of_a_chain(self):
         chain, hits = FiniteMarkovChain([[0.9, 0.1], [0.3, 0.7]]), []
         for seed in range(40):

@@ -120,6 +120,7 @@ class TestMacroscopicModel:
         if not reversible:
             assert high[1, 0] == pytest.approx(1 - 0.05 ** (1 / 2), abs=1e-9)  # of 2 visits; no uniform row made up
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("seed", range(3))
     def test_coverage_where_few_or_no_transitions_were_seen(self, seed):
         """Two states, left once in 500 steps, 1,000 frames, 2.4 transitions on average. Of 250 models .99 covered both

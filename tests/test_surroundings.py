@@ -65,6 +65,7 @@ def numbers(options):
     return make(**options).fit(STATES).model_.state_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["default", "dropout", "own layer"])
 def test_fits_in_threads_are_those_in_sequence(kind):
     """Bit for bit: each fit runs the same operations in the same order on one thread of its own."""

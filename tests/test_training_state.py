@@ -275,6 +275,7 @@ def test_a_kill_in_the_refinement_repeats_no_training(tmp_path, monkeypatch):
     assert_same_fit(estimator().fit(STATES), resumed)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_of_several_fits_those_that_are_done_are_not_repeated(tmp_path, monkeypatch):
     n_steps = 3 * STEPS
@@ -349,6 +350,7 @@ def test_a_second_one_stops_at_once(monkeypatch):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_fits", [1, 3])
 def test_an_interrupted_estimator_is_refined_and_tells(tmp_path, monkeypatch, n_fits):
     interrupted = estimator(tmp_path, n_fits=n_fits)

@@ -15,8 +15,6 @@ from nbclient import NotebookClient
 FOLDER = pathlib.Path(__file__).parents[1] / "tutorials"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 TRANSLATED = [path for path in NOTEBOOKS if path.stem.endswith(".zh")]  # with the code of another one
-# Tutorial 2 is stored without outputs.
-RUN = [path for path in NOTEBOOKS if not path.stem.startswith("02_")]
 NUMBER = re.compile(r"(?<![\w.,])\d+\.\d+(?![\w.])")
 
 
@@ -72,7 +70,7 @@ def test_notebooks_are_made_from_their_scripts():
         assert [c.source for c in made.cells] == [c.source for c in stored.cells], path.name
 
 
-@pytest.mark.parametrize("path", RUN, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_a_notebook_is_stored_with_its_outputs(path):
     assert all(cell.execution_count for cell in cells(path, "code"))
     assert any("image/png" in output.get("data", {}) for output in outputs(path))
@@ -80,7 +78,7 @@ def test_a_notebook_is_stored_with_its_outputs(path):
     assert path.stat().st_size < 1_000_000
 
 
-@pytest.mark.parametrize("path", RUN, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_numbers_in_the_text_were_printed(path):
     """Numbers with a decimal point in sentences stand in an output of the stored run, or in the code."""
     printed = "".join(

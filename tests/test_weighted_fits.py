@@ -58,6 +58,7 @@ def test_a_weighted_fit_is_saved_and_opened_with_its_weights(tmp_path):
         kl.open_analysis(folder, DATA)
 
 
+@pytest.mark.slow
 def test_what_is_asked_of_a_weighted_fit_counts_weights():
     rare = np.where(DATA.values[..., 0] > 0, 1.0, 1e-3)
     estimator = fitted(sample_weight=rare)

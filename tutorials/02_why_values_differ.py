@@ -1,6 +1,8 @@
 # %% [markdown]
 # # Why learned and empirical singular values differ
 #
+# [中文](02_why_values_differ.zh.ipynb)
+#
 # Three things are called singular values:
 #
 # | | what it is | use it for |

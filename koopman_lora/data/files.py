@@ -63,6 +63,14 @@ def open_trajectories(
         variable or the columns that are.
     TypeError
         For columns that hold no numbers.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(folder + "/run.npy", np.zeros((100, 2)))
+    ...     open_trajectories(folder + "/run.npy").shape, len(open_trajectories(folder + "/*.npy"))
+    ((100, 2), 1)
     """
     paths, is_one = paths_of(path)
     parts = [part for parts in open_each(paths, variable, columns, time_column) for part in parts]

@@ -88,6 +88,11 @@ def cut_trajectory(x: Any, n_parts: int) -> list[Any]:
 
     Pairs across the cuts are lost: a lag's worth at each.
 
+    Parameters
+    ----------
+    x : array or DataArray (time, *state)
+    n_parts : int
+
     Raises
     ------
     ValueError

@@ -46,6 +46,10 @@ _ATTRS = (
 def health_findings(health: xr.Dataset) -> list[Finding]:
     """What matters of the result of `data_health`, the most serious first; empty where there is nothing to say.
 
+    Parameters
+    ----------
+    health : Dataset of `data_health`
+
     Examples
     --------
     >>> noise = np.random.default_rng(0).normal(size=(3000, 2))

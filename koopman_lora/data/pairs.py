@@ -39,17 +39,20 @@ _STRETCHES = 64
 class LaggedPairs:
     """Pairs (x, x') one lag apart, in time order within each trajectory; places in the states, never copies of them.
 
-    A torch Dataset of pairs as well: `DataLoader(pairs, batch_size=256, shuffle=True)` gives batches (x, x_next),
-    or (x, x_next, weights) where pairs have weights.
+    A torch Dataset as well: `DataLoader(pairs, shuffle=True)` gives batches (x, x_next), or (x, x_next, weights).
 
     Attributes
     ----------
-    states : all states, in memory or read when asked for
-    places : where the pairs lie among them, and in which trajectories
+    states, places : all states, in memory or read when asked for; where the pairs lie among them, in which trajectories
     clock : lag, time between two frames and its unit
     coordinate_names : names along a vector state, or None
     is_reversible : every pair counts as (x, x') and as (x', x), see `both_ways`
     weights : how much each pair counts (n_pairs,), see `weighted`; None where all count alike
+
+    Examples
+    --------
+    >>> lagged_pairs(np.arange(4.0), lag=2).x_next[:, 0].tolist()
+    [2.0, 3.0]
     """
 
     states: States
@@ -83,8 +86,7 @@ class LaggedPairs:
         return (
             f"LaggedPairs({self.n_pairs} pairs of states {self.state_shape} in {n_trajectories} "
             f"trajector{'y' if n_trajectories == 1 else 'ies'}{', both ways' if self.is_reversible else ''}"
-            f"{'' if self.weights is None else f', weighted as {self.n_effective:.0f}'}, "
-            f"{self.clock})"
+            f"{'' if self.weights is None else f', weighted as {self.n_effective:.0f}'}, {self.clock})"
         )
 
     @property

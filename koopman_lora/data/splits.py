@@ -42,6 +42,13 @@ class Split:
     is_training, is_held_out : masks (n_pairs,) over `pairs`; neither is True for pairs in the gaps between them
     recipe : how it was made
     held_out : the held-out pairs, None where nothing is held out
+
+    Examples
+    --------
+    >>> split = kl.split_pairs(lagged_pairs(np.arange(100.0)), held_out=0.2)
+    >>> training, held_out = split
+    >>> set(training.x.ravel().tolist()) & set(held_out.x.ravel().tolist())
+    set()
     """
 
     pairs: LaggedPairs

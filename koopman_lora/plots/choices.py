@@ -44,6 +44,13 @@ def plot_energy(selection: xr.Dataset, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     selection : Dataset of `select_n_modes`
+
+    Examples
+    --------
+    >>> data = NoisyRotation().simulate(n_trajectories=2, n_steps=600, seed=0)
+    >>> estimator = kl.KoopmanLoRA(n_modes=3, hidden_dims=(8,), n_epochs=2).fit(data)
+    >>> plot_energy(estimator.select_n_modes()).get_xlabel()
+    'number of modes (1 is the constant)'
     """
     rules_of = ["n_energy", "n_captured_share", *("n_" + name for name in _RULES)]
     _check_selection(selection, "energy", "captured_share", "energy_interval", "captured_share_interval", *rules_of)
@@ -75,6 +82,13 @@ def plot_modes_above_noise(selection: xr.Dataset, ax: Axes | None = None) -> Axe
     Parameters
     ----------
     selection : Dataset of `select_n_modes`
+
+    Examples
+    --------
+    >>> data = NoisyRotation().simulate(n_trajectories=2, n_steps=600, seed=0)
+    >>> estimator = kl.KoopmanLoRA(n_modes=3, hidden_dims=(8,), n_epochs=2).fit(data)
+    >>> plot_modes_above_noise(estimator.select_n_modes()).get_xlabel()
+    'number of modes (1 is the constant)'
     """
     _check_selection(selection, "sigma", "sigma_held_out", "sigma_held_out_interval", "noise_threshold", "n_null")
     ax = make_axis(ax, WIDE)
@@ -122,6 +136,13 @@ def plot_timescales(scan: xr.Dataset, n_timescales: int = 3, ax: Axes | None = N
     ----------
     scan : Dataset of `scan_lags`
     n_timescales : number of timescales to draw, slowest first
+
+    Examples
+    --------
+    >>> data = NoisyRotation().simulate(n_trajectories=2, n_steps=300, seed=0)
+    >>> estimator = kl.KoopmanLoRA(n_modes=3, hidden_dims=(8,), n_epochs=2).fit(data)
+    >>> plot_timescales(estimator.scan_lags(data, [1, 2, 3], bootstrap=kl.Bootstrap(20))).get_xlabel()
+    'lag (step)'
     """
     check_result(
         "scan",
@@ -175,6 +196,14 @@ def plot_number_of_states(suggestion: xr.Dataset, ax: Axes | None = None) -> Axe
     Parameters
     ----------
     suggestion : Dataset of `number_of_states`
+
+    Examples
+    --------
+    >>> path = np.repeat(np.random.default_rng(0).integers(0, 3, 200), 5)
+    >>> one_hot = lambda x: torch.cat([x == state for state in range(3)], dim=1).double()
+    >>> moments = estimate_moments(one_hot, one_hot, lagged_pairs(path.astype(float)))
+    >>> plot_number_of_states(kl.number_of_states(moments)).get_xlabel()
+    'number of states'
     """
     check_result("suggestion", suggestion, "number_of_states", "n_states", "gap", "gap_interval", attrs=["suggested"])
     ax = make_axis(ax)

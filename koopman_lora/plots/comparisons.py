@@ -24,6 +24,14 @@ def plot_comparison(comparison: xr.Dataset, reference: HasSingularValues | None 
     ----------
     comparison : Dataset of `compare_singular_values`
     reference : object with `singular_values`, drawn as the truth
+
+    Examples
+    --------
+    >>> x = torch.linspace(-1, 1, 200, dtype=torch.float64)[:, None]
+    >>> features = lambda x: torch.cat([x**0, x], dim=1)
+    >>> comparison = kl.compare_singular_values(estimate_moments(features, features, (x, 0.5 * x)), svals=[1.0, 0.5])
+    >>> plot_comparison(comparison).get_title()
+    'Largest cause of disagreement: training gap'
     """
     check_result(
         "comparison",
@@ -59,7 +67,20 @@ def plot_comparison(comparison: xr.Dataset, reference: HasSingularValues | None 
 
 @checked
 def plot_ratio(comparison: xr.Dataset, ax: Axes | None = None) -> Axes:
-    """Ratio of K_matrix to learned singular values per mode, with its mean and standard deviation."""
+    """Ratio of K_matrix to learned singular values per mode, with its mean and standard deviation.
+
+    Parameters
+    ----------
+    comparison : Dataset of `compare_singular_values`
+
+    Examples
+    --------
+    >>> x = torch.linspace(-1, 1, 200, dtype=torch.float64)[:, None]
+    >>> features = lambda x: torch.cat([x**0, x], dim=1)
+    >>> comparison = kl.compare_singular_values(estimate_moments(features, features, (x, 0.5 * x)), svals=[1.0, 0.5])
+    >>> plot_ratio(comparison).get_xlabel()
+    'mode'
+    """
     check_result(
         "comparison", comparison, "compare_singular_values", "mode", "ratio", attrs=["ratio_mean", "ratio_std"]
     )

@@ -77,6 +77,14 @@ def plot_forecast_error(error: xr.Dataset, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     error : Dataset of `forecast_error`
+
+    Examples
+    --------
+    >>> series = 0.5 ** np.arange(12.0)[:, None]
+    >>> train = lagged_pairs(series)
+    >>> moments = estimate_moments(lambda s: s, lambda s: s, train, observables=kl.flat_state)
+    >>> plot_forecast_error(kl.forecast_error(moments, lambda s: s, train, series, [1, 5])).get_xlabel()
+    'horizon (frame)'
     """
     check_result("error", error, "forecast_error", "forecaster", "time", "relative_rmse_mean")
     ax = make_axis(ax)

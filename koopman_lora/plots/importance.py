@@ -33,6 +33,13 @@ def plot_input_importance(
     ------
     ValueError
         For modes that are not there.
+
+    Examples
+    --------
+    >>> data = NoisyRotation().simulate(n_trajectories=2, n_steps=300, seed=0)
+    >>> estimator = kl.KoopmanLoRA(n_modes=3, hidden_dims=(8,), n_epochs=2).fit(data)
+    >>> plot_input_importance(estimator.input_importance(bootstrap=kl.Bootstrap(20))).get_xlabel()
+    'sigma lost, 95 % intervals'
     """
     check_result(
         "importance", importance, "input_importance", "input", "mode", "sigma", "sigma_loss", "sigma_loss_interval",

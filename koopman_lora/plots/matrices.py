@@ -25,6 +25,16 @@ def plot_matrix_svals(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Singular values after training and at the end, on top of LAPACK's where those are in the Dataset.
 
     The axis is logarithmic where they span more than a factor of 20.
+
+    Parameters
+    ----------
+    result : Dataset of `NeuralSVD.result_`
+
+    Examples
+    --------
+    >>> svd = kl.NeuralSVD(n_modes=2, max_steps=100, seed=0).fit(np.diag([3.0, 2.0, 1.0]))
+    >>> plot_matrix_svals(svd.result_).get_xlabel()
+    'mode'
     """
     check_result("result", result, "to_dataset", "mode", "singular_values", "singular_values_trained")
     ax = make_axis(ax)
@@ -50,6 +60,16 @@ def plot_matrix_training(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Relative reconstruction error of the leading modes against the training step.
 
     Below it the smallest error that a matrix of that rank can have, by Eckart and Young, where that is known.
+
+    Parameters
+    ----------
+    result : Dataset of `NeuralSVD.result_`
+
+    Examples
+    --------
+    >>> svd = kl.NeuralSVD(n_modes=2, max_steps=100, seed=0).fit(np.diag([3.0, 2.0, 1.0]))
+    >>> plot_matrix_training(svd.result_).get_xlabel()
+    'step'
     """
     needed = ("iteration", "training_error", "training_floor")
     check_result("result", result, "to_dataset", *needed, attrs=["stop_reason"], may_be_empty=True)
@@ -69,7 +89,18 @@ def plot_matrix_training(result: xr.Dataset, ax: Axes | None = None) -> Axes:
 
 @checked
 def plot_matrix_core(result: xr.Dataset, ax: Axes | None = None) -> Axes:
-    """Entries of |U^H H V| on a logarithmic scale: diagonal for a true singular value decomposition."""
+    """Entries of |U^H H V| on a logarithmic scale: diagonal for a true singular value decomposition.
+
+    Parameters
+    ----------
+    result : Dataset of `NeuralSVD.result_`
+
+    Examples
+    --------
+    >>> svd = kl.NeuralSVD(n_modes=2, max_steps=100, seed=0).fit(np.diag([3.0, 2.0, 1.0]))
+    >>> plot_matrix_core(svd.result_).get_xlabel()
+    'column mode'
+    """
     check_result("result", result, "to_dataset", "mode", "core")
     ax = make_axis(ax, 4.8, 4.0)
     largest = float(result["core"].max()) or 1.0

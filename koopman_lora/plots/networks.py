@@ -29,6 +29,14 @@ def plot_network(model: xr.Dataset, positions: Reals | None = None, ax: Axes | N
     ------
     ValueError
         For positions of another shape.
+
+    Examples
+    --------
+    >>> path = np.repeat(np.random.default_rng(0).integers(0, 2, 200), 5)
+    >>> one_hot = lambda x: torch.cat([x < 0.5, x > 0.5], dim=1).double()
+    >>> moments = estimate_moments(one_hot, one_hot, lagged_pairs(path.astype(float)))
+    >>> len(plot_network(kl.macroscopic_model(moments, bootstrap=None)).texts) >= 2
+    True
     """
     check_result("model", model, "macroscopic_model", "state", "stationary_distribution", "rates")
     n = model.sizes["state"]

@@ -42,6 +42,14 @@ def plot_spectrum(spectrum: xr.Dataset, reference: HasSingularValues | None = No
     ----------
     spectrum : Dataset of `koopman_spectrum`
     reference : object with `singular_values`, such as `system.spectrum(lag, n_modes)`
+
+    Examples
+    --------
+    >>> x = torch.linspace(-1, 1, 200, dtype=torch.float64)[:, None]
+    >>> features = lambda x: torch.cat([x**0, x], dim=1)
+    >>> spectrum = kl.koopman_spectrum(estimate_moments(features, features, (x, 0.5 * x)))
+    >>> plot_spectrum(spectrum).get_xlabel()
+    'mode (1 is the constant)'
     """
     check_result(
         "spectrum",
@@ -76,6 +84,14 @@ def plot_eigenvalues(spectrum: xr.Dataset, intervals: xr.Dataset | None = None, 
     ----------
     spectrum : Dataset of `koopman_spectrum`
     intervals : Dataset of `bootstrap_intervals`
+
+    Examples
+    --------
+    >>> x = torch.linspace(-1, 1, 200, dtype=torch.float64)[:, None]
+    >>> features = lambda x: torch.cat([x**0, x], dim=1)
+    >>> spectrum = kl.koopman_spectrum(estimate_moments(features, features, (x, 0.5 * x)))
+    >>> plot_eigenvalues(spectrum).get_aspect()
+    1.0
     """
     check_result("spectrum", spectrum, "koopman_spectrum", "eigenvalues", attrs=CLOCK_ATTRS)
     if intervals is not None:

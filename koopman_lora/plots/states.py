@@ -98,6 +98,15 @@ def plot_chapman_kolmogorov(test: xr.Dataset, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     test : Dataset of `chapman_kolmogorov`
+
+    Examples
+    --------
+    >>> path = np.repeat(np.random.default_rng(0).integers(0, 2, 200), 5)
+    >>> one_hot = lambda x: torch.cat([x < 0.5, x > 0.5], dim=1).double()
+    >>> moments = [estimate_moments(one_hot, one_hot, lagged_pairs(path.astype(float), lag)) for lag in (1, 2, 3)]
+    >>> test = kl.chapman_kolmogorov(moments, np.eye(2), bootstrap=kl.Bootstrap(20))
+    >>> plot_chapman_kolmogorov(test).get_xlabel()
+    'time (frame)'
     """
     check_result("test", test, "chapman_kolmogorov", "time", "state", "state_next", "predicted", "estimated")
     if "predicted_interval" in test:

@@ -22,7 +22,18 @@ from koopman_lora.plots.style import (
 
 @checked
 def plot_history(history: xr.Dataset, ax: Axes | None = None) -> Axes:
-    """Training loss (negated, so that both rise) and held-out VAMP-2 against the epoch; the best epoch is marked."""
+    """Training loss (negated, so that both rise) and held-out VAMP-2 against the epoch; the best epoch is marked.
+
+    Parameters
+    ----------
+    history : Dataset of `fit`, `TrainingResult.history`
+
+    Examples
+    --------
+    >>> pairs = lagged_pairs(NoisyRotation().simulate(n_trajectories=2, n_steps=300, seed=0))
+    >>> plot_history(kl.fit(kl.KoopmanLoRAModel(2, 3, hidden_dims=(8,)), pairs, n_epochs=2).history).get_xlabel()
+    'epoch'
+    """
     check_result("history", history, "fit", "epoch", "loss", attrs=["best_epoch"])
     ax = make_axis(ax)
     epochs = history["epoch"].values
@@ -52,6 +63,13 @@ def plot_learned_svals(history: xr.Dataset, spectrum: xr.Dataset | None = None, 
     ------
     ValueError
         If the fit had no svals to learn.
+
+    Examples
+    --------
+    >>> pairs = lagged_pairs(NoisyRotation().simulate(n_trajectories=2, n_steps=300, seed=0))
+    >>> model = kl.KoopmanLoRAModel(2, 3, hidden_dims=(8,), learn_svals=True)
+    >>> plot_learned_svals(kl.fit(model, pairs, n_epochs=2).history).get_xlabel()
+    'epoch'
     """
     check_result("history", history, "fit", "epoch", attrs=["best_epoch"])
     if "svals" not in history:

@@ -36,6 +36,14 @@ def to_deeptime(model: xr.Dataset, memberships: Reals | None = None, weights: Re
         Without deeptime; it comes with the extra `deeptime`.
     ValueError
         For memberships in another number of states, or a model whose states cannot reach one another.
+
+    Examples
+    --------
+    >>> path = np.repeat(np.random.default_rng(0).integers(0, 2, 200), 5)
+    >>> one_hot = lambda x: torch.cat([x < 0.5, x > 0.5], dim=1).double()
+    >>> moments = estimate_moments(one_hot, one_hot, lagged_pairs(path.astype(float)))
+    >>> to_deeptime(kl.macroscopic_model(moments, bootstrap=None)).n_states
+    2
     """
     try:
         from deeptime.markov import PCCAModel, TransitionCountModel

@@ -82,6 +82,11 @@ def check_transition_matrix(P: Any) -> np.ndarray:
 def stationary_distribution(P: AnyNumbers) -> np.ndarray:
     """Probabilities (n,) with pi P = pi.
 
+    Parameters
+    ----------
+    P : array (n, n)
+        Transition matrix, rows of probabilities.
+
     Raises
     ------
     ValueError
@@ -138,6 +143,13 @@ def mean_first_passage_times(P: AnyNumbers, lag_time: float = 1.0) -> np.ndarray
 
     `m_ij = lag_time + sum_{k != j} P_ik m_kj`; 0 on the diagonal, inf where j may never be reached.
 
+    Parameters
+    ----------
+    P : array (n, n)
+        Transition matrix, rows of probabilities.
+    lag_time : float
+        Time of one step.
+
     Examples
     --------
     >>> mean_first_passage_times(np.array([[0.9, 0.1], [0.3, 0.7]]), lag_time=3.0).round(6)
@@ -157,6 +169,13 @@ def mean_first_passage_times(P: AnyNumbers, lag_time: float = 1.0) -> np.ndarray
 @checked
 def committor(P: AnyNumbers, source: int | Sequence[int], target: int | Sequence[int]) -> np.ndarray:
     """Probability (n,) to reach `target` before `source` from every state; NaN where neither may ever be reached.
+
+    Parameters
+    ----------
+    P : array (n, n)
+        Transition matrix, rows of probabilities.
+    source, target : int or list of int
+        Numbers of states, from 0.
 
     Raises
     ------

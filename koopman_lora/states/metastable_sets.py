@@ -240,6 +240,13 @@ def memberships(functions: Any, coefficients: AnyNumbers) -> np.ndarray:
 
     Frames outside the simplex of `membership_coefficients`, in the training data or not, are moved to its border.
 
+    Parameters
+    ----------
+    functions : array (n_frames, n_states)
+        Slow functions at the frames, the constant first.
+    coefficients : array (n_states, n_states)
+        Of `membership_coefficients`.
+
     Raises
     ------
     ValueError
