@@ -20,8 +20,8 @@ _ROUND_OFF = 1e-9
 def plot_maps(maps: xr.DataArray, modes: Sequence[int] | None = None, axes: Sequence[Axes] | None = None) -> np.ndarray:
     """Patterns on a grid of two dimensions, one map each; missing cells, such as land, are grey.
 
-    Blue and orange are the two signs, on one scale about 0 for a real pattern, and for both parts of a complex one:
-    an oscillation goes from its real part over its imaginary part to minus its real part, and so on.
+    Purple and orange are the two signs, on one scale about 0 for a real pattern, and for both parts of a complex one:
+    an oscillation of positive frequency goes from its real part over minus its imaginary part to minus its real part.
 
     Parameters
     ----------
