@@ -13,7 +13,7 @@ import os
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -119,8 +119,11 @@ _ELSEWHERE = {
 }
 
 
-def answers_to_other_names(function: Any) -> Any:
-    """Make a constructor whose arguments are not checked say what an argument that other packages know is called here.
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def answers_to_other_names(function: _Function) -> _Function:
+    """Make what is not `checked` say what an argument that other packages know is called here.
 
     Examples
     --------
@@ -137,7 +140,7 @@ def answers_to_other_names(function: Any) -> Any:
         _check_names(named, parameters)
         return function(*arguments, **named)
 
-    return call
+    return cast("_Function", call)
 
 
 def _check_names(named: Mapping[str, Any], parameters: Collection[str]) -> None:
