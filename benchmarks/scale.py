@@ -373,8 +373,8 @@ def pace_text(found: dict) -> str:
 TEXT = """# Data larger than memory
 
 Made by `python benchmarks/scale.py --page` from `docs/scale.json`, which holds what was measured on {date}, on
-{machine}. One thread of torch, a second one that reads. Other jobs ran beside it: take ratios for what they say, and
-seconds as too long rather than too short.
+{machine}. One thread of torch, a second one that reads. Other jobs ran beside
+it: take ratios for what they say, and seconds as too long rather than too short.
 
 ## What stays on disk
 
@@ -405,7 +405,7 @@ Megabytes per second from Zarr on the local disk, compressed as Zarr does by def
 
 Reading pairs one by one in any order costs a chunk for each, which is why nothing here does it. Write chunks of some MB
 that hold all numbers of a state. `lagged_pairs` warns where a block is larger than 256 MB, or chunks are smaller
-than 16 kB.
+than 16 kB. (Of 64 MB there are but two here, which stay in memory.)
 
 ## A plan for more frames
 
