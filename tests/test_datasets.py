@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from sklearn.datasets import load_digits
 
 import koopman_lora as kl
 from koopman_lora.clock import Clock
@@ -22,7 +23,7 @@ NAMES = [
     "noisy_rotation",
     "ornstein_uhlenbeck",
 ]
-ALANINE = "alanine_dipeptide"
+ALANINE, DIGITS = "alanine_dipeptide", "ordered_digits"
 # name: trajectories, frames and coordinates, dt, unit of time, unit of the values
 WITHOUT_REFERENCE = {
     "ecg": ((1, 108_000, 1), 1 / 360, "s", "mV"),
@@ -30,7 +31,7 @@ WITHOUT_REFERENCE = {
     "lorenz_96": ((4, 1000, 40), 0.05, "1", "1"),
     "sunspots": ((1, 3126, 1), 1.0, "month", "1"),
 }
-ALL = sorted([*NAMES, ALANINE, *WITHOUT_REFERENCE])
+ALL = sorted([*NAMES, ALANINE, DIGITS, *WITHOUT_REFERENCE])
 # The logistic map amplifies the last digit of another processor's arcsin until trajectories part.
 COMPARABLE_FRAMES = {"noisy_logistic_map": 20}
 # Where all of them take many seconds, only the first frames are made again: they do not depend on how many follow.
@@ -167,6 +168,32 @@ def test_data_without_a_reference_have_their_units_and_a_card(name):
     assert f"python datasets/{name}/prepare.py" in card
     assert "**Licence**" in card
     assert f"]({name}/README.md)" in (ROOT / "README.md").read_text()
+
+
+def test_the_digits_come_in_order_and_none_twice():
+    data = kl.datasets.load(DIGITS)
+    made = runpy.run_path(str(ROOT / DIGITS / "prepare.py"))["video"]()
+    assert np.array_equal(data.values, made[None])
+    images, known = data.values[0].reshape(-1, 64), load_digits()
+    by_image = dict(zip(map(bytes, (known.data / 16)), known.target, strict=True))
+    assert [by_image[bytes(image)] for image in images] == [t % 10 for t in range(1740)]
+    assert len(np.unique(images, axis=0)) == len(images)
+    assert (data.attrs["dt"], data.attrs["time_unit"], data.attrs["units"]) == (1, "frame", "1")
+    card = kl.datasets.card(DIGITS)
+    assert f"python datasets/{DIGITS}/prepare.py" in card
+    assert "**Licence**" in card
+    assert f"]({DIGITS}/README.md)" in (ROOT / "README.md").read_text()
+
+
+def test_the_digits_go_round_in_ten():
+    """Linear functions of the pixels know the next digit in part, and turn by a tenth of the circle with each frame."""
+    pairs = kl.lagged_pairs(kl.datasets.load(DIGITS))
+    moments = kl.estimate_moments(kl.flat_state, kl.flat_state, pairs, observables=kl.flat_state)
+    found = kl.eigen_analysis(moments).eigenvalues.values
+    leading = found[np.argsort(-np.abs(found))][:10]
+    turns = np.sort((np.angle(leading) + 0.1) % (2 * np.pi) - 0.1) / (2 * np.pi)
+    np.testing.assert_allclose(turns, np.arange(10) / 10, atol=0.01)
+    assert np.abs(leading).min() > 0.5 > 0.3 > np.sort(np.abs(found))[-11]
 
 
 def test_lorenz_96_follows_its_equation_and_balances_its_energy():
