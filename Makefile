@@ -1,4 +1,4 @@
-# make demo: install into .venv and run the main job; make test: the tests but those that take more than a few seconds
+# make demo: install into .venv and run the main job; make test: the tests but those that take more than two seconds
 # each, make test-slow: these; make lint: ruff and mypy;
 # make docs: the site, docs/_build/html/index.html; make bench: this package beside its peers, in environments of their own
 PYTHON ?= python3

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from koopman_lora.accumulation import estimate_moments
 from koopman_lora.arguments import check_positive, whole
-from koopman_lora.checks import answers_to_other_names
 from koopman_lora.data.pairs import LaggedPairs
 from koopman_lora.data.splits import Split, as_split
 from koopman_lora.encoder_pairs import EncoderPair
@@ -26,7 +25,6 @@ from koopman_lora.training_loop import TrainingLoop, TrainingResult
 from koopman_lora.training_options import TrainingOptions
 
 
-@answers_to_other_names
 def fit(
     model: KoopmanLoRAModel,
     pairs: LaggedPairs | Split,

@@ -122,6 +122,7 @@ def test_shuffled_loaders_give_the_same_phases(shuffle_seed, batch_size):
     assert np.allclose(got, wanted, atol=1e-6)
 
 
+@pytest.mark.slow
 @given(cut=st.integers(1, 127))
 def test_two_parts_add_up_to_the_whole(cut):
     whole = estimate_moments(complex_f, g, PAIRS, observables=h)

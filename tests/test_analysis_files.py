@@ -16,6 +16,9 @@ from koopman_lora.analysis_files import read_fitted
 from koopman_lora.fitted_functions import DataNeededError
 from koopman_lora.systems import NoisyRotation
 
+# every case is fitted, saved and opened
+pytestmark = pytest.mark.slow
+
 SYSTEM = NoisyRotation(omega=0.5, noise=0.5)
 LABELLED = SYSTEM.simulate(n_trajectories=2, n_steps=700, seed=0)
 OTHER = SYSTEM.simulate(n_trajectories=1, n_steps=300, seed=1)
@@ -326,7 +329,6 @@ def test_with_the_data_they_are_answered_as_before_saving(default, name):
     assert_same(NEED_FRAMES[name](default.opened(LABELLED), states), NEED_FRAMES[name](default.estimator, states))
 
 
-@pytest.mark.slow
 def test_states_of_many_entries_are_forecast_with_the_data_only(tmp_path):
     saved = fit_and_save(CASES["wide images"](), tmp_path)
     assert "H_f" not in saved.opened().moments

@@ -31,6 +31,7 @@ from koopman_lora.tables import (
 from koopman_lora.training_loop import TrainingLoop
 
 
+@pytest.mark.slow
 def test_simulate_fit_spectrum_on_files(tmp_path, capsys):
     data, out = str(tmp_path / "x.nc"), str(tmp_path / "out")
     assert main(["simulate", "NoisyRotation", "--n-trajectories", "2", "--n-steps", "1500", "--out", data]) == 0
@@ -137,6 +138,7 @@ def everything_as_text(estimator):
     return "\n\n".join(parts)
 
 
+@pytest.mark.slow
 def test_a_summary_of_a_folder_is_that_of_the_fit(runs, capsys):
     assert main(["spectrum", runs.folder, "--summary"]) == 0
     assert capsys.readouterr().out == f"{runs.estimator.summary()}\n"
@@ -188,6 +190,7 @@ def test_options_of_the_bootstrap_reach_it(runs, tmp_path, capsys):
     xr.testing.assert_allclose(kl.load_dataset(path), expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_scan_lags_prints_what_python_says(runs, capsys):
     assert main(["spectrum", runs.folder, runs.data, "--scan-lags", "1", "2", "3"]) == 0
     scan = runs.estimator.scan_lags(kl.open_trajectories(runs.data), [1, 2, 3])
@@ -221,6 +224,7 @@ def test_scores_of_other_data_are_those_of_python(runs, capsys):
     assert capsys.readouterr().out.endswith(f"\n{scores_text(there.scores())}\n")
 
 
+@pytest.mark.slow
 def test_a_reversible_fit_is_kept_as_such_and_says_what_contradicts_it(runs, tmp_path, capsys):
     folder = str(tmp_path / "fit")
     options = ["--reversible", "--n-epochs", "1", "--n-modes", "3", "--hidden-dims", "16"]
@@ -394,6 +398,7 @@ def test_demo_is_twice_the_same(tmp_path, monkeypatch):
 # ---- killed and interrupted ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_fit_is_kept_and_resumed(runs, tmp_path, capsys):
     options = ["--n-modes", "3", "--n-epochs", "1", "--hidden-dims", "8", "--checkpoint", str(tmp_path / "kept")]

@@ -169,6 +169,7 @@ def test_verdict_sampling_error_also_where_few_held_out_pairs_are_noisy():
     assert verdicts.count("sampling error") >= 25
 
 
+@pytest.mark.slow
 def test_the_held_out_error_is_the_spread_over_fresh_held_out_pairs():
     phi, psi = exact_features(2000, 0)
     moments = moments_of(phi, psi)

@@ -178,6 +178,7 @@ def test_a_fit_of_angles_does_not_see_the_seam():
     assert np.allclose(*fits, atol=1e-3)  # equal in 8 of 8 fits here; training magnifies round-off
 
 
+@pytest.mark.slow
 def test_an_angle_that_diffuses_has_the_singular_values_of_a_circle():
     """exp(-k^2 s^2 / 2), twice each: of 8,000 frames, the largest error over 8 seeds was .008 to .016."""
     states = wrapped(wandering_angle(8000, step=0.5, seed=3), -np.pi, 2 * np.pi)[:, :1]

@@ -51,6 +51,7 @@ def test_files_of_every_kind_are_the_same_trajectories(folder, names):
     assert all(np.array_equal(part, run) for part, run in zip(found, RUNS, strict=True))
 
 
+@pytest.mark.slow
 def test_a_fit_of_tables_is_that_of_python_and_its_questions_take_the_same_flags(folder, capsys):
     data = [str(folder / "more0.csv"), str(folder / "more1.csv"), "--columns", "x", "y", "--time-column", "hour"]
     out = str(folder / "fit")

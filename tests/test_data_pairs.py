@@ -271,6 +271,7 @@ def test_of_very_many_short_trajectories_some_are_listed():
     assert len(str(caught.value)) < 500
 
 
+@pytest.mark.slow
 def test_very_many_trajectories_are_paired_as_one_by_one():
     """Nothing is quadratic in their number: these take half a second."""
     values = np.random.default_rng(0).normal(size=(20_000, 3, 1))

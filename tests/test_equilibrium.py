@@ -202,6 +202,7 @@ class TestFit:
             truth = [np.linalg.matrix_power(NEGATIVE, n) for n in (1, 4)]
             np.testing.assert_allclose(found, truth, rtol=0, atol=0.05)
 
+    @pytest.mark.slow
     def test_saved_and_opened_it_answers_as_before(self, fitted, tmp_path):
         opened = kl.open_analysis(fitted.save(tmp_path), TRAJECTORIES)
         assert opened.model.is_reversible

@@ -47,6 +47,7 @@ def own_encoder(n_outputs=2, n_inputs=2):
 # --- what goes in ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_form_of_the_same_data_gives_the_same_numbers():
     x, x_next = LABELLED.values[0, :-1], LABELLED.values[0, 1:]
     forms = {

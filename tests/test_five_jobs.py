@@ -95,6 +95,7 @@ def climate(sst):
     return maps, series, ahead, period
 
 
+@pytest.mark.slow
 def test_from_a_grid_with_land_to_maps_series_forecast_and_a_period_in_years():
     assert len(body(climate)) <= 10
     sst = sea_surface_temperature()
@@ -171,6 +172,7 @@ koopman-lora plot fit --what eigenvalues --n-resamples 50 --out eigenvalues.png
 """
 
 
+@pytest.mark.slow
 def test_three_files_on_the_command_line_to_a_table_and_a_picture(tmp_path, monkeypatch, capsys):
     assert len(written(COMMANDS)) <= 10
     monkeypatch.chdir(tmp_path)

@@ -15,6 +15,9 @@ from koopman_lora import analysis_files, demo
 from koopman_lora.analysis_files import analysis_bytes
 from koopman_lora.cli import main
 
+# processes of their own, whose files may not grow
+pytestmark = pytest.mark.slow
+
 FIT = ["--n-modes", "3", "--n-epochs", "1", "--hidden-dims", "8", "--n-fits", "2"]
 
 
@@ -63,7 +66,6 @@ def test_the_room_that_is_needed_is_estimated(tmp_path, n_modes, n_entries, hidd
     assert 0.7 < analysis_bytes(n_modes, n_entries, 300, hidden_dims) / size < 1.5
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["moments.nc", "model.safetensors", "validation.nc"])
 def test_what_can_be_written_is_kept_and_the_table_printed(tmp_path, data, monkeypatch, capsys, name):
     full_for(name, monkeypatch)
@@ -116,7 +118,6 @@ except OSError as error:
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.nc", "a.zarr"])
 def test_a_file_that_does_not_fit_is_an_error_and_no_crash(tmp_path, name):
     """HDF5 that writes to a full disk itself ends the process with a segmentation fault."""

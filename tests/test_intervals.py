@@ -259,6 +259,7 @@ def test_a_higher_level_and_fewer_pairs_make_wider_intervals():
     assert (widths(few, 0.95) > 2 * widths(moments, 0.95)).all()
 
 
+@pytest.mark.slow
 def test_the_standard_error_is_the_spread_over_fresh_samples():
     fresh = [exact_moments(CHAIN, 4, 4000, seed=s)[1] for s in range(40)]
     values = np.array([koopman_spectrum(m).canonical_singular_values.values for m in fresh])

@@ -168,6 +168,7 @@ def test_an_invertible_map_of_the_features_changes_nothing_reported(kind, seed):
     assert_same(reported(moments), REPORTED[kind])
 
 
+@pytest.mark.slow
 @few_examples
 @given(shift=st.floats(-100, 100), unit=st.sampled_from([1e-9, 1e-3, 1.0, 1e6]))
 def test_a_shift_and_a_unit_of_the_data_change_nothing_reported(shift, unit):

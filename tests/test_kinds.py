@@ -106,7 +106,6 @@ def test_an_inner_error_stays_what_it_is(key, error):
         (lambda: kl.KoopmanLoRA(lagtime=2), "lagtime is called lag here: give lag=2"),
         (lambda: kl.KoopmanLoRA(dim=5), "dim is called n_modes here: give n_modes=5"),
         (lambda: kl.KoopmanLoRA(random_state=0), "random_state is called seed here: give seed=0"),
-        (lambda: kl.fit(None, None, epochs=3), "epochs is called n_epochs here: give n_epochs=3"),
         (lambda: kl.NeuralSVD(n_components=2), "n_components is called n_modes here: give n_modes=2"),
         (lambda: kl.lagged_pairs(np.zeros(9), lagtime=2), "lagtime is called lag here: give lag=2"),
         (lambda: kl.membership_coefficients(None, n_metastable_sets=3), "give n_states=3"),

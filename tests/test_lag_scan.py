@@ -118,6 +118,7 @@ def lags_of(system, lags):
     return scan_lags(WithOne(), [system.trajectory()], lags, bootstrap=Bootstrap(100))
 
 
+@pytest.mark.slow
 def test_a_hidden_process_has_no_plateau_at_short_lags():
     """Measured with 2,000 and 20,000 frames, 40 seeds: none in 100 %; the rule before recommended lag 20 in 75 and 3 %,
     where it did not fall back on lag 40, the last one."""

@@ -86,6 +86,7 @@ class TestBands:
         assert band.time.units == "ns"
         np.testing.assert_allclose(band.time, [0.1, 0.5])
 
+    @pytest.mark.slow
     def test_cover_the_exact_expectation_about_as_often_as_they_say(self):
         chain, hits = FiniteMarkovChain(P_EXAMPLE), []
         truth = np.stack([np.linalg.matrix_power(chain.transition_matrix, n) for n in (1, 3)])

@@ -76,6 +76,7 @@ def test_copies_count_like_any_other_pairs():
 # --- intervals ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_estimate_and_the_exact_values(fitted, refits):
     intervals, spectrum = refits.intervals(), fitted.spectrum_
     for name in INTERVALS:

@@ -77,6 +77,7 @@ def estimate(pairs, n_resamples=300):
     return kl.equilibrium_weights(kl.estimate_moments(one_hot, one_hot, pairs, observables=one_hot), bootstrap)
 
 
+@pytest.mark.slow
 def test_populations_lie_within_their_intervals():
     """20 draws of 300 runs of 6 frames, most from one state: 60 intervals of 95 %."""
     covered = []

@@ -88,6 +88,7 @@ def test_in_a_pipeline_in_any_place():
     assert last.score(RUNS[1]) == last[-1].score(scaled)
 
 
+@pytest.mark.slow
 def test_a_search_over_whole_trajectories():
     search = GridSearchCV(kl.KoopmanLoRA(**SMALL), {"n_modes": [2, 3]}, cv=kl.TrajectoryFolds(2)).fit(RUNS)
     assert search.best_params_ == {"n_modes": 3}  # a rotation: cosine and sine

@@ -409,6 +409,7 @@ def test_spectrum_of_a_users_own_loop(options):
         assert np.allclose(spectrum[name], by_hand[name], atol=1e-5), name
 
 
+@pytest.mark.slow
 def test_trained_svals_approach_the_truth():
     model = trained_model(X, X_NEXT, learn_svals=True, has_centering=True)
     exact = SYSTEM.spectrum(1, 4).singular_values

@@ -44,6 +44,7 @@ def test_weights_of_one_change_nothing_bitwise(weights, reversible):
 WEIGHTS = np.random.default_rng(1).integers(1, 4, size=(2, 700)).astype(float)
 
 
+@pytest.mark.slow
 def test_a_weighted_fit_is_saved_and_opened_with_its_weights(tmp_path):
     estimator = fitted(sample_weight=WEIGHTS)
     folder = estimator.save(tmp_path / "fit")
@@ -155,6 +156,7 @@ def test_weights_of_biased_starts_recover_exact_timescales():
     assert np.sum(covered, axis=0).tolist()[0] >= 2
 
 
+@pytest.mark.slow
 def test_weights_undo_a_bias_of_the_starts_in_linear_functions():
     """A rotation whose starts crowd on one side: weighted singular values are the exact ones, others are not."""
     system = NoisyRotation(omega=0.5, noise=0.5)
