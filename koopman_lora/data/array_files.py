@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import zipfile
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
@@ -57,8 +58,7 @@ def read_archive(path: pathlib.Path, variable: str | None, wanted: str) -> list[
         check_archive(path)
         with np.load(path, allow_pickle=False) as archive:
             names = archive.files
-            if variable is not None and variable not in names:
-                raise ValueError(f"{str(path)!r} holds no variable {variable!r}; it holds {', '.join(names)}.")
+            check_variable(path, variable, names)
             arrays = {name: archive[name] for name in (names if variable is None else [variable])}
     if not arrays:
         raise ValueError(f"{str(path)!r} holds no array; {wanted}.")
@@ -69,3 +69,9 @@ def read_archive(path: pathlib.Path, variable: str | None, wanted: str) -> list[
             "variable=, or --variable on the command line."
         )
     return list(arrays.values())
+
+
+def check_variable(path: pathlib.Path, variable: str | None, names: Sequence[Hashable]) -> None:
+    """Raise a ValueError where a variable is named that is not among those of the file."""
+    if variable is not None and variable not in names:
+        raise ValueError(f"{str(path)!r} holds no variable {variable!r}; it holds {', '.join(map(str, names))}.")

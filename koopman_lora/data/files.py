@@ -12,7 +12,7 @@ import xarray as xr
 
 from koopman_lora._labels import TIME
 from koopman_lora.checks import checked
-from koopman_lora.data.array_files import map_array, read_archive
+from koopman_lora.data.array_files import check_variable, map_array, read_archive
 from koopman_lora.data.seals import check_sealed, check_store, told_of
 from koopman_lora.data.table_files import TABLES, read_table
 
@@ -144,8 +144,7 @@ def _check_kind(
 
 def _variable(path: pathlib.Path, dataset: xr.Dataset, variable: str | None) -> xr.DataArray:
     names = list(dataset.data_vars)
-    if variable is not None and variable not in names:
-        raise ValueError(f"{str(path)!r} holds no variable {variable!r}; it holds {', '.join(map(str, names))}.")
+    check_variable(path, variable, names)
     if variable is None and "state" not in names and len(names) != 1:
         raise ValueError(
             f"{str(path)!r} must hold one variable, or one named 'state'; got {names}. Name one of them: variable=, or "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -12,7 +11,17 @@ from matplotlib.axes import Axes
 from koopman_lora._labels import check_result
 from koopman_lora.checks import checked
 from koopman_lora.kinds import Reals, check_matrices
-from koopman_lora.plots.style import BLACK, BLUE, GREY, add_legend, axis_label, ink, make_axis, state_colour
+from koopman_lora.plots.style import (
+    BLACK,
+    BLUE,
+    GREY,
+    add_legend,
+    axis_label,
+    ink,
+    make_axis,
+    make_panels,
+    state_colour,
+)
 
 
 @checked
@@ -59,7 +68,7 @@ def plot_singular_functions(
     modes = list(modes or range(2, min(5, n_modes) + 1) or [1])
     if not all(1 <= mode <= n_modes for mode in modes):
         raise ValueError(f"modes must lie between 1 and {n_modes}; got {modes}.")
-    panels = list(_panels(len(modes)) if axes is None else axes)
+    panels = list(make_panels(len(modes), 4, 3.2, 3.0) if axes is None else axes)
     if len(panels) != len(modes):
         raise ValueError(f"axes must be one for each of {len(modes)} modes; got {len(panels)}.")
     for ax, mode in zip(panels, modes, strict=True):
@@ -87,16 +96,6 @@ def _check_functions(x: np.ndarray, values: np.ndarray, reference: np.ndarray | 
         raise ValueError("reference must be real; draw reference.real.")
     if np.iscomplexobj(values):
         raise ValueError("values must be real; draw values.real and values.imag, or np.abs(values).")
-
-
-def _panels(n: int) -> np.ndarray:
-    n_columns = min(n, 4)
-    n_rows = -(-n // n_columns)
-    size = (3.2 * n_columns, 3.0 * n_rows)
-    axes = plt.subplots(n_rows, n_columns, figsize=size, layout="constrained", squeeze=False)[1].ravel()
-    for unused in axes[n:]:
-        unused.remove()
-    return axes[:n]
 
 
 def _draw_curve(ax: Axes, x: np.ndarray, values: np.ndarray, reference: np.ndarray | None) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
 from koopman_lora.checks import checked
-from koopman_lora.plots.style import GREY, axis_label, with_unit
+from koopman_lora.plots.style import GREY, axis_label, make_panels, with_unit
 
 # Imaginary parts below it, relative to real ones, are those of a real pattern.
 _ROUND_OFF = 1e-9
@@ -80,15 +79,9 @@ def _parts(pattern: xr.DataArray, title: str) -> list[tuple[str, xr.DataArray]]:
 
 
 def _panels(n: int, maps: xr.DataArray) -> np.ndarray:
-    """Axes of a new figure, two in a row, as wide and high as the grid wants."""
-    n_columns = min(n, 2)
-    n_rows = -(-n // n_columns)
+    """Axes of a new figure, two in a row, as high as the grid wants."""
     height = float(np.clip(4.6 * maps.shape[1] / maps.shape[2], 1.6, 5.0))
-    size = (5.4 * n_columns, (height + 0.9) * n_rows)
-    axes = plt.subplots(n_rows, n_columns, figsize=size, layout="constrained", squeeze=False)[1].ravel()
-    for unused in axes[n:]:
-        unused.remove()
-    return axes[:n]
+    return make_panels(n, 2, 5.4, height + 0.9)
 
 
 def _draw(ax: Axes, title: str, pattern: xr.DataArray, limit: float) -> None:

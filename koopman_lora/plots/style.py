@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -42,6 +43,17 @@ def make_axis(ax: Axes | None, width: float = 6.0, height: float = 4.0) -> Axes:
     """The given axis, or one in a new figure."""
     # 'compressed' is 'constrained' that also fits axes of equal aspect with a legend beside them
     return ax if ax is not None else plt.subplots(figsize=(width, height), layout="compressed")[1]
+
+
+def make_panels(n: int, n_columns: int, width: float, height: float) -> np.ndarray:
+    """Axes (n,) in a new figure, at most so many in a row, each so wide and high."""
+    n_columns = min(n, n_columns)
+    n_rows = -(-n // n_columns)
+    size = (width * n_columns, height * n_rows)
+    axes = plt.subplots(n_rows, n_columns, figsize=size, layout="constrained", squeeze=False)[1].ravel()
+    for unused in axes[n:]:
+        unused.remove()
+    return axes[:n]
 
 
 def add_legend(ax: Axes, **options: Any) -> None:

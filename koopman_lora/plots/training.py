@@ -40,9 +40,8 @@ def plot_history(history: xr.Dataset, ax: Axes | None = None) -> Axes:
     ax.plot(epochs, -history["loss"], color=ORANGE, label="minus training loss (nested)")
     if "held_out_vamp_2" in history:
         ax.plot(epochs, history["held_out_vamp_2"], color=BLUE, marker="o", ms=3, label="held-out VAMP-2")
-    ax.axvline(history.attrs["best_epoch"], color=GREY, ls=":", label=f"best epoch: {history.attrs['best_epoch']}")
-    ax.set(xlabel="epoch", ylabel="score (higher is better)", title="Training")
-    set_whole_ticks(ax.xaxis)
+    _set_epochs(ax, history)
+    ax.set(ylabel="score (higher is better)", title="Training")
     add_legend(ax)
     return ax
 
@@ -84,8 +83,14 @@ def plot_learned_svals(history: xr.Dataset, spectrum: xr.Dataset | None = None, 
             ax.axhline(float(spectrum["canonical_singular_values"].sel(mode=mode)), color=colour, ls="--", lw=1.2)
     if spectrum is not None:
         ax.plot([], [], color=ink(), ls="--", lw=1.2, label="canonical, at the end")
-    ax.axvline(history.attrs["best_epoch"], color=GREY, ls=":", label=f"best epoch: {history.attrs['best_epoch']}")
-    ax.set(xlabel="epoch", ylabel="singular value", title="Learned singular values")
-    set_whole_ticks(ax.xaxis)
+    _set_epochs(ax, history)
+    ax.set(ylabel="singular value", title="Learned singular values")
     add_legend_outside(ax)
     return ax
+
+
+def _set_epochs(ax: Axes, history: xr.Dataset) -> None:
+    """Epochs along the axis, the best one marked."""
+    ax.axvline(history.attrs["best_epoch"], color=GREY, ls=":", label=f"best epoch: {history.attrs['best_epoch']}")
+    ax.set(xlabel="epoch")
+    set_whole_ticks(ax.xaxis)
