@@ -8,6 +8,7 @@ repetition of `refit` takes two minutes. Every number stands beside the asked on
 from __future__ import annotations
 
 import argparse
+import pathlib
 import time
 import warnings
 from collections.abc import Callable
@@ -317,14 +318,15 @@ def main() -> None:
         "refinement": lambda: refinement(2 if quick else 5),
         "held_out": lambda: held_out(1 if quick else 10, 10_000),
         "trained": lambda: trained(repetitions or (5 if quick else 100)),
-        "refit": lambda: refit_coverage(repetitions or (2 if quick else 100), _rank_eigenvalues),
+        "refit": lambda: refit_coverage(repetitions or (2 if quick else 100), _rank_eigenvalues, record),
     }
     parser.add_argument(
         "--only", nargs="+", choices=parts, default=[part for part in parts if part != "refit"], help="parts to run"
     )
     parser.add_argument("--repetitions", type=int, help="of the parts trained and refit")
+    parser.add_argument("--record", type=pathlib.Path, help="file of the repetitions of refit, to go on another time")
     arguments = parser.parse_args()
-    quick, repetitions = arguments.quick, arguments.repetitions
+    quick, repetitions, record = arguments.quick, arguments.repetitions, arguments.record
     torch.set_num_threads(1)
     for name in arguments.only:
         start = time.perf_counter()
