@@ -139,6 +139,12 @@ def _add_fit(commands: Any) -> None:
     fit.add_argument("--resume", action="store_true", help="go on from --checkpoint, where there is one")
     fit.add_argument("--quiet", dest="progress", action="store_false", default=None, help="no progress bar")
     fit.add_argument("--no-refine", dest="refine", action="store_false", help="leave out the Rayleigh-Ritz refinement")
+    fit.add_argument("--intervals", metavar="FILE", help="print intervals and write them to a .nc or .zarr file")
+    how = parameters_of("estimator.py", "KoopmanLoRA.intervals")
+    refit = "fits to halves, say 20, for intervals that hold for training, too; 0 for the learned features alone"
+    for name, text in (("refit", refit), ("n_jobs", "processes for them, -1 for one per core")):
+        kind, default = how[name]
+        fit.add_argument(_flag(name), type=kind, default=default, help=f"of --intervals: {text} (default: {default})")
 
 
 def _add_data(parser: argparse.ArgumentParser, nargs: str = "*", note: str = "") -> None:

@@ -22,9 +22,11 @@ from koopman_lora.estimator import KoopmanLoRA
 from koopman_lora.io import save_dataset
 from koopman_lora.launching import is_first_process, make_fabric
 from koopman_lora.launching import process_label as process_label
+from koopman_lora.refits import check_refits
 from koopman_lora.svd.neural_svd import NeuralSVD
 from koopman_lora.tables import (
     health_text,
+    intervals_text,
     refinement_text,
     scores_text,
 )
@@ -64,10 +66,11 @@ def _health(a: argparse.Namespace) -> None:
 
 
 def _fit(a: argparse.Namespace) -> None:
+    _check_intervals(a)
     where = {name: getattr(a, name) for name in ("accelerator", "devices", "num_nodes", "precision")}
     make_fabric(TrainingOptions(**where))  # from here on it is known which process is the first
     folder = prepare_folder(a.out) if is_first_process() else a.out  # before the data are read, which may take long
-    apart = ("command", *DATA_FLAGS, "out", "resume", "sample_weight")
+    apart = ("command", *DATA_FLAGS, "out", "resume", "sample_weight", "intervals", "refit", "n_jobs")
     options = {name: value for name, value in vars(a).items() if name not in apart}
     options["nesting"] = None if a.nesting == "none" else a.nesting
     data = trajectories_of(a)
@@ -84,6 +87,18 @@ def _fit(a: argparse.Namespace) -> None:
     for finding in estimator.findings_:
         if finding.name == INTERRUPTED:
             raise KeyboardInterrupt(finding.message)
+    if a.intervals:
+        intervals = estimator.intervals(refit=a.refit, n_jobs=a.n_jobs)
+        print(f"\n{intervals_text(intervals)}\nwrote {save_dataset(intervals, a.intervals)}")
+
+
+def _check_intervals(a: argparse.Namespace) -> None:
+    """Refuse before the fit what would fail after it."""
+    check_ending(a.intervals)
+    if a.refit and not a.intervals:
+        raise ValueError(f"--refit {a.refit} is of intervals; name the file to write them to with --intervals FILE.")
+    if a.refit:
+        check_refits("refit", a.refit, a.n_jobs)
 
 
 def _expected_bytes(a: argparse.Namespace, data: Any) -> int:

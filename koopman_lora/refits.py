@@ -243,7 +243,7 @@ def refit_halves(estimator: BaseEstimator, n_refits: int = 20, n_jobs: int = 1) 
     ValueError
         For fewer than 8 refits, no process, or too few pairs for halves.
     """
-    _check_numbers("n_refits", n_refits, n_jobs)
+    check_refits("n_refits", n_refits, n_jobs)
     fitted, pairs = estimator.fitted(), estimator.pairs_
     block = block_numbers(pairs, SPLIT_BLOCKS)
     halves = draw_halves(int(block.max()) + 1, n_refits, estimator.seed)
@@ -264,11 +264,17 @@ def intervals_of(
     """
     if refit == 0:
         return estimator.fitted().intervals(bootstrap)
-    _check_numbers("refit", refit, n_jobs)
+    check_refits("refit", refit, n_jobs)
     return refit_halves(estimator, refit, n_jobs).intervals((bootstrap or Bootstrap()).level)
 
 
-def _check_numbers(name: str, n_refits: int, n_jobs: int) -> None:
+def check_refits(name: str, n_refits: int, n_jobs: int) -> None:
+    """Raise a ValueError for too few or too many refits, or no process.
+
+    Examples
+    --------
+    >>> check_refits("refit", 20, 2)
+    """
     if not FEWEST_REFITS <= n_refits <= MOST_REFITS:
         raise ValueError(
             f"{name} must be between {FEWEST_REFITS}, to tell the spread, and {MOST_REFITS}; got {n_refits}."

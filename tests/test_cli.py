@@ -493,3 +493,33 @@ def test_version_and_arguments_from_a_file(runs, tmp_path, capsys):
     (tmp_path / "few.args").write_text("--n-states\n2\n--n-resamples\n20\n")
     assert main(["coarse-grain", runs.folder, runs.data, f"@{tmp_path / 'few.args'}"]) == 0
     assert "to 1" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_intervals_with_refits_are_those_of_python(runs, tmp_path, capsys):
+    options = ["--n-modes", "3", "--n-epochs", "1", "--hidden-dims", "8", "--out", str(tmp_path / "fit"), "--quiet"]
+    path = tmp_path / "intervals.nc"
+    assert main(["fit", runs.data, *options, "--intervals", str(path), "--refit", "8", "--n-jobs", "2"]) == 0
+    printed = capsys.readouterr().out
+    estimator = kl.KoopmanLoRA(n_modes=3, n_epochs=1, hidden_dims=(8,)).fit(kl.open_trajectories(runs.data))
+    expected = estimator.intervals(refit=8)
+    xr.testing.assert_allclose(kl.load_dataset(path), expected, rtol=1e-6, atol=1e-9)
+    assert intervals_text(expected) in printed
+    assert main(["fit", runs.data, *options, "--intervals", str(path)]) == 0
+    xr.testing.assert_allclose(kl.load_dataset(path), estimator.intervals(), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--refit", "20"], "name the file to write them to with --intervals FILE"),
+        (["--refit", "3", "--intervals", "a.nc"], "refit must be between 8"),
+        (["--refit", "8", "--n-jobs", "0", "--intervals", "a.nc"], "n_jobs must be a number of processes"),
+        (["--intervals", "a.csv"], "must end in .nc or .zarr"),
+    ],
+)
+def test_intervals_that_cannot_be_are_refused_before_the_fit(runs, tmp_path, monkeypatch, capsys, flags, message):
+    monkeypatch.setattr(kl.KoopmanLoRA, "fit", None)
+    assert main(["fit", runs.data, "--n-modes", "3", "--out", str(tmp_path / "fit"), *flags]) == 2
+    assert message in capsys.readouterr().err
