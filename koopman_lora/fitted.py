@@ -14,6 +14,7 @@ from koopman_lora.accumulation import flat_state, moments_by_block
 from koopman_lora.data.groups import block_numbers
 from koopman_lora.data.splits import Split, SplitRecipe
 from koopman_lora.findings import Finding, findings_of_pairs, training_findings
+from koopman_lora.further_fits import Train
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import Moments
 from koopman_lora.normalisation import normalise
@@ -91,6 +92,7 @@ def finish(
     batch_size: int,
     seed: int,
     settings: Mapping[str, Any],
+    train: Train | None = None,
 ) -> Fitted:
     """From a trained model to all that is known of its fit: refinement, normalisation, moments, validation.
 
@@ -99,10 +101,11 @@ def finish(
     model : as `training.train` leaves it; changed in place
     refine : finish with Rayleigh-Ritz on the state and the last hidden layers
     batch_size, seed, settings : of the training, for the findings and for the record
+    train : how to train once more, for what the held-out pairs do not tell, see `further_fits`
     """
     split, refinement, trained = training.split, None, None
     if refine:
-        refinement, trained = rewrite_heads(model, split)
+        refinement, trained = rewrite_heads(model, split, train=train)
     # blocks to resample, cut where training and held-out pairs meet, so that sums over either are sums over cells
     cell = N_PARTS * block_numbers(split.pairs, MOMENT_BLOCKS) + BETWEEN
     cell[split.is_training] += TRAINING - BETWEEN
@@ -125,7 +128,8 @@ def finish(
         validation = Validation.of_solution(triples, (model.f, model.g), split.held_out)
     trained = trained or normal
     everywhere = moments.merged(cells // N_PARTS)
-    findings = [] if training.finding is None else [training.finding]
+    told = (training.finding, None if refinement is None else refinement.finding)
+    findings = [finding for finding in told if finding is not None]
     findings += training_findings(trained.moments, trained.svals, batch_size)
     findings += findings_of_pairs(everywhere, validation)
     return Fitted(

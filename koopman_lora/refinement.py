@@ -13,12 +13,14 @@ from koopman_lora.data.groups import SPLIT_BLOCKS, block_numbers
 from koopman_lora.data.pairs import LaggedPairs
 from koopman_lora.data.splits import Split
 from koopman_lora.data.weights import effective_number
+from koopman_lora.finding import Finding
+from koopman_lora.further_fits import FurtherFitInterruptedError, Train, further_fits
 from koopman_lora.kinds import is_real
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.moments import CROSS, FeatureMap
 from koopman_lora.normalisation import NormalisedFeatures, normalise
 from koopman_lora.ritz import head_matrices, n_linear, ritz_maps, set_heads
-from koopman_lora.ritz_choice import Candidates, MomentsOfParts, by_folds, by_held_out
+from koopman_lora.ritz_choice import Candidates, MomentsOfParts, best_of_parts, by_folds, by_held_out, held_out_scores
 from koopman_lora.scores import Validation
 from koopman_lora.training import check_one_encoder, freeze, raw_moments, take_facts
 from koopman_lora.training_loop import PLENTY_OF_PAIRS
@@ -36,10 +38,18 @@ SCORE_BLOCKS = 16
 # Standard errors by which linear VAMP must be beaten before anything else is taken: two, as in a test at 5 %; one where
 # the state has too few coordinates to give n_modes functions, as spans of more functions are what was asked for there.
 ERRORS_BEYOND_LINEAR, ERRORS_BEYOND_FEW = 2.0, 1.0
+# Standard errors by which the best must lead linear VAMP, or else held-out pairs do not tell: further fits are asked.
+ERRORS_TO_TELL = 2.0
+# Further fits after which no more are made where linear VAMP has the best mean.
+ENOUGH_FOR_LINEAR = 2
 # What may count in full: linear functions of the state, or the trained features.
 LINEAR, TRAINED = "linear", "trained"
 # What solutions are judged by.
-BY_HELD_OUT, BY_FOLDS = "held-out pairs", "folds of the training pairs"
+BY_HELD_OUT, BY_FOLDS, BY_FURTHER_FITS = (
+    "held-out pairs",
+    "folds of the training pairs",
+    "pairs that a fit has not seen",
+)
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +64,10 @@ class RefinementResult:
     threshold : relative whitening threshold of what the last hidden layer has beyond them; infinite for nothing
     starts, thresholds, scores : all that was tried; scores (n_starts, n_thresholds) are VAMP-2 of other pairs than were
         solved, -inf of functions that are made of round-off
-    chosen_by : which pairs these are, the 'held-out pairs' or 'folds of the training pairs'
+    chosen_by : which pairs these are: the 'held-out pairs', 'folds of the training pairs', or, by the mean over the fit
+        and `further_fits`, 'pairs that a fit has not seen'
     validation : the same solution from the training pairs alone, on the held-out pairs
+    finding : that further fits were interrupted; None otherwise
     """
 
     start: str
@@ -65,6 +77,7 @@ class RefinementResult:
     scores: np.ndarray
     chosen_by: str
     validation: Validation
+    finding: Finding | None = None
 
     @property
     def is_refined(self) -> bool:
@@ -142,9 +155,13 @@ def refine(model: KoopmanLoRAModel, split: Split, thresholds: tuple[float, ...] 
 
 
 def rewrite_heads(
-    model: KoopmanLoRAModel, split: Split, thresholds: tuple[float, ...] | None = None
+    model: KoopmanLoRAModel, split: Split, thresholds: tuple[float, ...] | None = None, train: Train | None = None
 ) -> tuple[RefinementResult, NormalisedFeatures]:
-    """`refine` without its last pass over the pairs: the new features' normalisation is left to `freeze`."""
+    """`refine` without its last pass over the pairs: the new features' normalisation is left to `freeze`.
+
+    Where the held-out pairs do not tell whether anything is better than linear VAMP, further fits are asked, if it is
+    known how to train them.
+    """
     held_out = _check_arguments(split, THRESHOLDS if thresholds is None else thresholds)
     thresholds = _default_thresholds(split) if thresholds is None else thresholds
     check_one_encoder(model, split)
@@ -156,8 +173,17 @@ def rewrite_heads(
     tried = np.array([np.inf, *sorted(thresholds, reverse=True)], dtype=float)
     candidates = Candidates(full, tried, model.n_modes)
     can_fill = n_linear(model) >= model.n_modes - 1
-    choose = by_folds if _is_many(split) else by_held_out
-    best, scores = choose(candidates, moments, ERRORS_BEYOND_LINEAR if can_fill else ERRORS_BEYOND_FEW)
+    errors_beyond = ERRORS_BEYOND_LINEAR if can_fill else ERRORS_BEYOND_FEW
+    choose, judges = (by_folds, BY_FOLDS) if _is_many(split) else (by_held_out, BY_HELD_OUT)
+    choice, finding = choose(candidates, moments, errors_beyond), None
+    if train is not None and LINEAR in full and not _is_many(split) and choice.lead < ERRORS_TO_TELL:
+        try:
+            by_fit = _asked_further(choice.scores, train, split, tried)
+        except FurtherFitInterruptedError as interruption:
+            finding, by_fit = interruption.finding, []
+        if len(by_fit) > 1:
+            choice, judges = best_of_parts(np.array(by_fit), errors_beyond), BY_FURTHER_FITS
+    best, scores = choice.best, choice.scores
     start, threshold = candidates.names[best]
     logger.info("refinement takes %s, threshold %g, VAMP-2 %.4f", start, threshold, scores[best])
     training, everything = (candidates.one(best, m) for m in (moments.training, moments.everything))
@@ -166,8 +192,27 @@ def rewrite_heads(
     trained = normalise(moments.training.transformed(*heads), model.has_centering, model.learn_svals)
     validation = Validation.of_solution(training, maps, held_out)
     set_heads(model, everything.left * scale, everything.right * scale, split.pairs.read_x(slice(1)))
-    table, judges = scores.reshape(len(full), len(tried)), BY_FOLDS if _is_many(split) else BY_HELD_OUT
-    return RefinementResult(start, float(threshold), tuple(full), tried, table, judges, validation), trained
+    table = scores.reshape(len(full), len(tried))
+    return RefinementResult(start, float(threshold), tuple(full), tried, table, judges, validation, finding), trained
+
+
+def _asked_further(own: np.ndarray, train: Train, split: Split, tried: np.ndarray) -> list[np.ndarray]:
+    """Scores of all that is tried, of the fit itself and of further ones; of two where linear VAMP leads by then."""
+    by_fit = [own]
+    for model, part in further_fits(train, split.pairs):
+        by_fit.append(_judged_apart(model, part, tried))
+        if len(by_fit) > ENOUGH_FOR_LINEAR and not np.mean(by_fit, axis=0).argmax():
+            break
+    return by_fit
+
+
+def _judged_apart(model: KoopmanLoRAModel, split: Split, tried: np.ndarray) -> np.ndarray:
+    """Scores of all that is tried of a further fit, on the part that was held out for it."""
+    assert split.held_out is not None
+    model.eval()
+    maps, heads = ritz_maps(model), head_matrices(model, split.pairs.read_x(slice(1)))
+    candidates = Candidates(_starts(model, heads, is_many=False), tried, model.n_modes)
+    return held_out_scores(candidates, _moments(maps, split, split.held_out))
 
 
 def _is_many(split: Split) -> bool:

@@ -83,23 +83,72 @@ class Candidates:
         return _solve(moments, self.full[start], np.array([threshold]), self.n_modes)[0]
 
 
-def by_held_out(candidates: Candidates, moments: MomentsOfParts, errors_beyond: float) -> tuple[int, np.ndarray]:
-    """The candidate to take and the scores of all: held-out pairs judge what the training pairs say."""
-    assert moments.held_out is not None
+class Choice(NamedTuple):
+    """The candidate to take, the scores of all, and the standard errors by which the best leads the first."""
+
+    best: int
+    scores: np.ndarray
+    lead: float
+
+
+def by_held_out(candidates: Candidates, moments: MomentsOfParts, errors_beyond: float) -> Choice:
+    """Held-out pairs judge what the training pairs say.
+
+    The first candidate within half a standard error, paired over blocks, of the best; the very first unless it is
+    beaten by `errors_beyond`. Where data cannot tell solutions apart, the simplest is taken: the others were selected
+    from many, and over-fit.
+    """
+    there = moments.held_out
+    assert there is not None
     solutions = candidates.solutions(moments.training)
-    scores = _possible(np.array([subspace_score(solution, moments.held_out) for solution in solutions]), candidates)
-    return _simplest(scores, solutions, moments.held_out, errors_beyond), scores
+    scores = _scored(candidates, solutions, there)
+    if there.n_blocks < 2:  # no error is known: everything is within it
+        return Choice(0, scores, 0.0)
+    blocks = there.leaving_out()
+    best = subspace_score(solutions[int(scores.argmax())], blocks)
+    behind = scores.max() - scores
+    errors = np.array([jackknife_error(best - subspace_score(solution, blocks)) for solution in solutions])
+    within = np.where(np.arange(len(scores)) > 0, N_ERRORS, errors_beyond)
+    is_as_good = behind <= within * errors + 1e-9 * scores.max()
+    return Choice(int(is_as_good.argmax()), scores, _in_errors(behind[0], errors[0]))
 
 
-def by_folds(candidates: Candidates, moments: MomentsOfParts, errors_beyond: float) -> tuple[int, np.ndarray]:
-    """The candidate to take and the scores of all: each fold of the training pairs judges what the others say."""
-    by_fold = _possible(
-        np.stack([_judged(candidates, moments.folds, fold) for fold in range(moments.folds.n_blocks)]), candidates
-    )
-    best = int(by_fold.mean(axis=0).argmax())
-    lead = by_fold[:, best] - by_fold[:, 0]
-    is_beaten = lead.mean() > errors_beyond * lead.std(ddof=1) / np.sqrt(len(lead))
-    return best if is_beaten else 0, by_fold.mean(axis=0)
+def held_out_scores(candidates: Candidates, moments: MomentsOfParts) -> np.ndarray:
+    """VAMP-2 (n_candidates,) on the held-out pairs of what the training pairs say."""
+    assert moments.held_out is not None
+    return _scored(candidates, candidates.solutions(moments.training), moments.held_out)
+
+
+def _scored(candidates: Candidates, solutions: list[WhitenedSVD], there: Moments) -> np.ndarray:
+    return _possible(np.array([subspace_score(solution, there) for solution in solutions]), candidates)
+
+
+def by_folds(candidates: Candidates, moments: MomentsOfParts, errors_beyond: float) -> Choice:
+    """Each fold of the training pairs judges what the others say."""
+    folds = range(moments.folds.n_blocks)
+    by_fold = np.stack([_judged(candidates, moments.folds, fold) for fold in folds])
+    return best_of_parts(_possible(by_fold, candidates), errors_beyond)
+
+
+def best_of_parts(scores: np.ndarray, errors_beyond: float) -> Choice:
+    """The best by the mean of scores (n_parts, n_candidates), if it beats the first by `errors_beyond` over the parts.
+
+    Examples
+    --------
+    >>> best_of_parts(np.array([[1.0, 1.3], [1.1, 1.5], [1.0, 1.2]]), 2.0).best
+    1
+    >>> best_of_parts(np.array([[1.0, 1.3], [1.1, 1.0], [1.0, 1.2]]), 2.0).best
+    0
+    """
+    best = int(scores.mean(axis=0).argmax())
+    ahead = scores[:, best] - scores[:, 0]
+    lead = _in_errors(ahead.mean(), ahead.std(ddof=1) / np.sqrt(len(ahead)))
+    return Choice(best if lead > errors_beyond else 0, scores.mean(axis=0), lead)
+
+
+def _in_errors(value: float, error: float) -> float:
+    """A value in standard errors, 0 of 0."""
+    return float(value / error) if error > 0 else np.inf if value > 0 else 0.0
 
 
 def _possible(scores: np.ndarray, candidates: Candidates) -> np.ndarray:
@@ -119,24 +168,6 @@ def _judged(candidates: Candidates, folds: Moments, judge: int) -> np.ndarray:
     left_h, right_h = conjugate_transpose(left), conjugate_transpose(right)
     W_f, W_g = inverse_root(left_h @ M_f @ left).matrix, inverse_root(right_h @ M_g @ right).matrix
     return np.sum(np.abs(conjugate_transpose(W_f) @ (left_h @ T_fg @ right) @ W_g) ** 2, axis=(-2, -1))
-
-
-def _simplest(scores: np.ndarray, solutions: list[WhitenedSVD], there: Moments, errors_beyond: float) -> int:
-    """First solution whose score is within half a standard error, paired over blocks, of the best.
-
-    The very first is taken unless it is beaten by `errors_beyond`. Where data cannot tell solutions apart, the simplest
-    is taken: the others were selected from many, and over-fit.
-    """
-    if there.n_blocks < 2:  # no error is known: everything is within it
-        return 0
-    blocks = there.leaving_out()
-    best = subspace_score(solutions[int(scores.argmax())], blocks)
-    for i, solution in enumerate(solutions):
-        error = jackknife_error(best - subspace_score(solution, blocks))
-        within = N_ERRORS if i else errors_beyond
-        if scores.max() - scores[i] <= within * error + 1e-9 * scores.max():
-            return i
-    raise AssertionError("the best is within any error of itself")
 
 
 def _cross(moments: Moments) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
