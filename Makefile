@@ -1,5 +1,5 @@
-# make demo: install into .venv and run the main job; make test: the tests but those that take more than two seconds
-# each, make test-slow: these; make lint: ruff and mypy;
+# make demo: install into .venv and run the main job; make test: the tests but those that take more than a second or
+# so each, make test-slow: these; make lint: ruff and mypy;
 # make docs: the site, docs/_build/html/index.html; make bench: this package beside its peers, in environments of their own
 PYTHON ?= python3
 VENV := .venv

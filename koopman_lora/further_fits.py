@@ -47,7 +47,7 @@ def parts_apart(pairs: LaggedPairs) -> list[Split]:
     >>> from koopman_lora.data.pairs import lagged_pairs
     >>> [len(split.held_out) for split in parts_apart(lagged_pairs(np.arange(101.0)))]
     [25, 25, 25, 25]
-    >>> parts_apart(lagged_pairs(np.arange(101.0), lag=20))
+    >>> parts_apart(lagged_pairs(np.arange(200.0), lag=40))
     []
     """
     part = block_numbers(pairs, SPLIT_BLOCKS) % N_PARTS

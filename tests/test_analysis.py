@@ -40,6 +40,7 @@ def pairs_of(analysis):
 # ---- functions -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_singular_values_of_a_known_system(fitted):
     assert np.allclose(fitted.spectrum.canonical_singular_values, SIGMA, atol=0.06)
     assert fitted.spectrum.canonical_singular_values[0] == pytest.approx(1, abs=1e-12)
@@ -66,6 +67,7 @@ def test_eigenfunctions_are_of_unit_norm_and_evolve_by_their_eigenvalue(fitted):
     assert np.allclose(correlation[:3], fitted.spectrum.eigenvalues[:3], atol=0.03)
 
 
+@pytest.mark.slow
 def test_functions_take_states_in_every_form(fitted):
     states = LABELLED.values[0, :5]
     wanted = fitted.singular_functions(states)
@@ -93,6 +95,7 @@ def test_features_are_those_of_the_model(fitted):
     assert np.allclose(fitted.moments.M_f, np.eye(5), atol=1e-4)  # refined
 
 
+@pytest.mark.slow
 def test_the_clock_is_that_of_the_pairs():
     clock = Clock(2, 0.5, "ps")
     analysis = KoopmanLoRA(3, lag=2, dt=0.5, time_unit="ps", hidden_dims=(8,), n_epochs=2).fit(LABELLED.values[0])

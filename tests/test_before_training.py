@@ -99,6 +99,7 @@ def test_without_refinement_heads_may_be_as_they_like():
         make(n_modes=12, refine=False, **pair(layers(2, 4, 11), layers(2, 4, 11, end="tanh"))).fit(STATES)
 
 
+@pytest.mark.slow
 def test_numbers_from_numpy_do_all_that_pythons_do(tmp_path):
     """As a grid search gives them."""
     plain = {"n_modes": 3, "n_epochs": 2, "batch_size": 64, "seed": 3, "hidden_dims": (12, 8), "lag": 1}
@@ -112,6 +113,7 @@ def test_numbers_from_numpy_do_all_that_pythons_do(tmp_path):
     assert saved[0]["settings"] == saved[1]["settings"]
 
 
+@pytest.mark.slow
 def test_images_take_numbers_from_numpy(tmp_path):
     images = np.random.default_rng(0).normal(size=(120, 6, 6))
     fitted = KoopmanLoRA(np.int64(3), n_epochs=np.int64(1), batch_size=32).fit(images)

@@ -60,6 +60,7 @@ LEAVES = (
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text("abc/.", min_size=2), inner)))
 def test_any_nested_state_passes_through_json(state):

@@ -144,6 +144,7 @@ def test_a_summary_of_a_folder_is_that_of_the_fit(runs, capsys):
     assert capsys.readouterr().out == f"{runs.estimator.summary()}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_data", [True, False], ids=["with data", "without data"])
 def test_the_command_line_prints_what_python_says_to_the_last_digit(runs, tmp_path, capsys, with_data):
     data, intervals = [runs.data] if with_data else [], str(tmp_path / "i.nc")
@@ -417,6 +418,7 @@ def test_a_fit_is_kept_and_resumed(runs, tmp_path, capsys):
     assert "resume=True needs the folder that the fit was kept in" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_an_interrupted_fit_is_written_and_says_how_to_go_on(runs, tmp_path, monkeypatch, capsys):
     step, done = TrainingLoop._step, []
@@ -468,6 +470,7 @@ def test_coarse_grain_is_that_of_the_analysis(runs, tmp_path, capsys):
     assert f"{expected.transition_matrix.values[0, 0]:.4f} (" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", sorted(PICTURES))
 def test_every_picture_is_drawn(runs, tmp_path, what):
     out = tmp_path / f"{what}.png"
@@ -476,6 +479,7 @@ def test_every_picture_is_drawn(runs, tmp_path, what):
     assert set(PICTURES) == set(_PICTURES)
 
 
+@pytest.mark.slow
 def test_timescales_are_drawn_against_lags(runs, tmp_path, capsys):
     out = str(tmp_path / "lags.svg")
     assert main(["plot", runs.folder, runs.data, "--lags", "1", "2", "--n-resamples", "20", "--out", out]) == 0

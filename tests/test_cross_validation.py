@@ -31,6 +31,7 @@ def frames(pairs):
     return {(t, f + d) for t, f in zip(pairs.trajectory, pairs.frame, strict=True) for d in (0, pairs.clock.lag)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["blocks", "trajectory"])
 def test_folds_share_no_frame_and_hold_out_every_pair_once(by):
     Recorder.trained_on, Recorder.evaluated = [], []
@@ -74,6 +75,7 @@ def test_impossible_folds_are_refused():
         cross_validate(quick(3), trajectories, by="rows")
 
 
+@pytest.mark.slow
 def test_folds_of_pairs_of_unknown_lag_are_refused():
     x = np.random.default_rng(0).normal(size=(101, 2))
     with pytest.raises(ValueError, match=r"the lag of these pairs is unknown, .* share no frame"):
@@ -82,6 +84,7 @@ def test_folds_of_pairs_of_unknown_lag_are_refused():
     assert cross_validate(estimator, (x[:-1], x[1:]), n_folds=2).n_folds == 2
 
 
+@pytest.mark.slow
 def test_folds_count_from_one():
     pairs = lagged_pairs(ROTATION.simulate(n_trajectories=1, n_steps=400, seed=0))
     estimator = quick(2, hidden_dims=(4,), n_epochs=1)

@@ -187,6 +187,7 @@ def test_an_angle_that_diffuses_has_the_singular_values_of_a_circle():
     assert np.allclose(found, [1, *np.repeat(np.exp(-0.125 * np.array([1, 4])), 2)], atol=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_saved_analysis_and_model_are_as_periodic(tmp_path, shared):
     states = wrapped(wandering_angle(), 0, 360)

@@ -70,6 +70,7 @@ def test_a_fit_of_tables_is_that_of_python_and_its_questions_take_the_same_flags
     assert capsys.readouterr().out.startswith(f"{folder}/runs.npz is not what the model was fitted to")
 
 
+@pytest.mark.slow
 def test_weights_of_several_files_stand_in_several_files(folder):
     weights = [np.random.default_rng(i).uniform(size=len(run)) for i, run in enumerate(RUNS)]
     names = [str(folder / f"weights{i}.npy") for i in range(2)]
@@ -121,6 +122,7 @@ def test_a_molecule_is_what_its_features_say(molecule, flags, expected, suffix):
     assert all(part.identical(other) for part, other in zip(found, expected(files), strict=True))
 
 
+@pytest.mark.slow
 def test_torsions_of_files_are_fitted_in_their_own_time(molecule):
     data = [str(molecule / "run*.xtc"), "--topology", TOPOLOGY]
     assert main(["fit", *data, *FIT, "--out", str(molecule / "fit")]) == 0

@@ -146,6 +146,7 @@ def test_chosen_pairs_know_their_gaps():
 # ---- all is well -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "system",
     [kl.systems.FourWellLandscape2D(), kl.systems.NoisyRotation(), kl.systems.NoisyLogisticMap(20)],

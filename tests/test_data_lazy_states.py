@@ -198,6 +198,7 @@ def test_refinement_of_the_same_weights_is_that_from_memory(both):
     np.testing.assert_allclose(found[0], found[1], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_fit_from_disk_answers_all_questions(both):
     lazy, held = (KoopmanLoRA(n_modes=3, hidden_dims=(16,), n_epochs=4).fit(pairs) for pairs in both)
     ours, theirs = (fitted.spectrum_["canonical_singular_values"].values for fitted in (lazy, held))

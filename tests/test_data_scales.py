@@ -75,6 +75,7 @@ def test_no_scale_of_double_precision_overflows_or_vanishes(scale):
     assert np.allclose(deviation / scale, wanted_scale, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_fit_does_not_depend_on_the_unit_however_large():
     fits = [KoopmanLoRA(n_modes=3, hidden_dims=(8,), n_epochs=2).fit(SERIES * scale) for scale in (1.0, 2.0**990)]
     ours, theirs = (fit.spectrum_["canonical_singular_values"].values for fit in fits)

@@ -64,6 +64,7 @@ def test_every_folder_is_tested():
     assert sorted(path.parent.name for path in ROOT.glob("*/prepare.py")) == ALL
 
 
+@pytest.mark.slow
 def test_stored_trajectories_are_what_the_script_makes(name, made):
     stored, fresh = load(ROOT / name / "trajectories.nc"), load(made / "trajectories.nc")
     stored = stored.isel(time=slice(0, MADE_FRAMES.get(name)))

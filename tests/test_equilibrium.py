@@ -165,6 +165,7 @@ def fitted():
 
 
 class TestFit:
+    @pytest.mark.slow
     def test_eigenvalues_are_real_and_near_the_known_ones(self, fitted):
         values = fitted.spectrum_.eigenvalues.values
         assert (values.imag == 0).all()
@@ -225,6 +226,7 @@ class TestFit:
         values = free.fit(TRAJECTORIES).spectrum_.eigenvalues.values
         assert (values.imag == 0).all()
 
+    @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore:held-out VAMP-E", "ignore:the data do not look reversible")
     def test_images_and_encoders_of_ones_own(self):
         images = np.random.default_rng(0).normal(size=(120, 6, 6)).cumsum(axis=0)

@@ -65,6 +65,7 @@ def test_every_form_of_the_same_data_gives_the_same_numbers():
         assert np.allclose(values, found["labelled"], rtol=1e-9), name
 
 
+@pytest.mark.slow
 def test_explicit_pairs_ask_for_their_lag():
     x, x_next = LABELLED.values[0, :-2], LABELLED.values[0, 2:]
     with pytest.raises(ValueError, match=r"the lag of these pairs is unknown.*KoopmanLoRA\(lag=\.\.\.\)"):
@@ -80,6 +81,7 @@ def test_pairs_of_lists_of_different_lengths_never_cross_a_trajectory():
     assert (estimator.pairs_.x[598] == torch.from_numpy(ARRAYS[1][0])).all()
 
 
+@pytest.mark.slow
 def test_dt_and_its_unit_travel_to_the_spectrum():
     labelled = NoisyRotation(omega=0.5, noise=0.5, dt=0.25).simulate(n_steps=601, seed=0)
     estimator = make(lag=2).fit(labelled)
@@ -95,6 +97,7 @@ def test_dt_and_its_unit_travel_to_the_spectrum():
     assert lower <= spectrum.timescales.sel(mode=2) <= upper
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(9, 9), (2, 9, 9)], ids=["one channel", "two channels"])
 def test_images_get_a_cnn(shape):
     grid = np.linspace(-1, 1, 9)
@@ -182,6 +185,7 @@ def test_learned_values_agree_with_canonical_ones_after_refinement(fitted):
     assert np.allclose(fitted.spectrum_.svals, svals)
 
 
+@pytest.mark.slow
 def test_without_refinement_the_state_is_the_trained_one():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -231,6 +235,7 @@ def test_one_shared_encoder():
     assert np.allclose(estimator.spectrum_.canonical_singular_values[1:3], SIGMA[1:3], atol=0.06)
 
 
+@pytest.mark.slow
 def test_your_own_encoders_are_copied_and_left_alone():
     encoder_f, encoder_g = own_encoder(), own_encoder()
     before = copy.deepcopy(encoder_f.state_dict())
@@ -360,6 +365,7 @@ class Broken(NestedLoRALoss):
         return super().forward(f, g, svals) * torch.inf
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "data", "error"),
     [
@@ -441,6 +447,7 @@ def test_without_refinement_a_fit_passes_once_over_the_pairs(monkeypatch, held_o
 # --- findings ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_warnings_of_a_small_batch_and_findings():
     with pytest.warns(UserWarning, match="batch_size=5 is small for 3 modes; use at least 12") as caught:
         estimator = make(batch_size=5, n_epochs=1).fit(LABELLED)

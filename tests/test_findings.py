@@ -53,6 +53,7 @@ def test_a_small_batch_is_found():
     assert findings_of(np.eye(8), batch_size=32) == {}
 
 
+@pytest.mark.slow
 def test_a_fit_that_predicts_nothing_says_so_when_it_ends():
     noise = np.random.default_rng(0).normal(size=(400, 3))
     with pytest.warns(UserWarning, match=r"held-out VAMP-E .* is not above 1, that of the constant"):

@@ -133,6 +133,7 @@ def own_loop(trajectories):
     return spectrum
 
 
+@pytest.mark.slow
 def test_a_loop_of_ones_own_has_its_spectrum_in_the_unit_of_the_data():
     assert len(body(own_loop)) <= 10
     torch.manual_seed(0)

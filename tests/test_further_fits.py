@@ -114,6 +114,7 @@ def test_a_model_of_ones_own_is_refined_by_its_held_out_pairs(never_told):
     assert kl.refine(model, split).chosen_by == "held-out pairs"
 
 
+@pytest.mark.slow
 def test_further_fits_leave_no_trace(never_told, tmp_path, caplog):
     kept = {"checkpoint": tmp_path / "kept", "log_to": tmp_path / "log"}
     with caplog.at_level(logging.INFO, logger="koopman_lora"):

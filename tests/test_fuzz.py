@@ -25,6 +25,7 @@ def test_no_hostile_input_gives_an_undocumented_error_or_silent_nan():
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_every_public_callable_has_a_valid_call(tmp_path):
     """What is new is found by introspection, and misses an argument until `valid_calls.py` has one for it."""
     found = valid_calls.targets(tmp_path)

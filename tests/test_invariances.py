@@ -176,6 +176,7 @@ def test_a_shift_and_a_unit_of_the_data_change_nothing_reported(shift, unit):
     assert_same(reported(moments), reported(moments_of(powers(2), SERIES[:4000, None])), rtol=1e-5)
 
 
+@pytest.mark.slow
 @few_examples
 @given(seed=seeds)
 def test_phases_of_the_features_change_nothing_reported(seed):

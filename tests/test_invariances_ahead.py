@@ -158,6 +158,7 @@ def test_a_shift_and_a_unit_of_the_data_move_forecasts_with_them_and_nothing_els
     assert_same(coarse(moments, powers, data, 2), COARSE["powers"], 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["real", "complex"])
 @few_examples
 @given(seed=seeds)

@@ -95,6 +95,7 @@ def test_models_come_back_with_the_same_features(tmp_path, kind):
     assert (model.svals is None and loaded.svals is None) or torch.equal(loaded.svals, model.svals)
 
 
+@pytest.mark.slow
 def test_a_shared_encoder_with_its_own_last_layer_comes_back(tmp_path):
     pairs = kl.lagged_pairs(kl.systems.NoisyRotation().simulate(n_steps=600, seed=0))
     estimator = kl.KoopmanLoRA(n_modes=3, hidden_dims=(16,), shared_encoder=True, n_epochs=3).fit(pairs)

@@ -59,6 +59,7 @@ def test_what_one_fit_lacks_is_found_in_the_span_of_all(seed):
     assert (alone < exact - 0.02)[1:].all()
 
 
+@pytest.mark.slow
 def test_in_noise_the_span_of_all_is_rarely_taken():
     """It correlates better than one fit in the pairs that it is solved from, but not in others: 2 of 8 at most."""
     n_taken = 0

@@ -169,6 +169,7 @@ def results():
     return of_the_rotation() | of_the_chain() | of_a_matrix()
 
 
+@pytest.mark.slow
 def test_every_dimension_has_a_coordinate_and_a_name_of_the_list(results):
     for name, dataset in results.items():
         assert set(dataset.dims) <= DIMENSIONS, name
@@ -227,6 +228,7 @@ def test_results_of_one_kind_subtract_mode_by_mode(results):
     assert np.abs(difference).max() < 0.05
 
 
+@pytest.mark.slow
 def test_every_result_survives_a_file(results, tmp_path):
     for name, dataset in results.items():
         assert kl.load_dataset(kl.save_dataset(dataset, tmp_path / "a.nc")).identical(dataset), name

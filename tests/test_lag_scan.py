@@ -131,6 +131,7 @@ def test_a_hidden_process_has_no_plateau_at_short_lags():
         assert scan_text(scan).endswith(f"\nlag: {scan.answer}")
 
 
+@pytest.mark.slow
 def test_a_markov_process_has_its_plateau_from_the_first_lag_on():
     """Lag 1 in 90 % of 40 seeds before the share of false alarms was divided by the number of lags."""
     found = [lags_of(SignOfHidden(seed, noise=0.0), [1, 2, 5, 10]) for seed in range(8)]

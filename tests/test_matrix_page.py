@@ -4,6 +4,8 @@ import doctest
 import pathlib
 import re
 
+import pytest
+
 PAGE = (pathlib.Path(__file__).parents[1] / "docs" / "matrix_svd.md").read_text(encoding="utf-8")
 
 
@@ -11,6 +13,7 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", PAGE, flags=re.DOTALL)
 
 
+@pytest.mark.slow
 def test_every_number_on_the_page():
     examples = "\n".join(blocks("pycon"))
     test = doctest.DocTestParser().get_doctest(examples, {}, "docs/matrix_svd.md", None, 0)

@@ -325,6 +325,7 @@ def test_states_without_names_have_none_in_the_file(elsewhere):
     assert card["state_shape"] == [7, 6]
 
 
+@pytest.mark.slow
 def test_an_analysis_without_its_data_exports_the_same_file(tmp_path):
     analysis = fitted("one periodic")
     opened = open_analysis(analysis.save(tmp_path / "analysis"))
@@ -410,6 +411,7 @@ def test_an_encoder_that_torch_can_neither_script_nor_trace_is_an_error_that_say
         fit("numpy").export_mode(tmp_path / "m.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "encoder"), [("to script", "RowByRow"), ("numpy", "WithNumpy")])
 def test_an_encoder_that_torch_cannot_export_is_an_error_that_says_why(name, encoder, tmp_path):
     with pytest.raises(ValueError, match=f"the encoder, {encoder}, cannot be exported by torch.export: "):

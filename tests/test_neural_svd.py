@@ -100,6 +100,7 @@ def test_denoising_is_as_good_as_truncated_lapack():
     assert np.linalg.norm(NeuralSVD(n_modes=32).fit(H).reconstruct() - clean) <= 1.0001 * lapack
 
 
+@pytest.mark.slow
 def test_energy_chooses_the_number_of_modes():
     s = 0.8 ** np.arange(60)
     H = with_singular_values(s, 80, 60)
@@ -196,6 +197,7 @@ def test_dataset_holds_every_stage_and_survives_a_file(tmp_path):
 # ---------------------------------------------------------------------------------------------- what it prints
 
 
+@pytest.mark.slow
 def test_print_of_a_fitted_one_says_what_it_is():
     H = decaying("0.9", 300, 200, "complex64")
     svd = NeuralSVD(n_modes=40, phase="reference", reference=np.eye(300, 40)).fit(H)

@@ -15,6 +15,7 @@ from koopman_lora.systems import FiniteMarkovChain
 both_methods = pytest.mark.parametrize("method", METHODS)
 
 
+@pytest.mark.slow
 def test_powers_agree_with_independently_estimated_moments():
     """E[f(x_0) f(x_n)] predicted from one simulation at lag 1, estimated from another at lag n."""
     chain = FiniteMarkovChain(P_EXAMPLE)

@@ -107,6 +107,7 @@ def linear_moments(pairs):
     return estimate_moments(functions, functions, pairs, names=CROSS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["svals centred", "centred", "shared"])
 def test_scores_are_held_out_vamp_2_and_the_choice_is_among_the_best(kind):
     for n_epochs in (0, 1, 10):

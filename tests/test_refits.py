@@ -94,6 +94,7 @@ def test_intervals_hold_the_estimate_and_the_exact_values(fitted, refits):
     assert lower[0] == upper[0] == 1
 
 
+@pytest.mark.slow
 def test_a_higher_level_gives_wider_intervals(fitted, refits):
     low, high = (refits.intervals(level).canonical_singular_values_interval.values for level in (0.5, 0.99))
     assert (high[0] <= low[0]).all()

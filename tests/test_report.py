@@ -121,6 +121,7 @@ def images():
 # ------------------------------------------------------------------------------------------------------ whole in itself
 
 
+@pytest.mark.slow
 def test_a_page_needs_nothing_from_elsewhere():
     found = Page(turning_page())
     assert found.sources == []

@@ -23,6 +23,7 @@ EXPECTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @parametrize_with_checks(
     [kl.KoopmanLoRA(n_modes=2, hidden_dims=(4,), n_epochs=1, batch_size=8)], expected_failed_checks=lambda _: EXPECTED
@@ -43,6 +44,7 @@ def test_scikit_learn_checks_of_a_matrix(estimator, check):
     check(estimator)
 
 
+@pytest.mark.slow
 def test_transform_gives_the_left_singular_functions():
     estimator = kl.KoopmanLoRA(**SMALL).fit(RUNS)
     assert np.array_equal(estimator.transform(RUNS[1]), estimator.singular_functions(RUNS[1]))
@@ -60,6 +62,7 @@ def test_the_score_is_vamp_e_of_pairs_that_nothing_was_fitted_to():
     assert estimator.score(noise) < estimator.score(RUNS[3:])
 
 
+@pytest.mark.slow
 def test_columns_have_names_in_and_out():
     estimator = kl.KoopmanLoRA(**SMALL).fit(TABLE)
     assert estimator.feature_names_in_.tolist() == ["u", "v"]
@@ -72,6 +75,7 @@ def test_columns_have_names_in_and_out():
     assert not hasattr(estimator.fit(RUNS), "feature_names_in_")
 
 
+@pytest.mark.slow
 def test_images_have_no_columns():
     images = np.random.default_rng(0).normal(size=(80, 8, 8))
     estimator = kl.KoopmanLoRA(n_modes=2, n_epochs=1, batch_size=32)

@@ -456,6 +456,7 @@ def test_matrices_have_a_name_for_every_side():
     assert (spectrum.sizes["feature_f"], spectrum.sizes["feature_g"]) == (6, 10)
 
 
+@pytest.mark.slow
 def test_the_clock_comes_from_the_pairs_or_the_model_and_two_clocks_are_refused():
     clock = Clock(4, 0.25, "ns")
     model = KoopmanLoRAModel(2, 3, hidden_dims=(8,))

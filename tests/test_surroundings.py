@@ -211,6 +211,7 @@ def heard():
     logger.setLevel(level)
 
 
+@pytest.mark.slow
 def test_fits_say_nothing_through_fabric_and_leave_its_logger_alone(heard):
     parent = logging.getLogger("lightning_fabric")
     before = parent.level, rank_zero_module.log.level, list(rank_zero_module.log.filters)
@@ -242,6 +243,7 @@ def test_a_users_filter_of_warnings_survives_a_fit():
 # ---- gradients -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
 def test_fits_take_gradients_where_they_are_switched_off(context):
     wanted = make().fit(STATES).spectrum_.svals.values

@@ -61,6 +61,7 @@ def is_saved(fit, folder):
     return np.array_equal(found.T_fg, fit.moments_.T_fg)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_moved", range(len(FILES) + 2))
 def test_at_every_moment_of_a_move_one_of_two_analyses_is_whole(tmp_path, saved, n_moved):
     killed_while_moving(saved, tmp_path / "out", n_moved)

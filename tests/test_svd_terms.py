@@ -1,6 +1,7 @@
 """The loss of a matrix is a squared distance, its sample unbiased."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,6 +37,7 @@ def test_best_svals_minimise_the_loss():
     torch.testing.assert_close(svals.grad, torch.zeros(3, dtype=torch.float64), atol=1e-10, rtol=0)
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 10**6), is_complex=st.booleans())
 @settings(max_examples=6, deadline=None)
 def test_sampled_loss_is_unbiased(seed, is_complex):

@@ -235,6 +235,7 @@ def test_operator_maps_psi_to_sigma_phi_and_eigenfunctions_to_themselves(name, l
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lag", [1, 3])
 @stochastic
 def test_simulation_agrees_with_the_spectrum(name, lag):

@@ -66,6 +66,7 @@ def test_every_loss_finds_the_singular_functions(loss):
     assert share(model) > 0.85
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"has_centering": True}], ids=str)
 @pytest.mark.parametrize("nesting", ["jnt", "seq"])
 def test_nesting_orders_the_modes(nesting, options):
@@ -92,6 +93,7 @@ def test_defaults_capture_the_noisy_logistic_map():
     assert share(model, system.spectrum(lag=1, n_modes=21)) > 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["CNN", "periodic", "users own"])
 def test_encoders_of_every_kind_are_trained(kind):
     if kind == "CNN":  # a bump on a ring, drawn as an image

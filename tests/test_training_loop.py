@@ -90,6 +90,7 @@ def test_early_stopping_returns_the_state_before_things_went_wrong():
     assert np.isclose(held_out_score(model, result), scores[result.best_epoch - 1], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_network_that_memorises_is_taken_back_to_before_it_did():
     """300 pairs in 30 coordinates of noise beside one that can be predicted."""
     noise = np.random.default_rng(0).normal(size=(301, 30))
@@ -314,6 +315,7 @@ def test_adam_alone_gets_more_steps():
     assert steps_of(pairs, make_model(pairs=pairs), will_refine=False) == 950
 
 
+@pytest.mark.slow
 def test_by_default_an_epoch_is_fifty_steps_however_many_pairs_there_are():
     few = PAIRS.select(np.arange(300))
     history = fit(make_model(), split_pairs(few, 0.2)).history

@@ -10,7 +10,7 @@ import pytest
 from lightning_fabric.loggers import CSVLogger
 
 import koopman_lora as kl
-from koopman_lora import training_reports
+from koopman_lora import refinement, training_reports
 from koopman_lora.training_options import TrainingOptions
 
 STATES = kl.systems.NoisyRotation(omega=0.7, noise=0.4).simulate(n_trajectories=2, n_steps=601, seed=1)
@@ -25,8 +25,10 @@ def fit(n_epochs=3, progress=False, **options):
 # ---- Python's logging ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_fit_tells_of_itself_under_the_name_of_the_package(tmp_path, caplog):
+def test_a_fit_tells_of_itself_under_the_name_of_the_package(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(refinement, "ERRORS_TO_TELL", 0.0)  # no further fits
     estimator = kl.KoopmanLoRA(3, hidden_dims=(6,), n_epochs=3, checkpoint=tmp_path, progress=False)
     with caplog.at_level(logging.INFO, "koopman_lora"):
         estimator.fit(STATES)

@@ -29,6 +29,7 @@ def fitted(data=DATA, sample_weight=None, **settings):
     return kl.KoopmanLoRA(**(QUICK | settings)).fit(data, sample_weight=sample_weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reversible", [False, True])
 @pytest.mark.parametrize("weights", [np.ones((2, 700)), [0.2, 0.2]], ids=["per frame", "per trajectory"])
 def test_weights_of_one_change_nothing_bitwise(weights, reversible):
@@ -78,6 +79,7 @@ def test_what_is_asked_of_a_weighted_fit_counts_weights():
     assert 0 < refits.intervals().canonical_singular_values_interval.values[0, 1] < 1
 
 
+@pytest.mark.slow
 def test_several_fits_agree_at_weighted_states():
     fits = fitted(sample_weight=WEIGHTS, n_fits=2).fitted().fitted.fits
     assert fits.overlap.values[int(fits.attrs["best"])].diagonal() == pytest.approx(1.0)
