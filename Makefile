@@ -60,6 +60,7 @@ bench: $(BENCH)/.installed $(MLCOLVAR)/.installed
 benchmarks: $(VENV)/.installed
 	$(BIN)/python benchmarks/training.py
 	for seed in 0 1 2; do $(BIN)/python benchmarks/dynamics.py $$seed || exit 1; done
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/scarce.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/trust.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/verdicts.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/alanine.py
