@@ -108,7 +108,8 @@ def refine(model: KoopmanLoRAModel, split: Split, thresholds: tuple[float, ...] 
     from the training pairs are compared by the VAMP-2 of their span on the held-out pairs. The first, linear VAMP, is
     taken unless the best is better by two standard errors (jackknife over blocks, of the paired difference), or by one
     where the state has too few coordinates for n_modes; otherwise the first within half a standard error of the best:
-    linear before trained, large thresholds before small ones.
+    linear before trained, large thresholds before small ones. Held-out pairs may be too few to tell; `KoopmanLoRA.fit`
+    asks further fits then, which this function cannot make.
 
     Of 15,000 training pairs and more five parts judge in turn, by their mean VAMP-2, what was solved from the other
     four; the best is taken, if it beats linear VAMP as above, and the held-out pairs choose nothing. The trained
