@@ -42,6 +42,9 @@ ERRORS_BEYOND_LINEAR, ERRORS_BEYOND_FEW = 2.0, 1.0
 ERRORS_TO_TELL = 2.0
 # Further fits after which no more are made where linear VAMP has the best mean.
 ENOUGH_FOR_LINEAR = 2
+# The smallest threshold that further fits may choose: those below gain nothing there, and magnify the round-off of
+# single precision to a thousandth.
+SMALLEST_OF_FURTHER = 1e-6
 # What may count in full: linear functions of the state, or the trained features.
 LINEAR, TRAINED = "linear", "trained"
 # What solutions are judged by.
@@ -183,7 +186,9 @@ def rewrite_heads(
         except FurtherFitInterruptedError as interruption:
             finding, by_fit = interruption.finding, []
         if len(by_fit) > 1:
-            choice, judges = best_of_parts(np.array(by_fit), errors_beyond), BY_FURTHER_FITS
+            is_allowed = [t >= SMALLEST_OF_FURTHER for _, t in candidates.names]
+            choice = best_of_parts(np.where(is_allowed, by_fit, -np.inf), errors_beyond)
+            judges = BY_FURTHER_FITS
     best, scores = choice.best, choice.scores
     start, threshold = candidates.names[best]
     logger.info("refinement takes %s, threshold %g, VAMP-2 %.4f", start, threshold, scores[best])

@@ -116,9 +116,10 @@ ax = kl.plots.plot_modes_above_noise(answers[0], ax=axes[0])
 ax = kl.plots.plot_timescales(scan, n_timescales=1, ax=axes[1])
 assert np.mean(found == 1) >= 0.5
 # %% [markdown]
-# The rule is a test at a level of 95 %: of many sets of pure noise about one in twenty shows a mode, by design. And
-# note what a fit alone would have said: networks always find functions that correlate on the pairs that they were
-# trained on.
+# The rule is a test at a level of 95 %: of many sets of pure noise about one in twenty shows a mode, by design. The
+# scan says that there is nothing, or, where one lag of several is above zero by chance, that the timescale still
+# changes: what is read from noise grows with the lag. And note what a fit alone would have said: networks always find
+# functions that correlate on the pairs that they were trained on.
 # %%
 sigma = answers[0].sigma.values[1]
 held_out, bounds = float(answers[0].sigma_held_out[1]), answers[0].sigma_held_out_interval.values[:, 1]
