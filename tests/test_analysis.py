@@ -271,6 +271,7 @@ def test_what_is_said_of_the_fit_is_said_of_the_data_it_is_applied_to(fitted):
     assert NO_BETTER not in [finding.name for finding in back.fitted.findings]
 
 
+@pytest.mark.slow
 def test_the_agreement_of_fits_is_not_that_of_other_data(other):
     fitted = KoopmanLoRA(n_modes=3, hidden_dims=(8,), n_epochs=1, n_fits=2).fit(LABELLED).analysis_
     assert fitted.fitted.fits is not None

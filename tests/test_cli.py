@@ -462,6 +462,7 @@ def test_forecast_is_that_of_the_analysis_from_the_last_states(runs, tmp_path, c
     assert len(printed.splitlines()) == 1 + 2 * len(last) + 2
 
 
+@pytest.mark.slow
 def test_coarse_grain_is_that_of_the_analysis(runs, tmp_path, capsys):
     out = str(tmp_path / "states.nc")
     assert main(["coarse-grain", runs.folder, runs.data, "--n-states", "2", "--n-resamples", "20", "--out", out]) == 0

@@ -161,6 +161,7 @@ def test_the_other_coordinates_are_standardised_as_before():
     assert torch.allclose(z[:, 2], torch.from_numpy(np.sin(states[:, 0])).float(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_each_angle_may_have_a_period_of_its_own():
     states = np.column_stack([wandering_angle(seed=1)[:, 0], 30 * wandering_angle(seed=2)[:, 0]])
     estimator = KoopmanLoRA(**SMALL, periodic=True, period=[2 * np.pi, 360.0]).fit(states)
@@ -169,6 +170,7 @@ def test_each_angle_may_have_a_period_of_its_own():
     assert not np.allclose(here, estimator.singular_functions(states[:50] + np.array([0.0, 2 * np.pi])), atol=1e-2)
 
 
+@pytest.mark.slow
 def test_a_fit_of_angles_does_not_see_the_seam():
     """Wrapped at -180 or at 0 degrees, a fit is the same but for round-off of the raw angles."""
     fits = []
@@ -202,6 +204,7 @@ def test_a_saved_analysis_and_model_are_as_periodic(tmp_path, shared):
     assert (model.standardize.periodic, model.standardize.period) == ((0,), (360.0,))
 
 
+@pytest.mark.slow
 def test_forecasts_and_scans_go_on_with_angles():
     states = wrapped(wandering_angle(), -np.pi, 2 * np.pi)
     estimator = KoopmanLoRA(**SMALL, periodic=[0]).fit(states)

@@ -54,6 +54,7 @@ def test_splits_of_joined_trajectories_share_no_frame(lengths, lag, by, seed):
     assert not frames(training) & frames(held_out)
 
 
+@pytest.mark.slow
 def test_a_fit_of_many_trajectories_has_moments_in_few_blocks():
     """One per trajectory made moments, validation and bootstrap of 10,000 trajectories slower than their training."""
     rng = np.random.default_rng(0)
@@ -64,6 +65,7 @@ def test_a_fit_of_many_trajectories_has_moments_in_few_blocks():
     assert estimator.intervals().sizes["mode"] == 3
 
 
+@pytest.mark.slow
 def test_intervals_of_joined_trajectories_are_as_wide():
     """Independent trajectories: 64 blocks of 20 tell the spread as 1280 of one (ratio .79 to 1.16 over 20 seeds)."""
     rng = np.random.default_rng(0)

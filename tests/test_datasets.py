@@ -93,6 +93,7 @@ def test_stored_reference_counts_modes_from_one_and_agrees_with_the_system(name,
     np.testing.assert_allclose(stored.timescales, spectrum.clock.timescales(spectrum.eigenvalues), **tolerance)
 
 
+@pytest.mark.slow
 def test_writing_twice_gives_the_same_values(recipe, made, tmp_path):
     recipe.write(tmp_path)
     for file in ("trajectories.nc", "reference.nc"):

@@ -214,6 +214,7 @@ def test_all_pairs_train_where_nothing_is_held_out():
             method()
 
 
+@pytest.mark.slow
 def test_svals_need_not_be_learned():
     estimator = make(learn_svals=False).fit(LABELLED)
     assert estimator.model_.svals is None
@@ -226,6 +227,7 @@ def test_svals_need_not_be_learned():
     )
 
 
+@pytest.mark.slow
 def test_one_shared_encoder():
     estimator = make(shared_encoder=True, n_epochs=4).fit(LABELLED)
     assert estimator.model_.shared_encoder
@@ -287,6 +289,7 @@ def test_the_same_seed_gives_the_same_numbers_and_leaves_random_states_alone():
     assert (np.random.get_state()[1] == legacy).all()  # noqa: NPY002
 
 
+@pytest.mark.slow
 def test_scikit_learn_clones_it_with_all_settings():
     estimator = make(n_modes=4, lag=3, seed=7, nesting="seq", reg_weight=0.2, hidden_dims=(10,))
     twin = clone(estimator)

@@ -48,6 +48,7 @@ def test_a_clone_is_fitted_and_holds_the_same_analysis(analysis):
     assert transformer.n_features_in_ == 2
 
 
+@pytest.mark.slow
 def test_an_analysis_from_a_folder_transforms_as_before(analysis, tmp_path):
     opened = open_analysis(analysis.save(tmp_path / "analysis"))
     assert np.array_equal(FittedModes(opened).transform(X), FittedModes(analysis).transform(X))

@@ -66,6 +66,7 @@ def test_where_a_lag_or_weights_leave_too_little_there_are_no_parts():
     assert len(parts_apart(lagged_pairs(np.arange(201.0), weights=np.ones(201)))) == 4
 
 
+@pytest.mark.slow
 def test_every_pair_judges_a_fit_that_has_not_seen_it(never_told, trainings):
     estimator = make().fit(PAIRS)
     result, parts = estimator.refinement_, parts_apart(PAIRS)

@@ -181,6 +181,7 @@ def test_a_fit_reads_the_driver_and_not_the_noise():
     assert not everything.sel(mode=1).sigma_loss.any()  # the constant has nothing to lose
 
 
+@pytest.mark.slow
 def test_an_angle_is_permuted_as_it_is_and_is_linear_in_its_cosine_and_sine():
     rng = np.random.default_rng(0)
     angle = np.cumsum(0.3 * rng.normal(size=3000))

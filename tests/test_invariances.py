@@ -157,6 +157,7 @@ BASES = {
 REPORTED = {name: reported(moments_of(features, data)) for name, (features, data, _) in BASES.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BASES)
 @few_examples
 @given(seed=seeds)
@@ -199,6 +200,7 @@ def test_the_order_of_pairs_and_of_blocks_changes_no_estimate(seed):
             np.testing.assert_allclose(spectrum[name], expected[name], rtol=1e-8, err_msg=name)
 
 
+@pytest.mark.slow
 @given(seed=seeds)
 def test_conjugate_pairs_keep_their_order_in_every_basis(seed):
     """For complex features the order of a pair flipped in 189 of 500 bases."""

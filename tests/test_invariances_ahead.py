@@ -141,6 +141,7 @@ def test_phases_of_the_features_change_no_forecast_and_no_koopman_mode(seed):
     assert_same(ahead(moments_of(f, f, PLANE), f, f, PLANE), AHEAD["complex"])
 
 
+@pytest.mark.slow
 @few_examples
 @given(shift=st.floats(-100, 100), unit=st.sampled_from([1e-9, 1e-3, 1.0, 1e6]))
 def test_a_shift_and_a_unit_of_the_data_move_forecasts_with_them_and_nothing_else(shift, unit):

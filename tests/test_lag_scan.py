@@ -63,6 +63,7 @@ def test_a_scan_that_fits_anew_agrees_and_leaves_the_estimator_alone(rotation_fi
     assert np.allclose(scan.timescales[:, 1], truth_timescale(), rtol=0.15)
 
 
+@pytest.mark.slow
 def test_the_units_of_the_fit_hold_for_data_without_units(rotation_fit, rotation_data):
     labelled = rotation_fit.scan_lags(rotation_data, [1, 2], bootstrap=Bootstrap(20))
     bare = rotation_fit.scan_lags(list(rotation_data.values), [1, 2], bootstrap=Bootstrap(20))

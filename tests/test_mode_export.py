@@ -405,6 +405,7 @@ def test_a_folder_is_not_replaced(tmp_path):
         fit("vectors").export_mode(tmp_path / "m.pt")
 
 
+@pytest.mark.slow
 def test_an_encoder_that_torch_can_neither_script_nor_trace_is_an_error_that_says_why(tmp_path):
     expected = "the encoder, WithNumpy, cannot be exported to TorchScript; it cannot be scripted: .*it cannot be traced"
     with pytest.raises(ValueError, match=expected):

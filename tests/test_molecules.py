@@ -112,6 +112,7 @@ def test_chunks_change_nothing(files, monkeypatch):
         xr.testing.assert_identical(once, chunked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["xtc", "dcd", "pdb"])
 def test_a_stride_takes_every_third_frame(folder, suffix):
     every = MoleculeFiles(runs(folder, suffix), TOPOLOGY).distances("all")

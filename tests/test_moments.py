@@ -214,6 +214,7 @@ def test_a_stack_transforms_as_its_members_do(seed, kind):
 # ---- maps of features ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 1000), is_complex=st.booleans(), width=st.integers(1, 6))
 def test_transformed_moments_are_those_of_transformed_features(seed, is_complex, width):
     rng = np.random.default_rng(seed)

@@ -124,6 +124,7 @@ def test_same_seed_same_result_and_global_state_untouched():
     assert torch.equal(state, torch.get_rng_state())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("orthogonality", ["bjorck", "qr"])
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
 def test_tracking_takes_a_fifth_of_the_steps(dtype, orthogonality):

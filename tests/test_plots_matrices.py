@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from pictures import decomposed, line
 
 from koopman_lora.plots import plot_matrix_core, plot_matrix_svals, plot_matrix_training
@@ -18,6 +19,7 @@ def test_decomposition_of_a_matrix():
     assert image.get_extent() == [0.5, 3.5, 3.5, 0.5]
 
 
+@pytest.mark.slow
 def test_the_smallest_possible_error_stands_in_the_training():
     _, result = decomposed()
     ax = plot_matrix_training(result)

@@ -127,6 +127,7 @@ def test_the_estimator_hands_on_number_and_level(fitted, unrefined):
     assert "refit" not in fitted.intervals(Bootstrap(50)).attrs
 
 
+@pytest.mark.slow
 def test_refits_are_fits_with_the_same_settings_and_seeds_that_follow(fitted, refits):
     block = block_numbers(fitted.pairs_, 20)
     half = draw_halves(int(block.max()) + 1, 8)[3]
@@ -146,6 +147,7 @@ def test_processes_change_nothing(unrefined):
     assert torch.get_num_threads() == n_threads
 
 
+@pytest.mark.slow
 def test_reversible_fits_have_real_eigenvalues_in_all_refits():
     chain = np.cumsum(np.random.default_rng(0).normal(size=400)) % 7.0
     estimator = make(reversible=True, n_epochs=1, refine=False, held_out=0.0)

@@ -174,6 +174,7 @@ def test_names_are_escaped():
     assert ["<u>", "</td>"] in told.tables["settings"][0]["rows"]
 
 
+@pytest.mark.slow
 def test_the_same_answers_give_the_same_pictures():
     sections = [functions_section(turning()[1]) for _ in range(2)]
     assert sections[0] == sections[1]
@@ -302,6 +303,7 @@ def test_images_have_a_page():
 # ----------------------------------------------------------------------------------------------------------- the file
 
 
+@pytest.mark.slow
 def test_a_page_takes_the_place_of_an_older_one_and_of_nothing_else(tmp_path):
     path, answers = tmp_path / "new" / "page.html", dataclasses.replace(turning()[1], **FEW)
     for _ in range(2):

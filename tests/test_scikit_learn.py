@@ -32,6 +32,7 @@ def test_scikit_learn_checks(estimator, check):
     check(estimator)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @parametrize_with_checks(
     [kl.NeuralSVD(n_modes=1)],
@@ -55,6 +56,7 @@ def test_transform_gives_the_left_singular_functions():
     assert np.array_equal(single.fit_transform(RUNS[0]), single.singular_functions(RUNS[0]))
 
 
+@pytest.mark.slow
 def test_the_score_is_vamp_e_of_pairs_that_nothing_was_fitted_to():
     estimator = kl.KoopmanLoRA(**SMALL).fit(RUNS[:3])
     assert estimator.score(RUNS[3:]) == estimator.applied_to(RUNS[3:]).scores().vamp_e
@@ -83,6 +85,7 @@ def test_images_have_no_columns():
     assert not hasattr(estimator, "n_features_in_")
 
 
+@pytest.mark.slow
 def test_in_a_pipeline_in_any_place():
     pipeline = make_pipeline(StandardScaler(), kl.KoopmanLoRA(**SMALL), Ridge())
     target = RUNS[0][:, 0]

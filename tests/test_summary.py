@@ -41,6 +41,7 @@ def chain():
 # ----------------------------------------------------------------------------------------------------------- the table
 
 
+@pytest.mark.slow
 def test_a_clean_fit_has_a_verdict_for_every_mode_and_no_sentence(chain):
     summary = chain.summary()
     assert summary.findings == ()
@@ -126,6 +127,7 @@ def test_noise_has_no_modes(seed):
     assert "no plateau" not in found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_more_modes_are_asked_for_where_all_are_real(seed):
     found = named(fitted(NoisyRotation().simulate(n_steps=4000, seed=seed), 5, seed=seed))
@@ -215,6 +217,7 @@ def test_the_best_of_several_fits_is_kept_and_they_agree():
     assert "3 fits, the best one shown: agreement (mean squared cosine) about modes 2 to 3" in str(summary)
 
 
+@pytest.mark.slow
 def test_a_fit_that_failed_is_named_and_one_that_is_alone_raises():
     data = CHAIN.simulate(n_steps=1000, seed=0)
     several = fitted(data, 3, n_fits=2, seed=7, loss=_FailsFirst())

@@ -110,6 +110,7 @@ def test_the_default_precision_of_other_threads_is_left_alone():
     assert seen == {torch.float32}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["default", "dropout", "own layer"])
 def test_random_states_are_left_as_they_were(kind):
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002

@@ -76,6 +76,7 @@ def test_the_next_save_after_a_killed_one_leaves_nothing_of_it(tmp_path, saved):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([*FILES, RECORD])
 
 
+@pytest.mark.slow
 def test_a_save_that_fails_after_a_killed_one_leaves_what_that_had_made(tmp_path, saved, monkeypatch):
     killed_while_moving(saved, tmp_path / "out", 1)
 

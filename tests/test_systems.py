@@ -176,6 +176,7 @@ def test_rates_are_the_dirichlet_energies_of_the_functions(name):
     np.testing.assert_allclose(energy, -np.log(spectrum.singular_values) / system.dt, rtol=3e-3, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ON_A_GRID)
 def test_numerical_spectra_say_what_half_the_grid_changes(name):
     spectrum = STOCHASTIC[name].spectrum()
@@ -206,6 +207,7 @@ def test_hot_landscape_stays_in_its_box_and_loses_its_memory():
 # Properties of every spectrum
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lag", [1, 3])
 @stochastic
 def test_singular_functions_are_orthonormal_and_start_with_the_constant(name, lag):

@@ -57,6 +57,7 @@ def test_fit_finds_the_singular_functions(options):
     assert share(model) > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "loss", [NestedLoRALoss(5, "seq"), NestedLoRALoss(5, None), VAMPLoss("2"), VAMPLoss("E"), DPNetLoss()], ids=repr
 )

@@ -182,6 +182,7 @@ def test_mixed_precision_runs_to_a_finite_model():
     assert share(model) > 0.7
 
 
+@pytest.mark.slow
 def test_weight_decay_shrinks_weights():
     sizes = []
     for weight_decay in (0.0, 1.0):

@@ -178,6 +178,7 @@ def test_weights_undo_a_bias_of_the_starts_in_linear_functions():
     assert not ((other_low <= exact) & (exact <= other_high)).all()
 
 
+@pytest.mark.slow
 def test_a_fit_tells_weights_of_equilibrium_to_fit_again_with():
     """Runs that start away from the middle of a stable linear process: the mean of equilibrium is 0."""
     rng = np.random.default_rng(0)
