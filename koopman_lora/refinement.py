@@ -40,6 +40,8 @@ SCORE_BLOCKS = 16
 ERRORS_BEYOND_LINEAR, ERRORS_BEYOND_FEW = 2.0, 1.0
 # Standard errors by which the best must lead linear VAMP, or else held-out pairs do not tell: further fits are asked.
 ERRORS_TO_TELL = 2.0
+# Standard errors by which five fits together must beat linear VAMP: Student's t at 97.5 %.
+ERRORS_OF_FURTHER = 2.78
 # Further fits after which no more are made where linear VAMP has the best mean.
 ENOUGH_FOR_LINEAR = 2
 # The smallest threshold that further fits may choose: those below gain nothing there, and magnify the round-off of
@@ -68,7 +70,8 @@ class RefinementResult:
     starts, thresholds, scores : all that was tried; scores (n_starts, n_thresholds) are VAMP-2 of other pairs than were
         solved, -inf of functions that are made of round-off
     chosen_by : which pairs these are: the 'held-out pairs', 'folds of the training pairs', or, by the mean over the fit
-        and `further_fits`, 'pairs that a fit has not seen'
+        and `further_fits`, 'pairs that a fit has not seen', less what noise alone adds for more functions than linear
+        VAMP has
     validation : the same solution from the training pairs alone, on the held-out pairs
     finding : that further fits were interrupted; None otherwise
     """
@@ -182,12 +185,13 @@ def rewrite_heads(
     choice, finding = choose(candidates, moments, errors_beyond), None
     if train is not None and LINEAR in full and not _is_many(split) and choice.lead < ERRORS_TO_TELL:
         try:
-            by_fit = _asked_further(choice.scores, train, split, tried)
+            own = choice.scores - _excess(model, tried, held_out)
+            by_fit = _asked_further(own, train, split, tried)
         except FurtherFitInterruptedError as interruption:
             finding, by_fit = interruption.finding, []
         if len(by_fit) > 1:
             is_allowed = [t >= SMALLEST_OF_FURTHER for _, t in candidates.names]
-            choice = best_of_parts(np.where(is_allowed, by_fit, -np.inf), errors_beyond)
+            choice = best_of_parts(np.where(is_allowed, by_fit, -np.inf), ERRORS_OF_FURTHER)
             judges = BY_FURTHER_FITS
     best, scores = choice.best, choice.scores
     start, threshold = candidates.names[best]
@@ -218,7 +222,19 @@ def _judged_apart(model: KoopmanLoRAModel, split: Split, tried: np.ndarray) -> n
     model.eval()
     maps, heads = ritz_maps(model), head_matrices(model, split.pairs.read_x(slice(1)))
     candidates = Candidates(_starts(model, heads, is_many=False), tried, model.n_modes)
-    return held_out_scores(candidates, _moments(maps, split, split.held_out))
+    scores = held_out_scores(candidates, _moments(maps, split, split.held_out))
+    return scores - _excess(model, tried, split.held_out)
+
+
+def _excess(model: KoopmanLoRAModel, tried: np.ndarray, held_out: LaggedPairs) -> np.ndarray:
+    """What noise alone adds to the scores (n_candidates,) of functions more than linear VAMP has: 1 / n for each pair.
+
+    Spans of one dimension gain alike, but a state of few coordinates has fewer linear functions than n_modes.
+    """
+    n_most = model.n_modes - 1
+    excess = np.full(2 * len(tried), (n_most**2 - min(n_linear(model), n_most) ** 2) / len(held_out))
+    excess[0] = 0.0
+    return excess
 
 
 def _is_many(split: Split) -> bool:
