@@ -40,8 +40,6 @@ SCORE_BLOCKS = 16
 ERRORS_BEYOND_LINEAR, ERRORS_BEYOND_FEW = 2.0, 1.0
 # Standard errors by which the best must lead linear VAMP, or else held-out pairs do not tell: further fits are asked.
 ERRORS_TO_TELL = 2.0
-# Standard errors by which five fits together must beat linear VAMP: Student's t at 97.5 %.
-ERRORS_OF_FURTHER = 2.78
 # Further fits after which no more are made where linear VAMP has the best mean.
 ENOUGH_FOR_LINEAR = 2
 # The smallest threshold that further fits may choose: those below gain nothing there, and magnify the round-off of
@@ -191,7 +189,7 @@ def rewrite_heads(
             finding, by_fit = interruption.finding, []
         if len(by_fit) > 1:
             is_allowed = [t >= SMALLEST_OF_FURTHER for _, t in candidates.names]
-            choice = best_of_parts(np.where(is_allowed, by_fit, -np.inf), ERRORS_OF_FURTHER)
+            choice = best_of_parts(np.where(is_allowed, by_fit, -np.inf), ERRORS_BEYOND_LINEAR)
             judges = BY_FURTHER_FITS
     best, scores = choice.best, choice.scores
     start, threshold = candidates.names[best]
