@@ -6,12 +6,12 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
+from _shared import SLOW
 
 import koopman_lora as kl
 from koopman_lora import systems
 from koopman_lora.findings import OVER_FIT
 
-SLOW = systems.LinearGaussian(A=[[0.8, 0.3], [-0.1, 0.5]], B=[[1.0, 0.0], [0.2, 0.6]])
 SIZES = (150, 400, 1000, 4000, 20_000)
 # A canonical value this much too high, in any mode, must be told; where all are this near, nothing may be.
 TOO_HIGH, NEAR = 0.1, 0.03

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
+from _shared import SLOW
 from scipy.optimize import linear_sum_assignment
 
 import koopman_lora as kl
@@ -19,7 +20,6 @@ from koopman_lora.intervals import match_eigenvalues
 from koopman_lora.systems import (
     FiniteMarkovChain,
     FourWellLangevin1D,
-    LinearGaussian,
     NoisyLogisticMap,
     NoisyRotation,
     ReferenceSpectrum,
@@ -53,7 +53,7 @@ CASES = [
     RefitCase("four wells, 1D", FourWellLangevin1D(), 4, SHORT),
     RefitCase(
         "linear Gaussian, slow",
-        LinearGaussian(A=[[0.8, 0.3], [-0.1, 0.5]], B=[[1.0, 0.0], [0.2, 0.6]]),
+        SLOW,
         4,
         SHORT,
     ),

@@ -22,6 +22,9 @@ SYSTEMS = {
     "four wells 2-D": kl.systems.FourWellLandscape2D(),
 }
 
+# two coordinates, correlated and slow
+SLOW = kl.systems.LinearGaussian(A=[[0.8, 0.3], [-0.1, 0.5]], B=[[1.0, 0.0], [0.2, 0.6]])
+
 
 def reference_of(system: kl.systems.ReferenceSpectrum, n_modes: int, lag: int = 1) -> kl.systems.ReferenceSpectrum:
     """Reference with as many modes as the system has, up to 48, so that a captured share misses nothing."""

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from _shared import SLOW
 
 import koopman_lora as kl
 from koopman_lora import refinement
@@ -22,7 +23,6 @@ from koopman_lora.scores import span_vamp_2
 
 Rng = np.random.Generator
 FRESH, FRESH_SEED = (40, 1000), 10**6
-SLOW = kl.systems.LinearGaussian(A=[[0.8, 0.3], [-0.1, 0.5]], B=[[1.0, 0.0], [0.2, 0.6]])
 
 
 def wells(shape: tuple[int, int], rng: Rng, n_wells: int = 1, tilt: float = 0.5) -> np.ndarray:

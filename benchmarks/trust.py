@@ -20,6 +20,7 @@ from _chains import chains, unseen
 from _inputs import inputs
 from _overfit import overfit
 from _refit import refit_coverage
+from _shared import SLOW
 from _weights import weights
 
 import koopman_lora as kl
@@ -43,7 +44,6 @@ from koopman_lora.systems import (
 
 MAP = NoisyLogisticMap()
 MILD = LinearGaussian(A=[[0.5, 0.2], [-0.1, 0.3]], B=[[1.0, 0.0], [0.2, 0.6]])
-SLOW = LinearGaussian(A=[[0.8, 0.3], [-0.1, 0.5]], B=[[1.0, 0.0], [0.2, 0.6]])
 SMALL_CHAIN = FiniteMarkovChain(np.array([[6, 2, 1, 1], [1, 5, 3, 1], [0, 1, 7, 2], [3, 1, 1, 5]]) / 10)
 BLOCKS = FiniteMarkovChain.with_blocks()
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from matplotlib.axes import Axes
 
 from koopman_lora import plots
@@ -47,10 +48,14 @@ def spectrum(a: argparse.Namespace) -> None:
     if a.scan_lags:
         print("\n" + scan_text(analysis.scan_lags(data, a.scan_lags, bootstrap, weights)))
     if a.intervals:
-        intervals = analysis.intervals(bootstrap)
-        print(f"\n{intervals_text(intervals)}\nwrote {save_dataset(intervals, a.intervals)}")
+        write_intervals(analysis.intervals(bootstrap), a.intervals)
     if a.out:
         print(f"\nwrote {save_dataset(analysis.spectrum, a.out)}")
+
+
+def write_intervals(intervals: xr.Dataset, path: str) -> None:
+    """Print them and write them to a file."""
+    print(f"\n{intervals_text(intervals)}\nwrote {save_dataset(intervals, path)}")
 
 
 def report(a: argparse.Namespace) -> None:

@@ -11,7 +11,16 @@ from typing import Any
 
 from koopman_lora import systems
 from koopman_lora._labels import TIME, TRAJECTORY
-from koopman_lora.analysis_commands import check_ending, coarse_grain, forecast, plot, report, spectrum, weights_of
+from koopman_lora.analysis_commands import (
+    check_ending,
+    coarse_grain,
+    forecast,
+    plot,
+    report,
+    spectrum,
+    weights_of,
+    write_intervals,
+)
 from koopman_lora.analysis_files import analysis_bytes
 from koopman_lora.data.array_files import check_archive, read_array
 from koopman_lora.data.health import data_health
@@ -26,7 +35,6 @@ from koopman_lora.refits import check_refits
 from koopman_lora.svd.neural_svd import NeuralSVD
 from koopman_lora.tables import (
     health_text,
-    intervals_text,
     refinement_text,
     scores_text,
 )
@@ -88,8 +96,7 @@ def _fit(a: argparse.Namespace) -> None:
         if finding.name == INTERRUPTED:
             raise KeyboardInterrupt(finding.message)
     if a.intervals:
-        intervals = estimator.intervals(refit=a.refit, n_jobs=a.n_jobs)
-        print(f"\n{intervals_text(intervals)}\nwrote {save_dataset(intervals, a.intervals)}")
+        write_intervals(estimator.intervals(refit=a.refit, n_jobs=a.n_jobs), a.intervals)
 
 
 def _check_intervals(a: argparse.Namespace) -> None:

@@ -75,8 +75,8 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
         only without refinement.
     refine : bool
         Finish with Rayleigh-Ritz on the state and the last hidden layers (`kl.refine`). Where the held-out pairs of a
-        small data set do not tell whether that beats linear VAMP, four further fits are made, each without another
-        quarter of the pairs, and all pairs judge: some five times as long.
+        small data set do not tell whether that beats linear VAMP, up to four further fits are made, each without
+        another quarter of the pairs, and all pairs judge: at most some five times as long.
     n_epochs, batch_size : see `kl.fit`
     learning_rate, weight_decay, gradient_clip, patience, accelerator, devices, num_nodes, precision : see
         `TrainingOptions`

@@ -16,6 +16,7 @@ from koopman_lora.data.groups import SPLIT_BLOCKS, block_numbers, without_overla
 from koopman_lora.data.pairs import LaggedPairs
 from koopman_lora.data.splits import Split
 from koopman_lora.finding import Finding
+from koopman_lora.losses import NonFiniteLossError
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.training_loop import TrainingResult
 from koopman_lora.training_reports import INTERRUPTED
@@ -39,8 +40,12 @@ class FurtherFitInterruptedError(Exception):
         self.finding = Finding(INTERRUPTED, text)
 
 
-def parts_apart(pairs: LaggedPairs) -> list[Split]:
+def parts_apart(pairs: LaggedPairs, n_least: int = 2) -> list[Split]:
     """Splits of the pairs that hold out one part each, every fourth of 20 blocks; none of pairs too few for that.
+
+    Parameters
+    ----------
+    n_least : pairs that a training needs
 
     Examples
     --------
@@ -51,8 +56,10 @@ def parts_apart(pairs: LaggedPairs) -> list[Split]:
     []
     """
     part = block_numbers(pairs, SPLIT_BLOCKS) % N_PARTS
-    masks = [(without_overlap(pairs, part == number), part == number) for number in range(N_PARTS)]
-    if any(left.mean() < LEAST_LEFT or not (_counts(pairs, left) and _counts(pairs, held)) for left, held in masks):
+    masks = [(without_overlap(pairs, held), held) for held in (part == number for number in range(N_PARTS))]
+    if min(left.sum() for left, _ in masks) < max(LEAST_LEFT * len(pairs), n_least):
+        return []
+    if not all(_counts(pairs, mask) for both in masks for mask in both):
         return []
     return [Split.given(pairs.select(left), pairs.select(held)) for left, held in masks]
 
@@ -62,18 +69,22 @@ def _counts(pairs: LaggedPairs, mask: np.ndarray) -> bool:
     return bool(mask.any() if pairs.weights is None else pairs.weights[mask].any())
 
 
-def further_fits(train: Train, pairs: LaggedPairs) -> Iterator[tuple[KoopmanLoRAModel, Split]]:
-    """Trained models and the splits that held out one part for each.
+def further_fits(train: Train, pairs: LaggedPairs, n_least: int) -> Iterator[tuple[KoopmanLoRAModel, Split]]:
+    """Trained models and the splits that held out one part for each; one that comes to nothing says nothing.
 
     Raises
     ------
     FurtherFitInterruptedError
         Whoever stops one wants no other.
     """
-    parts = parts_apart(pairs)
+    parts = parts_apart(pairs, n_least)
     for number, split in enumerate(parts, 1):
         logger.info("further fit %d of %d, for what the held-out pairs do not tell", number, len(parts))
-        model, training = train(split)
+        try:
+            model, training = train(split)
+        except NonFiniteLossError as error:
+            logger.info("it came to nothing: %s", error)
+            continue
         if training.stop_reason == INTERRUPTED:
             raise FurtherFitInterruptedError
         yield model, split

@@ -171,20 +171,16 @@ def rewrite_heads(
     thresholds = _default_thresholds(split) if thresholds is None else thresholds
     check_one_encoder(model, split)
     take_facts(model, split)
-    model.eval()
-    maps, heads = ritz_maps(model), head_matrices(model, split.pairs.read_x(slice(1)))
-    moments = _moments(maps, split, held_out)
-    full = _starts(model, heads, _is_many(split))
     tried = np.array([np.inf, *sorted(thresholds, reverse=True)], dtype=float)
-    candidates = Candidates(full, tried, model.n_modes)
+    maps, heads, candidates = _to_try(model, split, tried)
+    moments, full = _moments(maps, split, held_out), candidates.full
     can_fill = n_linear(model) >= model.n_modes - 1
     errors_beyond = ERRORS_BEYOND_LINEAR if can_fill else ERRORS_BEYOND_FEW
     choose, judges = (by_folds, BY_FOLDS) if _is_many(split) else (by_held_out, BY_HELD_OUT)
     choice, finding = choose(candidates, moments, errors_beyond), None
     if train is not None and LINEAR in full and not _is_many(split) and choice.lead < ERRORS_TO_TELL:
         try:
-            own = choice.scores - _excess(model, tried, held_out)
-            by_fit = _asked_further(own, train, split, tried)
+            by_fit = _asked_further(_less_noise(choice.scores, model, held_out), train, split, candidates)
         except FurtherFitInterruptedError as interruption:
             finding, by_fit = interruption.finding, []
         if len(by_fit) > 1:
@@ -204,35 +200,37 @@ def rewrite_heads(
     return RefinementResult(start, float(threshold), tuple(full), tried, table, judges, validation, finding), trained
 
 
-def _asked_further(own: np.ndarray, train: Train, split: Split, tried: np.ndarray) -> list[np.ndarray]:
+def _asked_further(own: np.ndarray, train: Train, split: Split, candidates: Candidates) -> list[np.ndarray]:
     """Scores of all that is tried, of the fit itself and of further ones; of two where linear VAMP leads by then."""
     by_fit = [own]
-    for model, part in further_fits(train, split.pairs):
-        by_fit.append(_judged_apart(model, part, tried))
+    for model, part in further_fits(train, split.pairs, max(candidates.n_modes, 2)):
+        assert part.held_out is not None
+        maps, _, same = _to_try(model, part, candidates.thresholds)
+        scores = held_out_scores(same, _moments(maps, part, part.held_out))
+        by_fit.append(_less_noise(scores, model, part.held_out))
         if len(by_fit) > ENOUGH_FOR_LINEAR and not np.mean(by_fit, axis=0).argmax():
             break
     return by_fit
 
 
-def _judged_apart(model: KoopmanLoRAModel, split: Split, tried: np.ndarray) -> np.ndarray:
-    """Scores of all that is tried of a further fit, on the part that was held out for it."""
-    assert split.held_out is not None
+def _to_try(
+    model: KoopmanLoRAModel, split: Split, tried: np.ndarray
+) -> tuple[tuple[FeatureMap, FeatureMap], tuple[np.ndarray, np.ndarray], Candidates]:
+    """Functions of a trained model whose span is searched, its heads on them, and what is tried there."""
     model.eval()
     maps, heads = ritz_maps(model), head_matrices(model, split.pairs.read_x(slice(1)))
-    candidates = Candidates(_starts(model, heads, is_many=False), tried, model.n_modes)
-    scores = held_out_scores(candidates, _moments(maps, split, split.held_out))
-    return scores - _excess(model, tried, split.held_out)
+    return maps, heads, Candidates(_starts(model, heads, _is_many(split)), tried, model.n_modes)
 
 
-def _excess(model: KoopmanLoRAModel, tried: np.ndarray, held_out: LaggedPairs) -> np.ndarray:
-    """What noise alone adds to the scores (n_candidates,) of functions more than linear VAMP has: 1 / n for each pair.
+def _less_noise(scores: np.ndarray, model: KoopmanLoRAModel, held_out: LaggedPairs) -> np.ndarray:
+    """Scores (n_candidates,) less what noise alone adds for functions beyond those of linear VAMP, the first.
 
-    Spans of one dimension gain alike, but a state of few coordinates has fewer linear functions than n_modes.
+    Each product of one with one adds 1 / n. Spans of one dimension gain alike, but a state of few coordinates has fewer
+    linear functions than n_modes.
     """
     n_most = model.n_modes - 1
-    excess = np.full(2 * len(tried), (n_most**2 - min(n_linear(model), n_most) ** 2) / len(held_out))
-    excess[0] = 0.0
-    return excess
+    beyond = (n_most**2 - min(n_linear(model), n_most) ** 2) / len(held_out)
+    return np.concatenate([scores[:1], scores[1:] - beyond])
 
 
 def _is_many(split: Split) -> bool:

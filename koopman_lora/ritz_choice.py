@@ -104,13 +104,19 @@ def by_held_out(candidates: Candidates, moments: MomentsOfParts, errors_beyond: 
     scores = _scored(candidates, solutions, there)
     if there.n_blocks < 2:  # no error is known: everything is within it
         return Choice(0, scores, 0.0)
-    blocks = there.leaving_out()
+    blocks, behind = there.leaving_out(), scores.max() - scores
     best = subspace_score(solutions[int(scores.argmax())], blocks)
-    behind = scores.max() - scores
-    errors = np.array([jackknife_error(best - subspace_score(solution, blocks)) for solution in solutions])
-    within = np.where(np.arange(len(scores)) > 0, N_ERRORS, errors_beyond)
-    is_as_good = behind <= within * errors + 1e-9 * scores.max()
-    return Choice(int(is_as_good.argmax()), scores, _in_errors(behind[0], errors[0]))
+
+    def error(number: int) -> float:
+        return float(jackknife_error(best - subspace_score(solutions[number], blocks)))
+
+    of_first, slack = error(0), 1e-9 * scores.max()
+    lead = _in_errors(behind[0], of_first)
+    if behind[0] <= errors_beyond * of_first + slack:
+        return Choice(0, scores, lead)
+    # the best is within any error of itself
+    simplest = next(i for i in range(1, len(scores)) if behind[i] <= N_ERRORS * error(i) + slack)
+    return Choice(simplest, scores, lead)
 
 
 def held_out_scores(candidates: Candidates, moments: MomentsOfParts) -> np.ndarray:

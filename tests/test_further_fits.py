@@ -11,6 +11,7 @@ from koopman_lora import refinement
 from koopman_lora.data.pairs import lagged_pairs
 from koopman_lora.data.splits import split_pairs
 from koopman_lora.further_fits import parts_apart
+from koopman_lora.losses import NonFiniteLossError
 from koopman_lora.scores import span_vamp_2
 from koopman_lora.systems import NoisyRotation
 from koopman_lora.training_loop import TrainingLoop
@@ -64,6 +65,31 @@ def test_where_a_lag_or_weights_leave_too_little_there_are_no_parts():
     weights[:5] = 1  # of one part alone
     assert parts_apart(lagged_pairs(np.arange(201.0), weights=np.append(weights, 0))) == []
     assert len(parts_apart(lagged_pairs(np.arange(201.0), weights=np.ones(201)))) == 4
+    assert parts_apart(lagged_pairs(np.arange(101.0)), n_least=76) == []
+    assert len(parts_apart(lagged_pairs(np.arange(101.0)), n_least=60)) == 4
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_pairs_that_are_enough_for_a_fit_but_for_no_further_one_are_fitted(never_told, trainings):
+    data = np.random.default_rng(0).normal(size=(41, 23))
+    result = kl.KoopmanLoRA(24, hidden_dims=(24,), n_epochs=1).fit(data).refinement_
+    assert result.chosen_by == "held-out pairs"
+    assert len(trainings) == 1
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_further_fit_that_comes_to_nothing_says_nothing(never_told, monkeypatch):
+    run, runs = TrainingLoop.run, []
+
+    def second_fails(self, *args):
+        runs.append(self)
+        if len(runs) == 2:
+            raise NonFiniteLossError("loss is inf")
+        return run(self, *args)
+
+    monkeypatch.setattr(TrainingLoop, "run", second_fails)
+    assert make().fit(PAIRS).refinement_.chosen_by == FURTHER
+    assert len(runs) == 5
 
 
 @pytest.mark.slow

@@ -148,7 +148,7 @@ def test_held_out_pairs_without_a_transition_judge_no_mode():
     summary = estimator.summary()
     assert estimator.validation().phi[:, 1].var() < 0.2
     assert summary.modes.verdict.values[1] == "not tested"
-    assert "hardly show mode" in named(estimator)["not tested"]
+    assert "hardly show mode 2" in named(estimator)["not tested"]
     assert "no modes" not in named(estimator)
 
 
