@@ -181,17 +181,19 @@ class PairedMLP(nn.Module):
 
     def _layers(self, side: int | None) -> list[tuple[Tensor, Tensor]]:
         """Weights and biases of one side, or of both: a slice of all would cost a copy in every backward pass."""
-        pairs = zip(self.weights, self.biases, strict=True)
+        # not of the lists themselves, which look every entry up by the text of its number
+        pairs = zip(self.weights.parameters(recurse=False), self.biases.parameters(recurse=False), strict=True)
         return list(pairs) if side is None else [(w[side : side + 1], b[side : side + 1]) for w, b in pairs]
 
-    def _hidden(self, z: Tensor, side: int | None) -> Tensor:
-        for weight, bias in self._layers(side)[:-1]:
+    def _hidden(self, z: Tensor, layers: list[tuple[Tensor, Tensor]]) -> Tensor:
+        for weight, bias in layers[:-1]:
             z = self.activation(torch.baddbmm(bias, z, weight))
         return z  # (side, batch, width)
 
     def _outputs(self, z: Tensor, side: int | None) -> Tensor:
-        weight, bias = self._layers(side)[-1]
-        return torch.baddbmm(bias, self._hidden(z, side), weight)
+        layers = self._layers(side)
+        weight, bias = layers[-1]
+        return torch.baddbmm(bias, self._hidden(z, layers), weight)
 
     def f(self, x: Tensor) -> Tensor:
         """Features of x, (batch, n_features)."""
@@ -213,11 +215,11 @@ class PairedMLP(nn.Module):
 
     def trunk_f(self, x: Tensor) -> Tensor:
         """Last hidden layer of f, (batch, width)."""
-        return self._hidden(x.flatten(1)[None], 0)[0]
+        return self._hidden(x.flatten(1)[None], self._layers(0))[0]
 
     def trunk_g(self, x_next: Tensor) -> Tensor:
         """Last hidden layer of g, (batch, width)."""
-        return self._hidden(x_next.flatten(1)[None], 1)[0]
+        return self._hidden(x_next.flatten(1)[None], self._layers(1))[0]
 
     def alone(self, side: int, x: Tensor) -> nn.Module:
         """A copy of f (`side` 0) or g (1) as a network of its own; no need for `x`."""

@@ -29,7 +29,7 @@ from koopman_lora.fitted import Fitted, finish
 from koopman_lora.kinds import flag
 from koopman_lora.lag_scan import scan_lags
 from koopman_lora.launching import all_processes
-from koopman_lora.losses import NestedLoRALoss
+from koopman_lora.losses import JOINT_SHARE, NestedLoRALoss
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.refits import Refits, intervals_of, refit_halves
 from koopman_lora.suitable_models import suitable_model
@@ -69,7 +69,8 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
         Learn the singular values as sigmoid parameters on features of unit second moment.
     nesting, reg_weight : see `NestedLoRALoss`
     loss : nn.Module, optional
-        Another loss, called as loss(f, g, svals); nesting and reg_weight must then be left alone.
+        Another loss, called as loss(f, g, svals); nesting and reg_weight must then be left alone. By default the
+        `NestedLoRALoss`, with a `joint_share` of 1/64 where features are refined.
     held_out : float
         Fraction of the pairs held out to pick the best epoch and to validate; 0 trains on all pairs, and is possible
         only without refinement.
@@ -272,7 +273,8 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
                 "Use refine=False to train on all pairs."
             )
         if self.loss is None:
-            return NestedLoRALoss(self.n_modes, self.nesting, self.reg_weight)
+            share = JOINT_SHARE if self.refine else 0.0
+            return NestedLoRALoss(self.n_modes, self.nesting, self.reg_weight, joint_share=share)
         if (self.nesting, self.reg_weight) != ("jnt", 0.0):
             raise ValueError("nesting and reg_weight belong to the default loss; set them on the loss you gave.")
         return self.loss

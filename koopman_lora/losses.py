@@ -17,10 +17,13 @@ from torch import Tensor, nn
 from koopman_lora.arguments import check_tensors, whole
 from koopman_lora.batch_means import batch_mean, check_pair_weights, gram, grams, over_all_pairs
 from koopman_lora.checks import checked
-from koopman_lora.kinds import flag, is_real, number_array, shown
+from koopman_lora.kinds import flag, is_real, number_array, share, shown
 from koopman_lora.loss_terms import LoRATerms
 
 NESTINGS = ("jnt", "seq", None)
+# Share of the pairs' own law (`joint_share`) where features will be refined, so that their scale is of no consequence.
+# Measured on all systems of `benchmarks/`.
+JOINT_SHARE = 1 / 64
 
 
 class NonFiniteLossError(FloatingPointError, ValueError):
@@ -128,6 +131,7 @@ def lora_loss(
     weights: Sequence[float] | Tensor | None = None,
     unbiased: bool = True,
     pair_weights: Tensor | None = None,
+    joint_share: float = 0.0,
 ) -> Tensor:
     """Nested LoRA loss `-2 Re tr T_fg + tr(M_f M_g)`, nested over truncations; minimum `-sum sigma^2` (un-nested).
 
@@ -146,11 +150,16 @@ def lora_loss(
         value for all pairs. The plain estimate is off by `(tr-term of single pairs - truth) / batch`.
     pair_weights : tensor of shape (n_pairs,), optional
         How much each pair counts, none negative; only their relative size matters.
+    joint_share : number from 0 to below 1
+        Share b of the law of the pairs themselves in what the quadratic part is a mean over. The minimum is then the
+        relative density ratio `r / (1 - b + b r)`, at most 1 / b, instead of the ratio r of the pairs' law to that of
+        independent x and x': a few pairs, or rare outliers, cannot be remembered as large values of it. Its singular
+        functions span nearly the same, but its singular values are lower: for features that will be refined.
 
     Raises
     ------
     ValueError
-        For an unknown nesting, shapes that do not match, fewer than two pairs, weights without 'jnt'.
+        For an unknown nesting, shapes that do not match, fewer than two pairs, weights without 'jnt', a share beyond 1.
     TypeError
         For arrays instead of tensors.
 
@@ -158,6 +167,7 @@ def lora_loss(
     ----------
     docs/mathematics.md, section 3.
     Ryu et al., Operator SVD with Neural Networks via Nested Low-Rank Approximation (2024).
+    Yamada et al., Relative density-ratio estimation for robust distribution comparison (2013), for `joint_share`.
 
     Examples
     --------
@@ -170,25 +180,27 @@ def lora_loss(
     if weights is not None and nesting != "jnt":
         raise ValueError(f"weights belong to nesting='jnt'; got nesting={nesting!r}. Leave weights out.")
     check_pair_weights(pair_weights, f)
+    joint_share = share("joint_share", joint_share)
     f, g = scale_by_svals(f, g, svals)
     h = f.conj() * g  # (batch, mode)
     M_f, M_g = (_second_moments(features, nesting, pair_weights) for features in (f, g))
-    # only the diagonal of T_fg counts: the mean of h, without a product of matrices
-    means = [batch_mean(h.real, pair_weights), M_f, M_g]
     same_pair = _same_pair(h, nesting)
     if nesting == "jnt":
         key = None if weights is None else tuple(number_array("weights", weights).real.ravel().tolist())
         w, m, mask = _truncations(f.shape[1], key, f.real.dtype, f.device)
         same_pair = same_pair @ w
-    (linear, M_f, M_g), same_pair, n_pairs = over_all_pairs(means, same_pair, pair_weights)
+    # only the diagonal of T_fg counts: the mean of h, without a product of matrices
+    means = [batch_mean(h.real, pair_weights), M_f, M_g, batch_mean(same_pair, pair_weights)]
+    (linear, M_f, M_g, joint), same_pair, n_pairs = over_all_pairs(means, same_pair, pair_weights)
     terms = LoRATerms(linear, (M_f * M_g.mT).real)
     if nesting == "jnt":
         terms = LoRATerms(terms.linear * m, terms.quadratic * mask)
-    loss = terms.loss()
+    loss, independent = terms.loss(), terms.quadratic.sum()
     if flag("unbiased", unbiased):
         # from V, the same-batch value of the quadratic part, to its average over pairs n != m
-        loss = loss + (terms.quadratic.sum() - same_pair) / (n_pairs - 1)
-    return loss
+        excess = (independent - same_pair) / (n_pairs - 1)
+        loss, independent = loss + excess, independent + excess
+    return loss + joint_share * (joint - independent) if joint_share else loss
 
 
 @functools.lru_cache(maxsize=32)
@@ -255,7 +267,7 @@ class NestedLoRALoss(nn.Module):
     Parameters
     ----------
     n_modes : number of modes, the constant one included
-    nesting, weights, unbiased : see `lora_loss`
+    nesting, weights, unbiased, joint_share : see `lora_loss`
     reg_weight : weight of `orthonormality_penalty`
     has_constant : the first feature is the constant mode (`has_centering=True` of the model)
 
@@ -282,6 +294,7 @@ class NestedLoRALoss(nn.Module):
         weights: Sequence[float] | None = None,
         unbiased: bool = True,
         has_constant: bool = False,
+        joint_share: float = 0.0,
     ) -> None:
         super().__init__()
         check_nesting(nesting)
@@ -296,13 +309,14 @@ class NestedLoRALoss(nn.Module):
             nesting_weights(n_modes, weights)
         self.n_modes, self.nesting, self.reg_weight = n_modes, nesting, float(reg_weight)
         self.weights, self.unbiased, self.has_constant = weights, unbiased, has_constant
+        self.joint_share = share("joint_share", joint_share)
 
     def forward(self, f: Tensor, g: Tensor, svals: Tensor | None = None, pair_weights: Tensor | None = None) -> Tensor:
         """Loss of a batch of unscaled features, each (batch, n_modes)."""
         check_tensors(f=f, g=g)
         if f.ndim != 2 or f.shape[1] != self.n_modes:
             raise ValueError(f"f must have shape (batch, n_modes={self.n_modes}); got {tuple(f.shape)}.")
-        loss = lora_loss(f, g, svals, self.nesting, self.weights, self.unbiased, pair_weights)
+        loss = lora_loss(f, g, svals, self.nesting, self.weights, self.unbiased, pair_weights, self.joint_share)
         if self.reg_weight > 0:
             loss = loss + self.reg_weight * orthonormality_penalty(f, g, self.has_constant, pair_weights)
         return loss

@@ -55,8 +55,9 @@ def fit(
     pairs : LaggedPairs or Split
         Pairs are split by `split_pairs(pairs, seed=seed)`; for another split, none, or pairs of your own, give the
         split: `split_pairs(pairs, 0.2)`, `split_pairs(pairs, 0)`, `Split.given(training, held_out)`.
-    loss : module called as `loss(f, g, svals)`, `NestedLoRALoss(n_modes)` by default
-        Pairs with weights come in batches as often as these say: a loss need not know them.
+    loss : module called as `loss(f, g, svals)`
+        By default `NestedLoRALoss(n_modes)`, with a `joint_share` of 1/64 where `options` say that the features will be
+        refined. Pairs with weights come in batches as often as these say: a loss need not know them.
     n_epochs : int, optional
         Passes over the pairs. By default 950 optimisation steps, more for more than 40,000 pairs (with their cube
         root), which count as epochs of 50 steps.

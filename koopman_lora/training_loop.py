@@ -27,7 +27,7 @@ from koopman_lora.epoch_scores import EpochScore, HeldOutScores
 from koopman_lora.finding import Finding
 from koopman_lora.interruptions import Interruption, interruptions
 from koopman_lora.launching import make_fabric
-from koopman_lora.losses import NestedLoRALoss, NonFiniteLossError, scalar_loss
+from koopman_lora.losses import JOINT_SHARE, NestedLoRALoss, NonFiniteLossError, scalar_loss
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.normalisation import at_least_single, global_batch_norm
 from koopman_lora.optimisers import HIDDEN_MOMENTUM, MuonAdamW, hidden_matrices, parameter_groups
@@ -100,7 +100,7 @@ class TrainingLoop:
         self.fabric = make_fabric(options)
         self.model, self.split, self.options, self.seed = model, split, options, seed
         self.train, self.test = split.training, split.held_out
-        self.loss = loss or NestedLoRALoss(model.n_modes)
+        self.loss = loss or NestedLoRALoss(model.n_modes, joint_share=JOINT_SHARE if options.will_refine else 0.0)
         self.standing = Standing(torch.zeros((), device=self.fabric.device))
         self.checkpoints: Checkpoints | None = None
         self.stopped_by = ""  # the signal, once all processes know of it
@@ -127,6 +127,7 @@ class TrainingLoop:
         self.fabric.to_device(self.fabric.strategy.precision.convert_module(self.model))
         self.optimizer: Any = self.fabric.setup_optimizers(optimizer)
         share_state(self.model)
+        self.parameters = list(self.model.parameters())
         self.draws = may_draw(self.model) or may_draw(self.loss)
         self.settings = {
             "batch_size": batch_size,
@@ -239,9 +240,10 @@ class TrainingLoop:
         with self._autocast():
             f, g = self.model.encode(x, x_next)
         loss = scalar_loss(self._loss_of_all(at_least_single(f), at_least_single(g)))
-        self.optimizer.zero_grad()
+        for parameter in self.parameters:  # `zero_grad` is slow to begin
+            parameter.grad = None
         self.fabric.backward(loss)
-        average_gradients(self.model.parameters())
+        average_gradients(self.parameters)
         if self.options.gradient_clip is not None:
             # a gradient that is not finite reaches the loss, and stops there with advice
             self.fabric.clip_gradients(

@@ -26,7 +26,7 @@ class TrainingOptions:
     gradient_clip : largest norm of the gradient, if any
     patience : stop after so many epochs without a better held-out score, by default a third of them, at least 10
     will_refine : the features are for `kl.refine`, so that fewer steps will do where pairs are plenty, with
-        orthogonalised momentum for hidden matrices (`MuonAdamW`)
+        orthogonalised momentum for hidden matrices (`MuonAdamW`), and the default loss has a `joint_share`
     standardize : set the model's standardisation from the training pairs
     accelerator : for Lightning Fabric: 'cpu', 'gpu', 'auto'
     devices, num_nodes : processes on each machine, with a GPU each where the accelerator is one, and machines; by

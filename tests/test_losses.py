@@ -7,8 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
+from koopman_lora.data.pairs import lagged_pairs
+from koopman_lora.data.splits import split_pairs
+from koopman_lora.estimator import KoopmanLoRA
 from koopman_lora.loss_terms import LoRATerms, best_svals, lora_terms
 from koopman_lora.losses import NestedLoRALoss, lora_loss, nesting_weights, orthonormality_penalty, truncation_weights
+from koopman_lora.model import KoopmanLoRAModel
+from koopman_lora.training_loop import TrainingLoop
+from koopman_lora.training_options import TrainingOptions
 
 DTYPES = [torch.float64, torch.complex128]
 every_nesting = pytest.mark.parametrize("nesting", ["jnt", "seq", None])
@@ -189,6 +195,56 @@ def test_biased_option_has_the_predicted_error(dtype, nesting, with_svals):
     predicted = -2 * (linear * multiplicity).sum() + (size - 1) / size * second + same_pair / size
     assert torch.isclose(mean, predicted, rtol=1e-12)
     assert abs(same_pair - second) > 1e-2  # so that there is an error to predict
+
+
+@every_dtype
+@every_nesting
+@pytest.mark.parametrize("joint_share", [0.2, 0.99])
+def test_joint_share_is_of_the_pairs_own_law(dtype, nesting, joint_share):
+    """All batches of 3 out of 4 pairs again: an exact expectation, to be that of pairs and of independent x and x'."""
+    f, g = draw(8, 4, 3, dtype)
+    batches = [list(rows) for rows in itertools.product(range(4), repeat=3)]
+    own = NestedLoRALoss(3, nesting, joint_share=joint_share)
+    mean = torch.stack([own(f[rows], g[rows]) for rows in batches]).mean()
+    weights = torch.full((3,), 1 / 3, dtype=torch.float64) if nesting == "jnt" else torch.tensor([0.0, 0, 1]).double()
+    linear = ((f.conj() * g).real.mean(0) * weights.flip(0).cumsum(0).flip(0)).sum()
+    kernel = (f.conj()[:, None] * g).cumsum(2).abs() ** 2 @ weights  # (pair of x, pair of x')
+    quadratic = (1 - joint_share) * kernel.mean() + joint_share * kernel.diagonal().mean()
+    assert torch.isclose(mean, quadratic - 2 * linear, rtol=1e-12)
+    assert abs(kernel.mean() - kernel.diagonal().mean()) > 0.03  # so that the share counts
+
+
+@pytest.mark.parametrize("joint_share", [0.0, 0.1, 0.9])
+def test_the_minimum_with_a_joint_share_is_the_relative_density_ratio(joint_share):
+    P = torch.tensor([[0.28, 0.02, 0.0], [0.02, 0.4, 0.03], [0.0, 0.03, 0.22]], dtype=torch.float64)
+    independent = P.sum(1)[:, None] * P.sum(0)
+    ratio = P / ((1 - joint_share) * independent + joint_share * P)
+    u, s, vh = torch.linalg.svd(ratio)
+    tables = [(u * s.sqrt()).requires_grad_(), (vh.T * s.sqrt()).requires_grad_()]
+    x, x_next = (index.reshape(-1) for index in torch.meshgrid(torch.arange(3), torch.arange(3), indexing="ij"))
+
+    def loss(f: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+        # all pairs of states with their probabilities: means are expectations
+        return lora_loss(f[x], g[x_next], None, None, None, False, P.reshape(-1), joint_share)
+
+    least = loss(*tables)
+    assert torch.isclose(least, -(P * ratio).sum(), rtol=1e-12)
+    assert all(gradient.abs().max() < 1e-12 for gradient in torch.autograd.grad(least, tables))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan"), "half"])
+def test_joint_share_is_refused_beyond_0_to_1(share):
+    f, g = draw(2, 4, 3, torch.float64)
+    for call in (lambda: NestedLoRALoss(3, joint_share=share), lambda: lora_loss(f, g, joint_share=share)):
+        with pytest.raises(ValueError, match="joint_share must be"):
+            call()
+
+
+def test_features_to_be_refined_are_trained_with_a_joint_share():
+    for refine, share in ((True, 1 / 64), (False, 0.0)):
+        assert KoopmanLoRA(3, refine=refine)._make_loss().joint_share == share
+        model, split = KoopmanLoRAModel(1, 3), split_pairs(lagged_pairs(np.arange(50.0) % 7), 0.1)
+        assert TrainingLoop(model, split, None, TrainingOptions(will_refine=refine)).loss.joint_share == share
 
 
 @every_dtype
