@@ -271,7 +271,7 @@ def test_the_thresholds_are_those_of_the_largest_of_many_correlations():
     n, k = 2000, 6
     phi, psi = rng.normal(size=(2, n, k))
     validation = Validation.of_functions(np.full(k, 0.1), phi, psi, lagged_pairs(rng.normal(size=n + 1)))
-    share = 1 - 0.05 / 4
+    share = 1 - 0.05 / 8
     wanted = norm.ppf(share ** (1 / (k - 1))) / np.sqrt(n)  # the first mode is not on trial
     assert noise_thresholds(validation)[1:] == pytest.approx(wanted, rel=0.15)
     assert (noise_thresholds(validation, level=0.5)[1:] < noise_thresholds(validation, level=0.99)[1:]).all()
