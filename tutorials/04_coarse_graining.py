@@ -46,7 +46,7 @@ for mode in (2, 3):
 lower, upper = found.timescales_interval.sel(mode=2).values
 assert lower < exact_timescales[1] < upper
 # %% [markdown]
-# One process is slow: 0.804, with an interval from 0.564 to 1.252; the exact value is 0.643. The next one is over
+# One process is slow: 0.804, with an interval from 0.564 to 1.253; the exact value is 0.643. The next one is over
 # within the lag. The interval is wide because 20,000 frames look like many and are not: the barrier was crossed 36
 # times. That is also what the warnings say: stretches of data that were held out hardly know how full the valleys are.
 # %%
@@ -118,7 +118,7 @@ for start, end in ((small, 1 - small), (1 - small, small)):
     value = float(model.mean_first_passage_times.sel(way))
     print(f"from state {start} to {end}: {value:.2f} ({lower:.2f} to {upper:.2f})")
 # %% [markdown]
-# The small state is left after 0.97 units of time on average, the other one after 5.85; both are known to a factor of
+# The small state is left after 0.96 units of time on average, the other one after 5.92; both are known to a factor of
 # about two.
 #
 # ## Does it hold at longer times?
