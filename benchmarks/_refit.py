@@ -51,12 +51,7 @@ CASES = [
     RefitCase("rotation", NoisyRotation(), 5, SHORT),
     RefitCase("chain with blocks", FiniteMarkovChain.with_blocks(), 6, SHORT),
     RefitCase("four wells, 1D", FourWellLangevin1D(), 4, SHORT),
-    RefitCase(
-        "linear Gaussian, slow",
-        SLOW,
-        4,
-        SHORT,
-    ),
+    RefitCase("linear Gaussian, slow", SLOW, 4, SHORT),
 ]
 QUANTITIES = ("canonical_singular_values", "eigenvalue_real", "eigenvalue_imag", "eigenvalue_modulus", "timescales")
 KINDS = ("refit", "conditional")

@@ -55,6 +55,7 @@ def checked(function: Any = None, *, but: Collection[str] = ()) -> Any:
     signature = inspect.signature(function)
     if not any(p.annotation not in _OPEN for p in signature.parameters.values()):
         return function  # and no frame is put between a warning and who it is for
+    by_name = _binding(signature)
 
     @functools.cache
     def hints() -> dict[str, Any]:
@@ -73,7 +74,6 @@ def checked(function: Any = None, *, but: Collection[str] = ()) -> Any:
                 given[name] = as_annotated(name, given[name], hint)
         return function(**given)
 
-    by_name = _binding(signature)
     return call
 
 

@@ -29,7 +29,7 @@ from koopman_lora.fitted import Fitted, finish
 from koopman_lora.kinds import flag
 from koopman_lora.lag_scan import scan_lags
 from koopman_lora.launching import all_processes
-from koopman_lora.losses import JOINT_SHARE, NestedLoRALoss
+from koopman_lora.losses import NestedLoRALoss
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.refits import Refits, intervals_of, refit_halves
 from koopman_lora.suitable_models import suitable_model
@@ -218,7 +218,7 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
             flag(name, getattr(self, name))
         pairs = lagged_pairs(X, self.lag, self.dt, self.time_unit, weights=sample_weight)
         pairs = pairs.both_ways() if self.reversible else pairs
-        loss, seed = self._make_loss(), whole("seed", self.seed)
+        loss, seed = self._make_loss(options), whole("seed", self.seed)
         n_fits = whole("n_fits", self.n_fits)
         check_positive("n_fits", n_fits)
         split = split_pairs(pairs, self.held_out, seed=seed)
@@ -266,15 +266,14 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
         names += ["accelerator", "devices", "num_nodes", "precision", "checkpoint", "checkpoint_every", "log_to"]
         return TrainingOptions(will_refine=self.refine, resume=resume, **{name: getattr(self, name) for name in names})
 
-    def _make_loss(self) -> nn.Module:
+    def _make_loss(self, options: TrainingOptions) -> nn.Module:
         if self.refine and not number("held_out", self.held_out) > 0:
             raise ValueError(
                 f"held_out must be positive to choose the refinement's threshold; got {self.held_out}. "
                 "Use refine=False to train on all pairs."
             )
         if self.loss is None:
-            share = JOINT_SHARE if self.refine else 0.0
-            return NestedLoRALoss(self.n_modes, self.nesting, self.reg_weight, joint_share=share)
+            return NestedLoRALoss(self.n_modes, self.nesting, self.reg_weight, joint_share=options.joint_share)
         if (self.nesting, self.reg_weight) != ("jnt", 0.0):
             raise ValueError("nesting and reg_weight belong to the default loss; set them on the loss you gave.")
         return self.loss

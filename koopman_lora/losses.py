@@ -21,9 +21,6 @@ from koopman_lora.kinds import flag, is_real, number_array, share, shown
 from koopman_lora.loss_terms import LoRATerms
 
 NESTINGS = ("jnt", "seq", None)
-# Share of the pairs' own law (`joint_share`) where features will be refined, so that their scale is of no consequence.
-# Measured on all systems of `benchmarks/`.
-JOINT_SHARE = 1 / 64
 
 
 class NonFiniteLossError(FloatingPointError, ValueError):

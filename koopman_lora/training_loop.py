@@ -27,7 +27,7 @@ from koopman_lora.epoch_scores import EpochScore, HeldOutScores
 from koopman_lora.finding import Finding
 from koopman_lora.interruptions import Interruption, interruptions
 from koopman_lora.launching import make_fabric
-from koopman_lora.losses import JOINT_SHARE, NestedLoRALoss, NonFiniteLossError, scalar_loss
+from koopman_lora.losses import NestedLoRALoss, NonFiniteLossError, scalar_loss
 from koopman_lora.model import KoopmanLoRAModel
 from koopman_lora.normalisation import at_least_single, global_batch_norm
 from koopman_lora.optimisers import HIDDEN_MOMENTUM, MuonAdamW, hidden_matrices, parameter_groups
@@ -100,7 +100,7 @@ class TrainingLoop:
         self.fabric = make_fabric(options)
         self.model, self.split, self.options, self.seed = model, split, options, seed
         self.train, self.test = split.training, split.held_out
-        self.loss = loss or NestedLoRALoss(model.n_modes, joint_share=JOINT_SHARE if options.will_refine else 0.0)
+        self.loss = loss or NestedLoRALoss(model.n_modes, joint_share=options.joint_share)
         self.standing = Standing(torch.zeros((), device=self.fabric.device))
         self.checkpoints: Checkpoints | None = None
         self.stopped_by = ""  # the signal, once all processes know of it

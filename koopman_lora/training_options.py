@@ -13,6 +13,8 @@ from koopman_lora.kinds import shown
 # Words of Fabric for what can be trained. With weights in half precision the mean and scale of the states are in half
 # precision too, which an offset of the data does not survive, and NumPy has no bfloat16 for the moments.
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
+# Where features will be refined, of the default loss: measured on all systems of `benchmarks/`.
+JOINT_SHARE = 1 / 64
 
 
 @checked
@@ -84,3 +86,8 @@ class TrainingOptions:
         is_folder = self.log_to is None or isinstance(self.log_to, (str, os.PathLike))
         if not is_folder and not callable(getattr(self.log_to, "log_metrics", None)):
             raise TypeError(f"log_to must be a folder or a logger of Lightning Fabric; got {shown(self.log_to)}.")
+
+    @property
+    def joint_share(self) -> float:
+        """Share of the pairs' own law in the default loss, see `lora_loss`: refinement keeps no scale of features."""
+        return JOINT_SHARE if self.will_refine else 0.0

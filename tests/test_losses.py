@@ -242,7 +242,8 @@ def test_joint_share_is_refused_beyond_0_to_1(share):
 
 def test_features_to_be_refined_are_trained_with_a_joint_share():
     for refine, share in ((True, 1 / 64), (False, 0.0)):
-        assert KoopmanLoRA(3, refine=refine)._make_loss().joint_share == share
+        estimator = KoopmanLoRA(3, refine=refine)
+        assert estimator._make_loss(estimator._make_options(resume=False)).joint_share == share
         model, split = KoopmanLoRAModel(1, 3), split_pairs(lagged_pairs(np.arange(50.0) % 7), 0.1)
         assert TrainingLoop(model, split, None, TrainingOptions(will_refine=refine)).loss.joint_share == share
 
