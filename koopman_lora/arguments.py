@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import numbers
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,6 +34,27 @@ def check_positive(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a number; got {value!r}.")
     if not float(value) > 0:
         raise ValueError(f"{name} must be positive; got {value}.")
+
+
+@contextlib.contextmanager
+def told_as(name: str, *inner: str) -> Iterator[None]:
+    """Errors that begin with the name of an inner argument begin with the one that the user gave.
+
+    Examples
+    --------
+    >>> with told_as("sample_weight", "weights"):
+    ...     check_positive("weights", 0)
+    Traceback (most recent call last):
+    ValueError: sample_weight must be positive; got 0.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, OSError) as error:
+        said = str(error)
+        told = re.sub(rf"^({'|'.join(inner)})\b", name, said)
+        if told != said:
+            error.args = (told,)
+        raise
 
 
 def real_tensor(name: str, values: Any, device: torch.device | None = None) -> Tensor:
@@ -113,8 +136,8 @@ def check_tensors(**values: Any) -> None:
     for name, value in values.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"{name} must be a tensor; got {type(value).__name__}. Use torch.as_tensor({name}).")
-        if value.layout != torch.strided:
-            raise TypeError(f"{name} must be a dense tensor; got {value.layout}.")
+        if value.layout != torch.strided or value.is_meta:
+            raise TypeError(f"{name} must be a dense tensor with values; got {value.layout} on {value.device}.")
         if not (value.is_floating_point() or value.is_complex()):
             raise TypeError(f"{name} must hold floating-point numbers; got {value.dtype}. Use {name}.float().")
 

@@ -22,8 +22,8 @@ def check_pair_weights(weights: Tensor | None, like: Tensor) -> None:
     """
     if weights is None:
         return
-    if not isinstance(weights, Tensor) or not weights.is_floating_point():
-        raise TypeError(f"pair_weights must be a tensor of real numbers, one per pair; got {shown(weights)}.")
+    if not isinstance(weights, Tensor) or not weights.is_floating_point() or weights.layout != torch.strided:
+        raise TypeError(f"pair_weights must be a dense tensor of real numbers, one per pair; got {shown(weights)}.")
     if weights.device != like.device:
         raise TypeError(f"pair_weights must be on {like.device}, as f is; got {weights.device}.")
     if weights.shape != like.shape[:1]:

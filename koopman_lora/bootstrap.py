@@ -166,6 +166,7 @@ def t_interval(
     """
     z, z_drawn = forward(estimate), forward(drawn)
     bias = z_drawn.mean(axis=0) - z
-    half_width = factor * z_drawn.std(axis=0)
+    unit = np.maximum(np.abs(z_drawn).max(axis=0), np.finfo(float).tiny)  # squares of large numbers overflow
+    half_width = factor * unit * (z_drawn / unit).std(axis=0)
     bounds = z - np.maximum(bias, 0) - half_width, z - np.minimum(bias, 0) + half_width
     return backward(np.stack(bounds))

@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator
 from torch import nn
 
 from koopman_lora.analysis import KoopmanAnalysis
-from koopman_lora.arguments import as_plain, check_positive, copied, number, whole
+from koopman_lora.arguments import as_plain, check_positive, copied, number, told_as, whole
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.checks import answers_to_other_names
 from koopman_lora.data.angles import RADIANS, chosen_angles
@@ -214,9 +214,10 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
         return self
 
     def _fit(self, X: Any, sample_weight: Any, options: TrainingOptions) -> tuple[Fitted, TrainingResult]:
-        for name in ("shared_encoder", "reversible", "learn_svals", "refine"):
+        for name in ("shared_encoder", "reversible", "learn_svals"):
             flag(name, getattr(self, name))
-        pairs = lagged_pairs(X, self.lag, self.dt, self.time_unit, weights=sample_weight)
+        with told_as("sample_weight", "weights"):
+            pairs = lagged_pairs(X, self.lag, self.dt, self.time_unit, weights=sample_weight)
         pairs = pairs.both_ways() if self.reversible else pairs
         loss, seed = self._make_loss(options), whole("seed", self.seed)
         n_fits = whole("n_fits", self.n_fits)
@@ -264,7 +265,9 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
     def _make_options(self, resume: bool) -> TrainingOptions:
         names = ["learning_rate", "weight_decay", "gradient_clip", "patience"]
         names += ["accelerator", "devices", "num_nodes", "precision", "checkpoint", "checkpoint_every", "log_to"]
-        return TrainingOptions(will_refine=self.refine, resume=resume, **{name: getattr(self, name) for name in names})
+        return TrainingOptions(
+            will_refine=flag("refine", self.refine), resume=resume, **{name: getattr(self, name) for name in names}
+        )
 
     def _make_loss(self, options: TrainingOptions) -> nn.Module:
         if self.refine and not number("held_out", self.held_out) > 0:
@@ -314,4 +317,5 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
         """Timescales against the lag with intervals, and the shortest lag on the plateau, see `kl.scan_lags`."""
         self.fitted()
         bootstrap = Bootstrap(seed=self.seed) if bootstrap is None else bootstrap
-        return scan_lags(self, X, lags, refit, bootstrap, sample_weight)
+        with told_as("sample_weight", "weights"):
+            return scan_lags(self, X, lags, refit, bootstrap, sample_weight)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 # Numbers in the states that are looked at to choose the direction.
@@ -54,4 +55,4 @@ def _deviation(values: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
 
 def _flat(x: Tensor) -> np.ndarray:
     """States as real numbers (n, n_entries); of complex ones the real part."""
-    return x.detach().cpu().flatten(1).numpy().real.astype(float)
+    return torch.real(x.detach().cpu().flatten(1)).double().numpy()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from koopman_lora._labels import FORECASTER, OBSERVABLE, SAMPLE, STEP, TIME, interval, labelled, provenance
 from koopman_lora.accumulation import flat_state
+from koopman_lora.arguments import told_as
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.checks import checked
 from koopman_lora.data.pairs import LaggedPairs, lagged_pairs
@@ -245,6 +246,8 @@ def forecast_error(
     """
     steps = check_steps(steps)
     step = propagator(moments, method, n_modes)
+    if len(train) == 0:
+        raise ValueError("train must hold pairs; it has none.")
     h, h_next = (_observed(observables, side) for side in (train.x, train.x_next))
     _check_observables(step, h.shape[1])
     lag = train.clock.known_lag("to look several lags ahead")
@@ -253,7 +256,8 @@ def forecast_error(
     mean = np.average(h, axis=0, weights=train.weights)
     errors, counts = [], []
     for n, weights in zip(steps, _weights(step, steps), strict=True):
-        pairs = lagged_pairs(test, lag=n * lag, check_constant=False)
+        with told_as("test", "data", "path"):
+            pairs = lagged_pairs(test, lag=n * lag, check_constant=False)
         if pairs.state_shape != train.state_shape:
             raise ValueError(f"test must hold states of shape {train.state_shape}; got {pairs.state_shape}.")
         now, truth = (_observed(observables, side) for side in (pairs.x, pairs.x_next))

@@ -137,6 +137,8 @@ def _roots(weights: np.ndarray | None) -> Any:
 def _standardised(name: str, columns: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     """Columns (n, k) of mean 0 and deviation 1; those that do not vary are 0."""
     columns = moderate_array(name, columns).astype(float)
+    if columns.shape[1] == 0:
+        raise ValueError(f"{name} must have at least one column; got {columns.shape}.")
     size = np.abs(columns).max(axis=0, initial=0.0)
     columns = columns / np.where(size > 0, size, 1.0)
     centred = columns - np.average(columns, axis=0, weights=weights)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from koopman_lora._labels import MODE, check_result
+from koopman_lora._labels import COORDINATE, MODE, check_result
 from koopman_lora.checks import checked
 from koopman_lora.columns import (
     COMPARED,
@@ -215,7 +215,16 @@ def health_text(health: xr.Dataset) -> str:
     ...
     nothing to object to
     """
-    check_result("health", health, "data_health", "mean", "drift_error", attrs=["lag_time", "time_unit"])
+    variables = (
+        "mean",
+        "deviation",
+        "drift",
+        "drift_error",
+        "autocorrelation_time",
+        "effective_samples",
+        "largest_step",
+    )
+    check_result("health", health, "data_health", COORDINATE, *variables, attrs=["lag_time", "time_unit"])
     head, *lines = health_lines(health)
     return "\n".join([head, columns_text(health_columns(health)), *lines])
 

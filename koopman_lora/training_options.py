@@ -81,6 +81,11 @@ class TrainingOptions:
         for name in ("weight_decay", "checkpoint_every"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}.")
+        if not self.learning_rate * self.weight_decay < 1:
+            raise ValueError(
+                f"weight_decay must be below 1 / learning_rate = {1 / self.learning_rate:g}, or a step turns weights "
+                f"over; got {self.weight_decay}."
+            )
         if self.resume and self.checkpoint is None:
             raise ValueError("resume=True needs the folder that the fit was kept in: checkpoint='...'.")
         is_folder = self.log_to is None or isinstance(self.log_to, (str, os.PathLike))

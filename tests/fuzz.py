@@ -1,8 +1,9 @@
 """Every public function and method with hostile input: `python tests/fuzz.py --calls 10000 --seed 0`.
 
-A call is a valid one in which one argument, sometimes two, gives way to something that users pass by mistake. It may
-answer, or raise an error that names the argument. An offence is all else: another error, one that names nothing, NaN
-that nothing announces, a warning of NumPy's, a hang, a crash. Calls run in a process of their own with bounded memory.
+A call is a valid one in which one argument, sometimes two, gives way to something that users pass by mistake; with
+`--every`, each argument in turn to each such thing, some 32,000 calls. It may answer, or raise an error that names the
+argument. An offence is all else: another error, one that names nothing, NaN that nothing announces, a warning of
+NumPy's, a hang, a crash. Calls run in a process of their own with bounded memory.
 """
 
 import argparse
@@ -43,7 +44,7 @@ DOCUMENTED = (ValueError, TypeError, OSError, ImportError)
 ALSO_CALLED = {
     "X": {"data", "trajectory", "states", "x", "path"},  # a text is a path
     "data": {"trajectory", "path"},
-    "pairs": {"data", "x", "x_next"},
+    "pairs": {"data", "x", "x_next", "weights"},  # the third of a tuple
     "loader": {"pairs", "x", "x_next"},
     "batches": {"x", "x_next"},
     "train": {"moments", "pairs"},
@@ -72,7 +73,7 @@ FITS_NO_MORE = (
     "resampled",
 )  # fmt: skip
 # Numbers of steps to run: a huge one is no mistake, it takes as long as it says.
-RUNS_LONG = {"n_epochs", "max_steps", "polish_steps", "n_shifts", "n_trajectories", "n_steps"}
+RUNS_LONG = {"n_epochs", "n_fits", "max_steps", "polish_steps", "n_shifts", "n_trajectories", "n_steps"}
 # Numbers of processes: as many are started.
 STARTS_PROCESSES = {"devices", "num_nodes"}
 # Variables and fields that may be NaN or infinite, as their documentation says.
@@ -110,7 +111,10 @@ NOT_FINITE = {
 }
 # Functions of numbers that may be NaN or infinite themselves.
 # `LaggedPairs` holds what `lagged_pairs` has checked.
-OF_ANY_NUMBERS = ("LaggedPairs", "Bootstrap.percentiles", "Clock.timescales", "Clock.frequencies", "evaluate_on_grid")
+OF_ANY_NUMBERS = (
+    "LaggedPairs", "Bootstrap.percentiles", "Clock.timescales", "Clock.frequencies", "evaluate_on_grid", "Field.maps",
+    "Field.fields", "cut_trajectory",
+)  # fmt: skip
 # Called in every step of a training, or by functions of the user's: not finite in, not finite out, as torch does.
 AS_TORCH_DOES = ("forward", "f", "g", "encode", "raw", "prepare", "with_constant", "lora_loss", "flat_state")
 
@@ -131,16 +135,22 @@ def spoil(arguments, rng):
     n = 1 + int(len(names) > 1 and rng.random() < TWO)
     spoiled = []
     for name in map(str, rng.permutation(names)[:n]):
-        values = hostile(arguments[name])
-        if name in RUNS_LONG:
-            values = {k: v for k, v in values.items() if not (isinstance(v, (int, float)) and v > 1000)}
-        if name in STARTS_PROCESSES:
-            values = {k: v for k, v in values.items() if not (isinstance(v, (int, float)) and v > 1)}
-        if name == "n_epochs":  # so does the default number
-            values.pop("None")
+        values = mistakes(name, arguments[name])
         kind = str(rng.choice(list(values)))
         spoiled.append((name, kind, values[kind]))
     return spoiled
+
+
+def mistakes(name, value):
+    """What an argument may give way to, by name; nothing that rightly takes for ever."""
+    values = hostile(value)
+    if name in RUNS_LONG:
+        values = {k: v for k, v in values.items() if not (isinstance(v, (int, float)) and v > 1000)}
+    if name in STARTS_PROCESSES:
+        values = {k: v for k, v in values.items() if not (isinstance(v, (int, float)) and v > 1)}
+    if name == "n_epochs":  # so does the default number
+        values.pop("None")
+    return values
 
 
 def call(target, spoiled=()):
@@ -177,6 +187,9 @@ def _judged(error, spoiled, arguments):
     if isinstance(error, DOCUMENTED) and any(re.search(rf"\b{re.escape(word)}\b", text) for word in known):
         return "", ""
     if isinstance(error, OSError) and error.filename is not None:
+        return "", ""
+    files = [str(arguments[name]) for name, _ in spoiled if name in ("path", "paths", "topology")]
+    if isinstance(error, DOCUMENTED) and any(repr(file) in text for file in files):  # a file is named by its name
         return "", ""
     if isinstance(error, kl.NonFiniteLossError):  # a documented end of a training, with a remedy
         return "", ""
@@ -221,7 +234,7 @@ def _parts(result, name):
 # ---- many calls in a process of their own ----------------------------------------------------------------------------
 
 
-def work(pipe, seed, numbers):
+def work(pipe, seed, numbers, every=False):
     """Child: say what is about to be called, call it, say what became of it. Negative numbers are valid calls."""
     mpl.use("Agg")
     torch.set_num_threads(1)
@@ -229,11 +242,15 @@ def work(pipe, seed, numbers):
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # where a text is taken for a path
         known = list(targets(pathlib.Path(folder)).values())
         with_arguments = [target for target in known if target.arguments]
+        single = [(t, a, k) for t in with_arguments for a, v in t.arguments.items() for k in mistakes(a, v)]
         pipe.send("ready")
-        for number in range(max(numbers.start, -len(known)), numbers.stop):
+        for number in range(max(numbers.start, -len(known)), min(numbers.stop, len(single)) if every else numbers.stop):
             rng = np.random.default_rng([seed, max(number, 0)])
             if number < 0:
                 target, spoiled = known[number], []
+            elif every:
+                target, name, kind = single[number]
+                spoiled = [(name, kind, mistakes(name, target.arguments[name])[kind])]
             else:
                 target = with_arguments[rng.integers(len(with_arguments))]
                 spoiled = spoil(target.arguments, rng)
@@ -242,12 +259,12 @@ def work(pipe, seed, numbers):
     pipe.send(None)
 
 
-def run(seed, numbers):
+def run(seed, numbers, every=False):
     """Outcomes (number, outcome) of calls; a hang or a crash is one, and the calls after it go on."""
     context = multiprocessing.get_context("fork")
     while True:
         here, there = context.Pipe()
-        child = context.Process(target=work, args=(there, seed, numbers), daemon=True)
+        child = context.Process(target=work, args=(there, seed, numbers, every), daemon=True)
         child.start()
         there.close()
         about = None
@@ -275,18 +292,21 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--calls", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--every", action="store_true", help="every mistake in every argument, instead of --calls")
     parser.add_argument("--only", type=int, help="number of the one call to make again")
     options = parser.parse_args(argv)
-    numbers = range(FIRST, options.calls) if options.only is None else range(options.only, options.only + 1)
+    last = sys.maxsize if options.every else options.calls
+    numbers = range(FIRST, last) if options.only is None else range(options.only, options.only + 1)
     answers, offences = collections.Counter(), collections.defaultdict(list)
-    for number, outcome in run(options.seed, numbers):
+    for number, outcome in run(options.seed, numbers, options.every):
         answers[outcome.answer] += 1
         if outcome.offence:
             offences[outcome.offence, outcome.detail, outcome.target].append((number, outcome))
     for (offence, detail, target), found in sorted(offences.items(), key=lambda item: item[0][::-1]):
         number, outcome = found[0]
         how = ", ".join(f"{name}: {kind}" for name, kind in outcome.spoiled) or "valid call"
-        print(f"{target}({how})  [{offence}] {detail}  ({len(found)}x; --seed {options.seed} --only {number})")
+        again = f"{'--every' if options.every else f'--seed {options.seed}'} --only {number}"
+        print(f"{target}({how})  [{offence}] {detail}  ({len(found)}x; {again})")
     print(f"{'outcome':24} calls")
     for answer, count in answers.most_common():
         print(f"{answer:24} {count}")

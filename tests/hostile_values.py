@@ -219,7 +219,7 @@ def of_function(function):
         "gives None": lambda *_: None,
         "gives text": lambda *_: "nonsense",
         "gives a number": lambda *_: 1.0,
-        "gives one axis": lambda x, *_: x.reshape(len(x), -1)[:, 0],
+        "gives one axis": lambda x, *_: torch.as_tensor(function(x))[:, 0],
         "gives three axes": lambda x, *_: function(x)[..., None],
         "gives too few rows": lambda x, *_: function(x)[:1],
         "gives no column": lambda x, *_: function(x)[:, :0],

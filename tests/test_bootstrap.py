@@ -48,6 +48,12 @@ def test_bias_widens_a_t_interval_to_one_side():
     np.testing.assert_allclose(t_interval(np.exp([3.0]), np.exp(drawn), 2.0, np.log, np.exp), np.exp([[1], [5]]))
 
 
+def test_a_t_interval_of_large_numbers_is_that_of_small_ones_in_another_unit():
+    drawn = np.array([[1.0], [3.0], [8.0]])
+    bounds = t_interval(np.array([2.0]), drawn, 2.0)
+    np.testing.assert_allclose(t_interval(np.array([2e300]), 1e300 * drawn, 2.0), 1e300 * bounds)
+
+
 def test_bounds_of_a_t_interval_come_first():
     estimate, drawn = np.array([1.0, 2.0, 3.0]), RNG.normal(size=(50, 3))
     low, high = t_interval(estimate, drawn, 2.0)

@@ -169,20 +169,30 @@ HALF = ocean().where((ocean().time.dt.year > 1990) | (ocean().lat > 0))
     [
         (lambda: kl.Field(ocean().values), TypeError, "data must be a labelled DataArray or Dataset; got ndarray"),
         (lambda: kl.Field(xr.Dataset()), ValueError, "data must hold at least one variable"),
-        (lambda: kl.Field(ocean(), time="t"), ValueError, r"data must have a dimension 't'; sst has \('time', 'lat'"),
+        (lambda: kl.Field(ocean(), time="t"), ValueError, r"time must name a dimension of sst, .* \('time', 'lat'"),
+        (lambda: kl.Field(ocean(), members="run"), ValueError, r"members must name a dimension of sst, .*; got 'run'"),
+        (lambda: kl.Field(ocean(), members=1), TypeError, "members must be a text; got 1"),
+        (lambda: kl.Field(ocean() * 1j), TypeError, "data must hold real numbers; sst are of dtype complex128"),
+        (lambda: kl.Field(ocean() * 1e200), ValueError, "data must be below"),
+        (lambda: kl.Field(ocean()[:0]), ValueError, "data must have entries; sst have sizes"),
+        (lambda: kl.Field(ocean(), weights=np.ones(2)), ValueError, "weights must be .* got an array of shape"),
+        (lambda: kl.Field(ocean(), weights=ocean()[0] * 1j), TypeError, "weights must be real numbers"),
+        (lambda: kl.Field(ocean(), weights=-np.abs(ocean()[0])), ValueError, "weights must be positive numbers"),
+        (lambda: kl.Field(ocean(), delays=10**9), ValueError, "data are too short: .* delays=1000000000"),
         (lambda: kl.Field(HALF), ValueError, "data sst miss 6 cells at some times only, .*interpolate_na"),
         (lambda: kl.Field(ocean() * np.nan), ValueError, "data hold no frame with a number in it"),
         (lambda: kl.Field(ocean(), weights="area"), ValueError, "weights must be .* or a DataArray; got 'area'"),
         (lambda: kl.Field(ocean().rename(lat="y"), weights="cos(lat)"), ValueError, "needs a coordinate called lat"),
         (lambda: kl.Field(ocean().assign_coords(lat=LAT * 9), weights="cos(lat)"), ValueError, "lat must lie between"),
         (lambda: kl.Field(ocean(), weights=ocean().isel(lat=0, lon=0)), ValueError, "weights must lie along"),
-        (lambda: kl.Field(ocean(), weights=0 * ocean()[0].fillna(0)), ValueError, "weights must be positive wherever"),
+        (lambda: kl.Field(ocean(), weights=0 * ocean()[0].fillna(0)), ValueError, "weights must be positive numbers"),
         (lambda: kl.Field(ocean(), n_eofs=0), ValueError, "n_eofs must be positive; got 0"),
         (lambda: kl.Field(ocean(), n_eofs=10), ValueError, "n_eofs=10 is more than 360 frames of 9 cells can give"),
         (lambda: kl.Field(ocean(), delays=-1), ValueError, "delays must not be negative; got -1"),
         (lambda: kl.Field(ocean(), min_length=0), ValueError, "min_length must be positive; got 0"),
         (lambda: kl.Field(ocean(), members="time"), ValueError, "members must be another dimension than time"),
         (lambda: kl.Field(ocean(), n_eofs=2).series(3), TypeError, "functions must be a function of states"),
+        (lambda: kl.Field(ocean(), n_eofs=2).series(lambda x: np.nan * x.values), ValueError, "functions must be fin"),
         (lambda: kl.Field(ocean(), n_eofs=2).series(len), ValueError, "functions must give .360, n_modes."),
         (lambda: kl.Field(ocean(5), delays=5), ValueError, "data are too short: .* delays=5"),
         (lambda: kl.Field(ocean(), n_eofs=2).maps(np.ones((2, 3))), ValueError, r"values must have 2 coordinates last"),
@@ -192,6 +202,13 @@ HALF = ocean().where((ocean().time.dt.year > 1990) | (ocean().lat > 0))
 def test_what_cannot_be_used_is_told(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_series_of_whole_numbers_have_gaps():
+    data = ocean().where(ocean().time != ocean().time[5])
+    found = kl.Field(data, n_eofs=2).series(lambda x: np.ones((len(x), 1), dtype=int))
+    assert np.isnan(found.values[5]).all()
+    assert found.sum() == len(data.time) - 1
 
 
 def test_a_rank_that_is_not_there_is_told():

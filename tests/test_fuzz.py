@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import valid_calls
@@ -13,6 +14,9 @@ import xarray as xr
 
 import koopman_lora as kl
 from koopman_lora.checks import checked
+from koopman_lora.data.arrays import as_states
+from koopman_lora.data.lazy_states import readable_states
+from koopman_lora.losses import lora_loss
 from koopman_lora.moment_names import DEFINITIONS
 
 HERE = pathlib.Path(__file__).parent
@@ -47,12 +51,18 @@ def tiny(lag):
     return kl.Moments({n: np.full((3, 1, 1), 1e-300) for n in DEFINITIONS}, np.ones(3), kl.Clock(lag))
 
 
-def forecast_error_of(test):
+def forecast_error_of(test, is_empty=False):
     pairs = kl.lagged_pairs(np.arange(9.0) % 4, lag=1)
     moments = kl.estimate_moments(kl.flat_state, kl.flat_state, pairs, observables=kl.flat_state)
-    return kl.forecast_error(moments, kl.flat_state, pairs, test, 1)
+    train = pairs.select(np.arange(0)) if is_empty else pairs
+    return kl.forecast_error(moments, kl.flat_state, train, test, 1)
 
 
+SERIES = np.cos(np.arange(40.0))
+QUICK, PAIRS, HEALTH = kl.KoopmanLoRA(2), kl.lagged_pairs(SERIES), kl.data_health(SERIES)
+SVD = kl.NeuralSVD(n_modes=1, max_steps=2).fit(np.eye(2)).to_dataset()
+ONES = torch.ones(3, 1)
+NO_MODE = xr.Dataset({"svals": ("epoch", [1.0])}, {"epoch": [1]}, {"best_epoch": 1})
 NO_EPOCH = xr.Dataset({"loss": ("epoch", [])}, {"epoch": []}, {"best_epoch": 1})
 
 
@@ -125,10 +135,44 @@ NO_EPOCH = xr.Dataset({"loss": ("epoch", [])}, {"epoch": []}, {"best_epoch": 1})
         (lambda: kl.koopman_spectrum(MOMENTS.reweighted(np.ones((2, 3)))), "moments must be moments of one estimate"),
         (lambda: kl.systems.Lorenz63().velocity(np.full((3, 1), np.inf)), "x must be finite"),
         (lambda: kl.save_model(kl.MLP(2, 3), "here"), "model must be a KoopmanLoRAModel; got"),
+        (lambda: QUICK.fit(SERIES, sample_weight="a"), "sample_weight must be an array of numbers; got 'a'"),
+        (lambda: QUICK.fit(SERIES, sample_weight=[1.0, 2.0]), r"sample_weight of trajectory 0 .* shape \(40,\)"),
+        (
+            lambda: QUICK.fit([SERIES], sample_weight=[1.0, 2.0]),
+            "sample_weight must be given for each of 1 trajectories",
+        ),
+        (lambda: kl.KoopmanLoRA(refine="yes").fit(SERIES), "refine must be True or False; got 'yes'"),
+        (lambda: kl.KoopmanLoRA(weight_decay=200).fit(SERIES), "weight_decay must be below 1 / learning_rate = 100"),
+        (lambda: as_states(pd.DataFrame({"a": ["b"]}), (1,)), r"x must have columns of numbers; got a \("),
+        (lambda: readable_states("run.txt", (1,)), "x 'run.txt' does not exist; give trajectories in"),
+        (lambda: kl.open_trajectories(""), "path is an empty text; give trajectories in"),
+        (
+            lambda: kl.health_text(HEALTH.drop_vars("drift")),
+            "health must be the result of data_health; it lacks 'drift'",
+        ),
+        (lambda: kl.health_text(HEALTH.rename(coordinate="c")), "health must be .* it lacks 'coordinate'"),
+        (lambda: kl.matrix_checklist(SVD.drop_vars("error_eckart_young")), "result must be .* 'error_eckart_young'"),
+        (lambda: kl.matrix_checklist(SVD.drop_attrs()), "result must be the result of NeuralSVD.* 'matrix_norm'"),
+        (lambda: kl.plots.plot_learned_svals(NO_MODE), "history must be the result of fit; it lacks 'mode'"),
+        (lambda: forecast_error_of("run.txt"), "test 'run.txt' does not exist; give trajectories in"),
+        (lambda: forecast_error_of(np.arange(9.0), is_empty=True), "train must hold pairs; it has none"),
+        (lambda: kl.plots.plot_singular_functions([1.0], np.ones((1, 1, 1))), "values must have two axes, states and"),
+        (lambda: kl.sparse_surrogate(np.ones((60, 1)), np.ones((60, 0))), "x must have at least one column; got"),
+        (lambda: kl.cut_trajectory(torch.eye(3).to_sparse(), 2), "x must be a dense tensor; use x.to_dense"),
+        (lambda: kl.cut_trajectory(SERIES, 10**6), "n_parts=1000000 is more than the 40 frames of x"),
+        (lambda: list(kl.TrajectoryFolds(2).split([SERIES, np.array(1.0)])), r"X must hold .*; X\[1\] is array\(1"),
+        (lambda: PAIRS.with_states(torch.eye(3).to_sparse(), torch.eye(3)), "x must be a dense tensor with values"),
+        (lambda: PAIRS.with_states(torch.empty(39, 1, device="meta"), PAIRS.x), "x must be a dense .* on meta"),
+        (lambda: kl.molecules.transition_frames([[[1.0], [1.0, 2.0]]], 0, 1), "states must be a rectangular array"),
+        (lambda: kl.molecules.MoleculeFiles("", "a.pdb"), "paths is empty, or holds an empty text"),
+        (
+            lambda: lora_loss(ONES, ONES, None, pair_weights=ONES[:, 0].to_sparse()),
+            "pair_weights must be a dense tensor",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(call, message):
-    with pytest.raises((ValueError, TypeError), match=message):
+    with pytest.raises((ValueError, TypeError, FileNotFoundError), match=message):
         call()
 
 

@@ -225,7 +225,7 @@ def test_files_that_cannot_be_read_are_told_at_once(folder, tmp_path):
         MoleculeFiles("nothing.xtc", TOPOLOGY)
     with pytest.raises(FileNotFoundError, match=r"topology: 'nothing\.pdb' does not exist"):
         MoleculeFiles(runs(folder), "nothing.pdb")
-    with pytest.raises(ValueError, match="paths is an empty list"):
+    with pytest.raises(ValueError, match="paths is empty, or holds an empty text"):
         MoleculeFiles([], TOPOLOGY)
     with pytest.raises(TypeError, match="paths must be a path, or a list of paths; got 3"):
         MoleculeFiles(3, TOPOLOGY)

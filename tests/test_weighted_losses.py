@@ -179,8 +179,8 @@ F, G, W = draw(0)
     ("weights", "error", "message"),
     [
         (W[:3], ValueError, r"pair_weights must have shape \(9,\), one per pair; got \(3,\)"),
-        (W.numpy(), TypeError, "pair_weights must be a tensor of real numbers"),
-        (W.long(), TypeError, "pair_weights must be a tensor of real numbers"),
+        (W.numpy(), TypeError, "pair_weights must be a dense tensor of real numbers"),
+        (W.long(), TypeError, "pair_weights must be a dense tensor of real numbers"),
         (W.to("meta"), TypeError, "pair_weights must be on cpu, as f is; got meta"),
     ],
 )

@@ -11,6 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 from koopman_lora._labels import TIME, TRAJECTORY
+from koopman_lora.arguments import told_as
 from koopman_lora.data.containers import unpacked
 
 _TWO_PARTS = (
@@ -201,7 +202,8 @@ def as_states(x: Any, state_shape: tuple[int, ...]) -> Tensor:
     >>> as_states([1.0, 2.0], (1,)).shape
     torch.Size([2, 1])
     """
-    x = unpacked(x)
+    with told_as("x", "data"):
+        x = unpacked(x)
     if isinstance(x, xr.DataArray):
         x = x.values
     values = checked_values(x, "x")

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from koopman_lora._labels import COORDINATE, MODE, TIME
-from koopman_lora.arguments import check_positive, whole
-from koopman_lora.checks import checked_methods
+from koopman_lora.arguments import check_positive
+from koopman_lora.checks import checked
 from koopman_lora.data.grid_cells import GridVariable, cell_names, labelled_maps, leading_eofs, variable_of
 from koopman_lora.data.time_axis import gaps
-from koopman_lora.kinds import number_array
+from koopman_lora.kinds import finite_array, moderate_array, number_array
 
 
-@checked_methods
+@functools.partial(checked, but=("data", "weights"))
 class Field:
     """A labelled grid that `fit` takes, one call in; labels come out again.
 
@@ -73,18 +74,18 @@ class Field:
         time: str = TIME,
         members: str | None = None,
     ) -> None:
-        self.delays, self.min_length = whole("delays", delays), whole("min_length", min_length)
+        self.delays, self.min_length = delays, min_length
         check_positive("min_length", min_length)
         if self.delays < 0:
             raise ValueError(f"delays must not be negative; got {delays}.")
         self._is_dataset = isinstance(data, xr.Dataset)
-        if members == time:
+        if time == members:
             raise ValueError(f"members must be another dimension than time; got {members!r} for both.")
+        ordered = _ordered(data, time, members)
         run_dims = (time,) if members is None else (members, time)
-        ordered = _ordered(data, run_dims)
         n_members = 1 if members is None else ordered[0].sizes[members]
         self._times, self._members = ordered[0][time], None if members is None else ordered[0][members]
-        values = [np.asarray(part.values, dtype=float).reshape(n_members * self._times.size, -1) for part in ordered]
+        values = [_numbers(part).reshape(n_members * self._times.size, -1) for part in ordered]
         is_missing = np.logical_and.reduce([~np.isfinite(cells).any(axis=1) for cells in values])  # whole frames
         if is_missing.all():
             raise ValueError("data hold no frame with a number in it.")
@@ -101,7 +102,7 @@ class Field:
         self._unit = np.concatenate([variable.unit for variable in self._variables])
         self._patterns, self.explained_variance_ratio = None, None
         if n_eofs is not None:
-            self._patterns, self.explained_variance_ratio = leading_eofs(states[~is_missing], whole("n_eofs", n_eofs))
+            self._patterns, self.explained_variance_ratio = leading_eofs(states[~is_missing], n_eofs)
             states = states @ self._patterns
         self.eofs = None
         if self._patterns is not None:
@@ -117,29 +118,31 @@ class Field:
 
     def _cut(self, states: np.ndarray, is_missing: np.ndarray, time: str) -> None:
         """Trajectories between gaps, and the place of each of their frames on the time axis of each member."""
-        names = self._coordinate_names(states.shape[1])
         stretch = np.cumsum(gaps(self._times))
-        self.trajectories: list[xr.DataArray] = []
-        self._places: list[tuple[int, np.ndarray]] = []
+        whole: list[tuple[int, np.ndarray]] = []
         for member, missing in enumerate(is_missing):
-            own = states.reshape(*is_missing.shape, -1)[member]
             ends = np.flatnonzero((np.diff(stretch) > 0) | (np.diff(missing.astype(int)) != 0)) + 1
-            for frames in np.split(np.arange(len(missing)), ends):
-                if missing[frames[0]] or len(frames) < self.delays + self.min_length:
-                    continue
-                earlier = [frames[self.delays - d : len(frames) - d] for d in range(self.delays + 1)]
-                embedded = np.concatenate([own[rows] for rows in earlier], axis=1)
-                at = frames[self.delays :]
-                coords: dict[str, Any] = {COORDINATE: names}
-                if time in self._times.coords:
-                    coords[TIME] = (TIME, self._times[time].values[at], self._times[time].attrs)
-                self.trajectories.append(xr.DataArray(embedded, dims=(TIME, COORDINATE), coords=coords))
-                self._places.append((member, at))
-        if not self.trajectories:
+            stretches = np.split(np.arange(len(missing)), ends)
+            whole += [(member, frames) for frames in stretches if not missing[frames[0]]]
+        whole = [(member, frames) for member, frames in whole if len(frames) >= self.delays + self.min_length]
+        if not whole:
             raise ValueError(
                 f"data are too short: no stretch without a gap holds delays={self.delays} and "
                 f"min_length={self.min_length} frames."
             )
+        names = self._coordinate_names(states.shape[1])
+        self.trajectories: list[xr.DataArray] = []
+        self._places: list[tuple[int, np.ndarray]] = []
+        for member, frames in whole:
+            own = states.reshape(*is_missing.shape, -1)[member]
+            earlier = [frames[self.delays - d : len(frames) - d] for d in range(self.delays + 1)]
+            embedded = np.concatenate([own[rows] for rows in earlier], axis=1)
+            at = frames[self.delays :]
+            coords: dict[str, Any] = {COORDINATE: names}
+            if time in self._times.coords:
+                coords[TIME] = (TIME, self._times[time].values[at], self._times[time].attrs)
+            self.trajectories.append(xr.DataArray(embedded, dims=(TIME, COORDINATE), coords=coords))
+            self._places.append((member, at))
 
     def _coordinate_names(self, n: int) -> list[str]:
         if self._patterns is not None:
@@ -156,7 +159,7 @@ class Field:
         Parameters
         ----------
         values : array, or labelled with the coordinates (`coordinate` or `observable`) last, such as the Koopman modes
-            of `koopman_modes`; with delays, the part without a delay is shown
+            of `koopman_modes`; with delays, the part without a delay is shown. NaN, for what shall be masked, stays NaN
         dim : what the first dimension of an array is called; that of labelled values keeps its name
         """
         return self._labelled(values, dim, 0.0)
@@ -188,16 +191,18 @@ class Field:
 
         Parameters
         ----------
-        functions : from states (time, coordinate) to values (time, n_modes), such as `estimator.singular_functions`
+        functions : from states (time, coordinate) to finite values (time, n_modes), such as
+            `estimator.singular_functions`
         """
-        found = [number_array("functions", functions(trajectory)) for trajectory in self.trajectories]
+        found = [finite_array("functions", functions(trajectory)) for trajectory in self.trajectories]
         for values, trajectory in zip(found, self.trajectories, strict=True):
             if values.ndim != 2 or len(values) != len(trajectory):
                 raise ValueError(
                     f"functions must give ({len(trajectory)}, n_modes) for as many states; got {values.shape}."
                 )
         n_members = 1 if self._members is None else self._members.size
-        values = np.full((n_members, self._times.size, found[0].shape[1]), np.nan, dtype=found[0].dtype)
+        dtype = np.result_type(found[0], np.float32)  # which can hold NaN
+        values = np.full((n_members, self._times.size, found[0].shape[1]), np.nan, dtype=dtype)
         for (member, at), part in zip(self._places, found, strict=True):
             values[member, at] = part
         time = str(self._times.dims[0])
@@ -215,15 +220,29 @@ class Field:
         return self.trajectories[-1].values[-1:]
 
 
-def _ordered(data: Any, run_dims: Sequence[str]) -> list[xr.DataArray]:
+def _numbers(part: xr.DataArray) -> np.ndarray:
+    """Values of a variable in double precision, NaN where a cell is missing."""
+    values = number_array("data", part.values)
+    if values.dtype.kind == "c":
+        raise TypeError(f"data must hold real numbers; {part.name or 'they'} are of dtype {values.dtype}.")
+    moderate_array("data", values[np.isfinite(values)])
+    return values.astype(float, copy=False)
+
+
+def _ordered(data: Any, time: str, members: str | None) -> list[xr.DataArray]:
     """The variables with the dimensions of runs and time first."""
     if not isinstance(data, (xr.DataArray, xr.Dataset)):
         raise TypeError(f"data must be a labelled DataArray or Dataset; got {type(data).__name__}.")
     parts = list(data.data_vars.values()) if isinstance(data, xr.Dataset) else [data]
     if not parts:
         raise ValueError("data must hold at least one variable; got a Dataset without any.")
+    run_dims = {"time": time} if members is None else {"members": members, "time": time}
     for part in parts:
-        for name in run_dims:
-            if name not in part.dims:
-                raise ValueError(f"data must have a dimension {name!r}; {part.name or 'it'} has {part.dims}.")
-    return [part.transpose(*run_dims, ...) for part in parts]
+        if part.size == 0:
+            raise ValueError(f"data must have entries; {part.name or 'they'} have sizes {dict(part.sizes)}.")
+        for argument, dim in run_dims.items():
+            if dim not in part.dims:
+                raise ValueError(
+                    f"{argument} must name a dimension of {part.name or 'data'}, which has {part.dims}; got {dim!r}."
+                )
+    return [part.transpose(*run_dims.values(), ...) for part in parts]

@@ -96,6 +96,8 @@ def paths_of(path: str | pathlib.Path | Sequence[str | pathlib.Path]) -> tuple[l
         if len(path) == 0:
             raise ValueError("path is an empty list; give at least one file.")
         return [found for one in path for found in paths_of(one)[0]], False
+    if not str(path):
+        raise ValueError(f"path is an empty text; {_WANTED}.")
     one = pathlib.Path(path)
     if not glob.has_magic(one.name) or one.exists():
         return [one], True

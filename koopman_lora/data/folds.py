@@ -66,7 +66,7 @@ class TrajectoryFolds:
                 "kl.cut_trajectory(x, n_parts)."
             )
         for i, trajectory in enumerate(X):
-            if not hasattr(trajectory, "__len__"):
+            if not hasattr(trajectory, "__len__") or getattr(trajectory, "ndim", 1) == 0:
                 raise TypeError(f"X must hold trajectories, arrays (time, *state); X[{i}] is {shown(trajectory)}.")
         fold = self._folds(np.array([len(trajectory) for trajectory in X]))
         for i in range(self.n_splits):
@@ -86,7 +86,7 @@ class TrajectoryFolds:
 def cut_trajectory(x: Any, n_parts: int) -> list[Any]:
     """One trajectory (time, *state) as a list of contiguous parts of nearly equal length, views where possible.
 
-    Pairs across the cuts are lost: a lag's worth at each.
+    Pairs across the cuts are lost: a lag's worth at each. Frames are not looked at: NaN stays NaN.
 
     Parameters
     ----------
@@ -107,10 +107,12 @@ def cut_trajectory(x: Any, n_parts: int) -> list[Any]:
     check_positive("n_parts", n_parts)
     if not hasattr(x, "__len__") or not hasattr(x, "shape") or isinstance(x, xr.Dataset):
         raise TypeError(f"x must be one trajectory, an array (time, *state); got {shown(x)}.")
+    if getattr(x, "is_sparse", False):
+        raise TypeError("x must be a dense tensor; use x.to_dense().")
     if len(x.shape) == 0:
         raise TypeError("x must be one trajectory, an array (time, *state); got a single number.")
     if n_parts > len(x):
-        raise ValueError(f"n_parts={n_parts} is more than the {len(x)} frames of the trajectory.")
+        raise ValueError(f"n_parts={n_parts} is more than the {len(x)} frames of x.")
     bounds = np.linspace(0, len(x), n_parts + 1).astype(int)
     cut = x.iloc if hasattr(x, "iloc") else x
     return [cut[start:stop] for start, stop in itertools.pairwise(bounds)]

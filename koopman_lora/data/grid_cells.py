@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from koopman_lora.arguments import check_positive
+from koopman_lora.kinds import number_array, shown
 
 COS_LAT = "cos(lat)"
 # What latitudes are called.
@@ -47,9 +48,10 @@ def variable_of(
         )
     there = cells[:, is_there]
     mean = there[is_frame].mean(axis=0)
-    root = np.sqrt(_weights_of(frame, weights).ravel()[is_there])
-    if not (root > 0).all():
-        raise ValueError("weights must be positive wherever there is a cell; mask the others.")
+    areas = _weights_of(frame, weights).ravel()[is_there]
+    if not (np.isfinite(areas) & (areas > 0)).all():
+        raise ValueError("weights must be positive numbers wherever there is a cell; mask the others.")
+    root = np.sqrt(areas)
     there = (there - mean) * root
     scale = np.sqrt(np.mean(there[is_frame] ** 2))
     unit = (scale if scale > 0 else 1.0) / root
@@ -75,9 +77,12 @@ def _weights_of(frame: xr.DataArray, weights: str | xr.DataArray | None) -> np.n
         strange = [d for d in weights.dims if d not in frame.dims]
         if strange:
             raise ValueError(f"weights must lie along dimensions of the maps, {frame.dims}; got {weights.dims}.")
-        return np.broadcast_to(weights.broadcast_like(frame).transpose(*frame.dims).values, frame.shape)
-    if weights != COS_LAT:
-        raise ValueError(f"weights must be {COS_LAT!r} or a DataArray; got {weights!r}.")
+        laid = number_array("weights", weights.broadcast_like(frame).transpose(*frame.dims).values)
+        if laid.dtype.kind == "c":
+            raise TypeError(f"weights must be real numbers; got {laid.dtype}.")
+        return np.broadcast_to(laid, frame.shape)
+    if not isinstance(weights, str) or weights != COS_LAT:
+        raise ValueError(f"weights must be {COS_LAT!r} or a DataArray; got {shown(weights)}.")
     name = next((d for d in frame.coords if str(d).lower() in _LATITUDES), None)
     if name is None:
         raise ValueError(f"weights={COS_LAT!r} needs a coordinate called lat or latitude; got {list(frame.coords)}.")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from koopman_lora.arguments import told_as
 from koopman_lora.data.arrays import as_states, check_finite
 from koopman_lora.data.containers import unpacked
 from koopman_lora.data.rows import Rows
@@ -237,7 +238,8 @@ def _is_one_tensor(source: Source, dtype: torch.dtype) -> bool:
 
 def readable_states(x: Any, state_shape: tuple[int, ...]) -> States:
     """States (n, *state) in any form, those on disk left there; raises what `as_states` documents."""
-    x = opened(unpacked(x))
+    with told_as("x", "data", "path"):
+        x = opened(unpacked(x))
     if not (getattr(x, "chunks", None) is not None or isinstance(x, np.memmap)):
         return HeldStates(as_states(x, state_shape))
     source = source_of(x, "x")

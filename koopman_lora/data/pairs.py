@@ -14,7 +14,7 @@ import xarray as xr
 from torch import Tensor
 
 from koopman_lora._labels import TRAJECTORY
-from koopman_lora.arguments import check_positive, whole
+from koopman_lora.arguments import check_positive, check_tensors, whole
 from koopman_lora.checks import checked
 from koopman_lora.clock import Clock, check_dt
 from koopman_lora.data.arrays import check_constant_columns, common_names, labelled_parts
@@ -227,11 +227,10 @@ class LaggedPairs:
         >>> squares.x_next.flatten(), squares.trajectory
         (tensor([1., 4., 1.], dtype=torch.float64), array([0, 0, 1]))
         """
+        check_tensors(x=x, x_next=x_next)
         if x.shape != x_next.shape or len(x) != len(self):
-            raise ValueError(
-                f"x and x_next must be ({len(self)}, *state), one state per pair; got {tuple(x.shape)} and "
-                f"{tuple(x_next.shape)}."
-            )
+            shapes = f"{tuple(x.shape)} and {tuple(x_next.shape)}"
+            raise ValueError(f"x and x_next must be ({len(self)}, *state), one state per pair; got {shapes}.")
         names = self.coordinate_names if tuple(x.shape[1:]) == self.state_shape else None
         states = HeldStates(torch.cat([x, x_next]))
         return dataclasses.replace(self, states=states, places=self.places.moved(), coordinate_names=names)

@@ -252,8 +252,8 @@ def _existing(name: str, paths: Any) -> tuple[pathlib.Path, ...]:
     listed = [paths] if isinstance(paths, (str, os.PathLike)) else paths
     if not isinstance(listed, (list, tuple)) or not all(isinstance(path, (str, os.PathLike)) for path in listed):
         raise TypeError(f"{name} must be a path, or a list of paths; got {shown(paths)}.")
-    if not listed:
-        raise ValueError(f"{name} is an empty list; give at least one file.")
+    if not listed or not all(map(os.fspath, listed)):
+        raise ValueError(f"{name} is empty, or holds an empty text; give at least one file.")
     found = tuple(pathlib.Path(path) for path in listed)
     for path in found:
         if not path.exists():

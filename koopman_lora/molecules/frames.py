@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -145,7 +146,7 @@ def transition_frames(states: Any, origin: int, target: int, core: Share = 0.8) 
 
 def _parts(name: str, values: Any, ndims: Sequence[int]) -> list[np.ndarray]:
     """An array for each trajectory, all with one number of columns."""
-    is_one = not isinstance(values, (list, tuple)) or all(np.ndim(value) == 0 for value in values)
+    is_one = not isinstance(values, (list, tuple)) or all(_is_number(value) for value in values)
     parts = [real_array(name, part) for part in ([values] if is_one else values)]
     shapes = {(part.ndim, part.shape[1:]) for part in parts}
     if len(shapes) != 1 or parts[0].ndim not in ndims or 0 in parts[0].shape[1:] or sum(map(len, parts)) < 2:
@@ -155,6 +156,10 @@ def _parts(name: str, values: Any, ndims: Sequence[int]) -> list[np.ndarray]:
             f"{[part.shape for part in parts]}."
         )
     return parts
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Number) or getattr(value, "ndim", None) == 0
 
 
 def _labels(name: str, part: np.ndarray) -> np.ndarray:

@@ -84,6 +84,9 @@ def plot_singular_functions(
 
 def _check_functions(x: np.ndarray, values: np.ndarray, reference: np.ndarray | None) -> None:
     """Raise a ValueError unless real functions of the states x (n, 1) or (n, 2) can be drawn."""
+    for name, array in (("x", x), ("values", values), ("reference", reference)):
+        if array is not None and array.ndim > 2:
+            raise ValueError(f"{name} must have two axes, states and columns; got {array.shape}.")
     check_matrices("x", x)
     if len(x) == 0:
         raise ValueError("x must hold at least one state; got none.")

@@ -73,6 +73,7 @@ def plot_learned_svals(history: xr.Dataset, spectrum: xr.Dataset | None = None, 
     check_result("history", history, "fit", "epoch", attrs=["best_epoch"])
     if "svals" not in history:
         raise ValueError("history must be of a fit with learn_svals=True; this one holds no svals.")
+    check_result("history", history, "fit", "mode")
     if spectrum is not None:
         check_result("spectrum", spectrum, "spectrum", "mode", "canonical_singular_values")
     ax = make_axis(ax)

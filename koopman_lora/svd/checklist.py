@@ -105,9 +105,11 @@ def matrix_checklist(result: xr.Dataset) -> Checklist:
         "error_core",
         "error_phase",
         "error_reconstruction",
+        "error_singular_values",
+        "error_eckart_young",
         "singular_values_error",
     )
-    check_result("result", result, "NeuralSVD.to_dataset", "mode", *variables)
+    check_result("result", result, "NeuralSVD.to_dataset", "mode", *variables, attrs=["matrix_norm"])
     dtype = str(result["singular_values"].dtype)
     if dtype not in ROUND_OFF:
         raise ValueError(f"result must hold singular values in single or double precision; got {dtype}.")
