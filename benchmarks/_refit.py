@@ -150,7 +150,9 @@ def print_case(name: str, fits: list[Repetition]) -> None:
     for quantity in QUANTITIES:
         # modes of repeated fits stand in the order of the first's exact values
         order = [_order(fits[0].truth, r.truth, quantity) for r in fits]
-        spread = CENTRAL * np.std([r.estimate[quantity][o] for r, o in zip(fits, order, strict=True)], axis=0, ddof=1)
+        estimates = [r.estimate[quantity][o] for r, o in zip(fits, order, strict=True)]
+        with np.errstate(invalid="ignore"):  # of infinite timescales there is no spread
+            spread = CENTRAL * np.std(estimates, axis=0, ddof=1)
         for kind in KINDS:
             rows = [_row(r, o, kind, quantity) for r, o in zip(fits, order, strict=True) if kind in r.bounds]
             if rows:
@@ -161,7 +163,8 @@ def _row(fit: Repetition, order: np.ndarray, kind: str, quantity: str) -> tuple[
     """Whether the exact value is inside, and the width, of every mode but the constant."""
     (lower, upper), truth = fit.bounds[kind][quantity], fit.truth[quantity]
     inside = (lower <= truth + 1e-9) & (truth <= upper + 1e-9)
-    return inside[order][1:], (upper[order] - lower[order])[1:]
+    with np.errstate(invalid="ignore"):  # a timescale of 1 has no upper bound, and no width
+        return inside[order][1:], (upper[order] - lower[order])[1:]
 
 
 def _print_row(kind: str, quantity: str, inside: np.ndarray, width: np.ndarray, spread: np.ndarray) -> None:

@@ -60,7 +60,8 @@ def write_steps(
 ) -> None:
     """Write trajectories.nc of values (trajectory, time, coordinate) that come in steps, as whole numbers of these."""
     data = trajectory_array(values, dt=dt, time_unit=time_unit, coordinate_names=names, coordinate_unit=unit, attrs=how)
-    packed = {"dtype": "int16", "_FillValue": -32768, "scale_factor": step}
+    bits = 16 if np.abs(values).max() / step < 2**15 - 1 else 32
+    packed = {"dtype": f"int{bits}", "_FillValue": -(2 ** (bits - 1)), "scale_factor": step}
     squeezed = {"zlib": True, "complevel": 9, "shuffle": True}
     encoding = {"state": packed | squeezed, "time": squeezed}
     data.to_netcdf(folder / "trajectories.nc", engine="h5netcdf", encoding=encoding)

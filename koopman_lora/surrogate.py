@@ -110,6 +110,8 @@ def real_features(name: str, features: FeatureMap, x: Any) -> np.ndarray:
     """
     values = real_array(f"values of {name}", moderate_array(f"values of {name}", features(x)))
     check_matrices(f"values of {name}", values, len(x), is_one=True)
+    if values.shape[1] == 0:
+        raise ValueError(f"values of {name} must have at least one column; got {values.shape}.")
     return values
 
 

@@ -29,6 +29,7 @@ WITHOUT_REFERENCE = {
     "ecg": ((1, 108_000, 1), 1 / 360, "s", "mV"),
     "elnino": ((1, 732, 1), 1.0, "month", "degree_Celsius"),
     "lorenz_96": ((4, 1000, 40), 0.05, "1", "1"),
+    "stock_indices": ((1, 1860, 4), 1.0, "trading day", "1"),
     "sunspots": ((1, 3126, 1), 1.0, "month", "1"),
 }
 ALL = sorted([*NAMES, ALANINE, DIGITS, *WITHOUT_REFERENCE])
@@ -58,6 +59,13 @@ def made(recipe, tmp_path_factory):
 
 def load(path):
     return xr.load_dataset(path, engine="h5netcdf")
+
+
+def test_a_wheel_carries_every_data_set_but_those_under_another_licence():
+    build = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
+    carried = {*ALL, "README.md", "_prepare.py"} - {"stock_indices"}
+    assert build["wheel"]["force-include"] == {f"datasets/{name}": f"koopman_lora/_datasets/{name}" for name in carried}
+    assert build["sdist"]["exclude"] == ["datasets/stock_indices"]
 
 
 def test_every_folder_is_tested():
@@ -149,9 +157,6 @@ def test_an_installed_package_carries_them_inside(monkeypatch, tmp_path):
     monkeypatch.setattr(kl.datasets, "__file__", str(tmp_path / "koopman_lora" / "datasets.py"))
     assert kl.datasets.names() == ["markov_chain"]
     assert kl.datasets.folder("markov_chain").is_relative_to(tmp_path)
-    with (ROOT.parent / "pyproject.toml").open("rb") as file:
-        wheel = tomllib.load(file)["tool"]["hatch"]["build"]["targets"]["wheel"]
-    assert wheel["force-include"] == {"datasets": "koopman_lora/_datasets"}
 
 
 # ---- measured, or without a known spectrum ---------------------------------------------------------------------------
@@ -215,6 +220,10 @@ def test_measured_series_show_what_they_are_known_for():
     last = kl.datasets.load("sunspots").values[0, -6:, 0]
     np.testing.assert_allclose(last, [1.5, 1.4, 0.7, 1.2, 2.9, 2.6])
     assert 10 < period(kl.datasets.load("sunspots").values[0, :, 0], 80, 180) / 12 < 11.5
+    prices = kl.datasets.load("stock_indices").values[0]
+    np.testing.assert_allclose(prices[[0, -1]], [[1628.75, 1678.1, 1772.8, 2443.6], [5473.72, 7676.3, 3995.0, 5455.0]])
+    returns = np.diff(np.log(prices), axis=0)
+    assert np.abs(np.corrcoef(returns[1:, 0], returns[:-1, 0])[0, 1]) < 2 / np.sqrt(len(returns))  # nothing to predict
     beats = kl.datasets.load("ecg").values[0, :, 0]
     assert 60 < 60 * 360 / period(beats, 150, 400) < 140
 

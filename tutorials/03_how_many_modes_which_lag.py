@@ -99,7 +99,7 @@ assert lower < 8 < upper
 #
 # ## Where there is nothing
 # The same numbers with the months shuffled: same values, same outliers, no memory. The honest answer is *none*: no mode
-# but the constant. (A price index would be the usual example, and is not shipped for reasons of licence.)
+# but the constant.
 # %%
 rng = np.random.default_rng(0)
 answers = []
@@ -126,3 +126,21 @@ held_out, bounds = float(answers[0].sigma_held_out[1]), answers[0].sigma_held_ou
 print(f"mode 2 of the first shuffled series: {sigma:.2f} where it was fitted,", end=" ")
 print(f"{held_out:.2f} ({bounds[0]:.2f} to {bounds[1]:.2f}) at held-out pairs")
 assert bounds[0] < 0 < bounds[1]
+# %% [markdown]
+# ## A stock index
+# A control that nobody shuffled: the DAX from 1991 to 1998. A price drifts, so what is asked is whether today's return
+# says anything about tomorrow's. Ten seeds draw other blocks to hold out, and begin from other weights.
+# %%
+prices = kl.datasets.load("stock_indices").sel(coordinate="DAX").values[0]
+returns = 100 * np.diff(np.log(prices))[:, None]
+answers = []
+for seed in range(2 if QUICK else 10):
+    fitted = kl.KoopmanLoRA(lag=1, **settings | {"time_unit": "trading day", "seed": seed}).fit(returns)
+    answers.append(fitted.select_n_modes())
+found = np.array([int(answer.recommended) for answer in answers])
+print(f"answer 'none' for {np.sum(found == 1)} of {len(found)} seeds; modes found: {found.tolist()}")
+fig, axes = plt.subplots(1, 2, figsize=(12, 3.8), layout="constrained")
+axes[0].plot(returns, color="#0072B2", lw=0.6)
+axes[0].set(xlabel="trading day since 1991", ylabel="return (%)", title="DAX, day by day")
+ax = kl.plots.plot_modes_above_noise(answers[0], ax=axes[1])
+assert np.mean(found == 1) >= 0.5

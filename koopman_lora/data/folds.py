@@ -66,7 +66,8 @@ class TrajectoryFolds:
                 "kl.cut_trajectory(x, n_parts)."
             )
         for i, trajectory in enumerate(X):
-            if not hasattr(trajectory, "__len__") or getattr(trajectory, "ndim", 1) == 0:
+            is_class = isinstance(trajectory, type)
+            if is_class or not hasattr(trajectory, "__len__") or getattr(trajectory, "ndim", 1) == 0:
                 raise TypeError(f"X must hold trajectories, arrays (time, *state); X[{i}] is {shown(trajectory)}.")
         fold = self._folds(np.array([len(trajectory) for trajectory in X]))
         for i in range(self.n_splits):

@@ -90,11 +90,11 @@ def _check_functions(x: np.ndarray, values: np.ndarray, reference: np.ndarray | 
     check_matrices("x", x)
     if len(x) == 0:
         raise ValueError("x must hold at least one state; got none.")
+    if x.shape[1] > 2:
+        raise ValueError(f"x must be one- or two-dimensional to draw functions of it; got {x.shape[1]} coordinates.")
     check_matrices("values", values, len(x))
     if reference is not None:
         check_matrices("reference", reference, len(x))
-    if x.shape[1] > 2:
-        raise ValueError(f"x must be one- or two-dimensional to draw functions of it; got {x.shape[1]} coordinates.")
     if reference is not None and np.iscomplexobj(reference):
         raise ValueError("reference must be real; draw reference.real.")
     if np.iscomplexobj(values):
