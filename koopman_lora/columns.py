@@ -80,7 +80,7 @@ def transition_columns(coarse: xr.Dataset) -> dict[str, list[str]]:
     matrix, bounds = coarse["transition_matrix"].values, coarse["transition_matrix_interval"].values
     columns: dict[str, list[str]] = {"from": states, "population": cells(coarse["populations"])}
     for j, state in enumerate(states):
-        column = zip(matrix[:, j], ranges(bounds[:, :, j], ".3f"), strict=True)
+        column = zip(matrix[:, j], ranges(bounds[:, :, j], ".3g"), strict=True)  # what was not seen is not 0.000
         columns[f"to {state}"] = [f"{value:.4f} {interval}" for value, interval in column]
     return columns
 

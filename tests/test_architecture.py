@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import itertools
 import pathlib
 import re
 import statistics
@@ -284,3 +285,41 @@ def test_the_front_door_has_no_name_but_its_public_ones():
     files = {path.stem for path in PACKAGE.glob("*.py")} | {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     shown = {name for name in vars(koopman_lora) if not name.startswith("_")}
     assert shown - files - set(public_names()) == set()
+
+
+# ---- one trajectory, from `fit` to a singular value ------------------------------------------------------------------
+
+
+def stops_of_contributing():
+    """Functions in the table of CONTRIBUTING.md, `module.function`."""
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text.split("| stop | what comes out |")[1].split("\n\n")[0]
+    return [re.search(r"`([^`]+)`", line).group(1) for line in table.splitlines()[2:]]
+
+
+def called(function):
+    """What a call of `function` calls of this package, in order, as `module.function`."""
+    codes, prefix = [], f"{PACKAGE}/"
+
+    def note(frame, event, _):
+        if event == "call" and frame.f_code.co_filename.startswith(prefix):
+            codes.append(frame.f_code)
+
+    sys.setprofile(note)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return [f"{module_name(pathlib.Path(code.co_filename))}.{code.co_qualname}" for code in codes]
+
+
+def test_a_fit_goes_the_way_that_is_described_to_newcomers():
+    data = koopman_lora.systems.NoisyRotation().simulate(n_trajectories=1, n_steps=800, seed=0)
+    estimator = koopman_lora.KoopmanLoRA(n_modes=3, hidden_dims=(8,), n_epochs=1)
+    calls = iter(called(lambda: estimator.fit(data).spectrum_.canonical_singular_values.values))
+    stops = stops_of_contributing()
+    for stop in stops:
+        assert stop in calls, f"{stop} is not called behind the stop before it"  # an iterator: it is read up to there
+    # rooms are told from another only where the way goes up the table of the README: seldom
+    ranks = [rank(stop) for stop in stops]
+    assert sum(after > before for before, after in itertools.pairwise(ranks)) <= 8
