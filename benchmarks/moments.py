@@ -1,6 +1,6 @@
 """Moments: how near their accumulation comes to the processor's own rate for products of float64 matrices.
 
-    python benchmarks/moments.py                # one thread and two, two minutes
+    python benchmarks/moments.py                # one thread and two, a quarter of an hour
 
 Features are there before the clock starts. The rate counts what the moments would take as one product each, `2 n k^2`;
 all at once they need less, so it can exceed that of a large product, timed before and after in the same process.
