@@ -161,8 +161,11 @@ NO_EPOCH = xr.Dataset({"loss": ("epoch", [])}, {"epoch": []}, {"best_epoch": 1})
         (lambda: kl.cut_trajectory(torch.eye(3).to_sparse(), 2), "x must be a dense tensor; use x.to_dense"),
         (lambda: kl.cut_trajectory(SERIES, 10**6), "n_parts=1000000 is more than the 40 frames of x"),
         (lambda: list(kl.TrajectoryFolds(2).split([SERIES, np.array(1.0)])), r"X must hold .*; X\[1\] is array\(1"),
-        (lambda: PAIRS.with_states(torch.eye(3).to_sparse(), torch.eye(3)), "x must be a dense tensor with values"),
-        (lambda: PAIRS.with_states(torch.empty(39, 1, device="meta"), PAIRS.x), "x must be a dense .* on meta"),
+        (lambda: PAIRS.with_states(torch.eye(3).to_sparse(), torch.eye(3)), "x must be a dense tensor; got"),
+        (
+            lambda: PAIRS.with_states(torch.empty(39, 1, device="meta"), PAIRS.x),
+            "x and x_next must be .* on meta and .* on cpu",
+        ),
         (lambda: kl.molecules.transition_frames([[[1.0], [1.0, 2.0]]], 0, 1), "states must be a rectangular array"),
         (lambda: kl.molecules.MoleculeFiles("", "a.pdb"), "paths is empty, or holds an empty text"),
         (

@@ -63,7 +63,7 @@ class Uncopied(nn.Module):
         (lambda: copied("encoder_f", Uncopied()), TypeError, "encoder_f must be a module that can be copied; got Unc"),
         (lambda: pair_of("batches", [1, 2, 3]), TypeError, r"batches must be of pairs \(x, x_next\); got \[1, 2, 3\]"),
         (lambda: in_batches(2, a=torch.ones(3), b=torch.ones(4)), ValueError, r"a and b must hold equally many .*\(4,"),
-        (lambda: check_tensors(f=SPARSE), TypeError, "f must be a dense tensor with values; got torch.sparse_coo"),
+        (lambda: check_tensors(f=SPARSE), TypeError, "f must be a dense tensor; got torch.sparse_coo"),
         (lambda: check_tensors(f=torch.ones(2).int()), TypeError, r"f must hold floating-point .* Use f.float\(\)"),
         (lambda: as_svals([1.0], 2), ValueError, r"svals must have shape \(2,\), one per feature; got \(1,\)"),
         (lambda: as_annotated("f", dict, Callable), TypeError, "f must be a function of states; got the class dict"),

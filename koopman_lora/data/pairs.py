@@ -228,9 +228,9 @@ class LaggedPairs:
         (tensor([1., 4., 1.], dtype=torch.float64), array([0, 0, 1]))
         """
         check_tensors(x=x, x_next=x_next)
-        if x.shape != x_next.shape or len(x) != len(self):
-            shapes = f"{tuple(x.shape)} and {tuple(x_next.shape)}"
-            raise ValueError(f"x and x_next must be ({len(self)}, *state), one state per pair; got {shapes}.")
+        if x.shape != x_next.shape or x.device != x_next.device or len(x) != len(self):
+            got = " and ".join(f"{tuple(side.shape)} on {side.device}" for side in (x, x_next))
+            raise ValueError(f"x and x_next must be ({len(self)}, *state), one state per pair; got {got}.")
         names = self.coordinate_names if tuple(x.shape[1:]) == self.state_shape else None
         states = HeldStates(torch.cat([x, x_next]))
         return dataclasses.replace(self, states=states, places=self.places.moved(), coordinate_names=names)
