@@ -242,7 +242,9 @@ def work(pipe, seed, numbers, every=False):
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # where a text is taken for a path
         known = list(targets(pathlib.Path(folder)).values())
         with_arguments = [target for target in known if target.arguments]
-        single = [(t, a, k) for t in with_arguments for a, v in t.arguments.items() for k in mistakes(a, v)]
+        single = []
+        if every:
+            single = [(t, a, k) for t in with_arguments for a, v in t.arguments.items() for k in mistakes(a, v)]
         pipe.send("ready")
         for number in range(max(numbers.start, -len(known)), min(numbers.stop, len(single)) if every else numbers.stop):
             rng = np.random.default_rng([seed, max(number, 0)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,7 @@ from koopman_lora.data.time_axis import gaps
 from koopman_lora.kinds import finite_array, moderate_array, number_array
 
 
-@functools.partial(checked, but=("data", "weights"))
+@checked(but=("data", "weights"))
 class Field:
     """A labelled grid that `fit` takes, one call in; labels come out again.
 

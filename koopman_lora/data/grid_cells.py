@@ -50,7 +50,7 @@ def variable_of(
     mean = there[is_frame].mean(axis=0)
     areas = _weights_of(frame, weights).ravel()[is_there]
     if not (np.isfinite(areas) & (areas > 0)).all():
-        raise ValueError("weights must be positive numbers wherever there is a cell; mask the others.")
+        raise ValueError("weights must be positive wherever there is a cell; mask the others.")
     root = np.sqrt(areas)
     there = (there - mean) * root
     scale = np.sqrt(np.mean(there[is_frame] ** 2))

@@ -84,17 +84,14 @@ def plot_singular_functions(
 
 def _check_functions(x: np.ndarray, values: np.ndarray, reference: np.ndarray | None) -> None:
     """Raise a ValueError unless real functions of the states x (n, 1) or (n, 2) can be drawn."""
-    for name, array in (("x", x), ("values", values), ("reference", reference)):
-        if array is not None and array.ndim > 2:
-            raise ValueError(f"{name} must have two axes, states and columns; got {array.shape}.")
-    check_matrices("x", x)
+    check_matrices("x", x, is_one=True)
     if len(x) == 0:
         raise ValueError("x must hold at least one state; got none.")
     if x.shape[1] > 2:
         raise ValueError(f"x must be one- or two-dimensional to draw functions of it; got {x.shape[1]} coordinates.")
-    check_matrices("values", values, len(x))
+    check_matrices("values", values, len(x), is_one=True)
     if reference is not None:
-        check_matrices("reference", reference, len(x))
+        check_matrices("reference", reference, len(x), is_one=True)
     if reference is not None and np.iscomplexobj(reference):
         raise ValueError("reference must be real; draw reference.real.")
     if np.iscomplexobj(values):
