@@ -17,7 +17,7 @@ from koopman_lora.checks import checked
 from koopman_lora.clock import Clock
 from koopman_lora.moments import CROSS, Moments, OneEstimate
 from koopman_lora.spectrum import k_matrix, scaled_by
-from koopman_lora.triples import canonical_triples, independent_basis, triples_of_functions
+from koopman_lora.triples import Basis, canonical_triples, independent_basis, triples_of_functions
 
 # What `benchmarks/trust.py` measures of 95 % intervals; it travels with them.
 _COVERAGE = (
@@ -77,10 +77,11 @@ def bootstrap_intervals(moments: OneEstimate, svals: Any = None, bootstrap: Boot
     factor = bootstrap.t_factor(moments.n_blocks)
     floor = unseen_floor(moments, bootstrap.level)
     stack = bootstrap.resampled(moments)
-    functions = independent_basis(moments).moments(stack)
+    basis = independent_basis(moments)
+    functions = basis.moments(stack)
     triples = triples_of_functions(functions)
     canonical = triples.values
-    K_values = _K_matrix_values(stack, svals)
+    K_values = _K_matrix_values(stack, svals, basis, triples.left)
     signed = np.where(_turned_over(functions, triples), -canonical, canonical)
     variables = interval("canonical_singular_values", [MODE], modulus_interval(canonical[0], signed[1:], factor, floor))
     variables |= interval("singular_values", [MODE], np.maximum(t_interval(K_values[0], K_values[1:], factor), 0.0))
@@ -125,11 +126,16 @@ def number_of_long_blocks(sigma: float, n_pairs: int, clock: Clock) -> int:
     return max(int(n_pairs / max(_MEMORIES_PER_BLOCK * memory, 1.0)), _FEWEST_BLOCKS)
 
 
-def _K_matrix_values(stack: Moments, svals: np.ndarray | None) -> np.ndarray:
-    """Singular values of `pinv(M_f) T_fg` of features scaled by sqrt(svals), (n_resamples, k)."""
-    return np.linalg.svd(
-        k_matrix(scaled_by(stack, None if svals is None else as_svals(svals, stack.M_f.shape[-1]))), compute_uv=False
-    )
+def _K_matrix_values(stack: Moments, svals: Any, basis: Basis, left: np.ndarray) -> np.ndarray:
+    """Singular values of `pinv(M_f) T_fg` of features scaled by sqrt(svals), (n_resamples, k).
+
+    With left singular functions L, which are of unit norm, `pinv(M_f) T_fg = L L^H T_fg`: no second whitening.
+    """
+    root = None if svals is None else np.sqrt(as_svals(svals, stack.M_f.shape[-1]))
+    if root is not None and not root.all():  # features times 0 are gone, and with them what L was made of
+        return np.linalg.svd(k_matrix(scaled_by(stack, root**2)), compute_uv=False)
+    K = basis.of_features("f", left @ basis.moments(stack.only(("M_f", "T_fg")), "f").between("T_fg", left))
+    return np.linalg.svd(K if root is None else K / root[:, None] * root, compute_uv=False)
 
 
 def match_eigenvalues(estimate: np.ndarray, drawn: np.ndarray) -> np.ndarray:

@@ -16,6 +16,8 @@ from koopman_lora.scores import Validation, jackknife_error, vamp_e_curve
 
 # Held-out pairs below which nothing can be said about modes.
 FEWEST_PAIRS = 50
+# Spread below which a function of unit size is a constant.
+_NO_SPREAD = 1e-12
 
 
 @checked
@@ -199,7 +201,11 @@ def _vamp_e_gaps(validation: Validation) -> tuple[np.ndarray, np.ndarray, np.nda
 
 def _correlations(validation: Validation) -> np.ndarray:
     """Real correlation of each pair of functions after removing their means, (n_modes,)."""
-    return _shifted_correlations(validation.phi, validation.psi, np.zeros(1, dtype=int), validation.weights)[0]
+    weights = np.ones(len(validation.phi)) if validation.weights is None else validation.weights
+    a, b = (v - weights @ v / weights.sum() for v in (validation.phi, validation.psi))
+    norm = np.sqrt((weights @ np.abs(a) ** 2) * (weights @ np.abs(b) ** 2))
+    products = (weights @ (a * np.conj(b))).real
+    return np.divide(products, norm, out=np.zeros_like(norm), where=norm > _NO_SPREAD * weights.sum())
 
 
 def _shifted_correlations(
@@ -218,14 +224,16 @@ def _shifted_correlations(
             norm = np.sqrt(np.vdot(left, a).real * _spread_beside(b, weights)[shifts])
         # all shifts at once: the products of Fourier transforms
         products = _round_the_end(left, b)[shifts].real
-        is_known = norm > 1e-12 * (len(a) if weights is None else weights.sum())
+        is_known = norm > _NO_SPREAD * (len(a) if weights is None else weights.sum())
         result[:, i] = np.where(is_known, products / np.where(is_known, norm, 1.0), 0.0)
     return result
 
 
 def _round_the_end(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Sums of a and conj(b) moved on by every shift, round the end, (n,)."""
-    return np.fft.ifft(np.fft.fft(a) * np.conj(np.fft.fft(b)))
+    if np.iscomplexobj(a) or np.iscomplexobj(b):
+        return np.fft.ifft(np.fft.fft(a) * np.conj(np.fft.fft(b)))
+    return np.fft.irfft(np.fft.rfft(a) * np.conj(np.fft.rfft(b)), len(a))
 
 
 def _spread_beside(b: np.ndarray, weights: np.ndarray) -> np.ndarray:
