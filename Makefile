@@ -18,13 +18,16 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	$(BIN)/koopman-lora demo --out runs/demo
 
-# one thread a process and two processes: faster than two threads for networks of this size
+# one thread a process and two processes: faster than two threads for networks of this size; compiled once, not by each
+# of the hundreds of processes that tests start
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n 2 --dist worksteal
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # killed fits, several processes, tutorials, hostile and damaged input, coverage of intervals
+SLOW ?= slow
 test-slow: $(VENV)/.installed
-	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
+	$(PYTEST) -m "$(SLOW)"
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .

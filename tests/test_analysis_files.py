@@ -17,7 +17,7 @@ from koopman_lora.fitted_functions import DataNeededError
 from koopman_lora.systems import NoisyRotation
 
 # every case is fitted, saved and opened
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.any_processor]
 
 SYSTEM = NoisyRotation(omega=0.5, noise=0.5)
 LABELLED = SYSTEM.simulate(n_trajectories=2, n_steps=700, seed=0)

@@ -13,6 +13,8 @@ import pytest
 
 import koopman_lora
 
+pytestmark = pytest.mark.any_processor
+
 PACKAGE = pathlib.Path(koopman_lora.__file__).parent
 README = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
 

@@ -10,6 +10,8 @@ from collections import Counter
 import damaged_files
 import pytest
 
+pytestmark = pytest.mark.any_processor
+
 N_CASES = 16  # of each kind
 
 

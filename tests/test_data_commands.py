@@ -13,7 +13,10 @@ from koopman_lora.data_commands import trajectories_of
 FIT = ["--n-modes", "3", "--n-epochs", "1", "--hidden-dims", "8", "--quiet"]
 RUNS = [kl.systems.NoisyRotation().simulate(n_steps=n, seed=n).values[0] for n in (300, 200)]
 TOPOLOGY = str(kl.datasets.folder("alanine_dipeptide") / "topology.pdb")
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # one epoch is little
+pytestmark = [
+    pytest.mark.any_processor,
+    pytest.mark.filterwarnings("ignore::UserWarning"),  # one epoch is little
+]
 
 
 @pytest.fixture(scope="module")

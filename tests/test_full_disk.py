@@ -16,7 +16,7 @@ from koopman_lora.analysis_files import analysis_bytes
 from koopman_lora.cli import main
 
 # processes of their own, whose files may not grow
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.any_processor]
 
 FIT = ["--n-modes", "3", "--n-epochs", "1", "--hidden-dims", "8", "--n-fits", "2"]
 

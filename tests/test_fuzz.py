@@ -19,6 +19,8 @@ from koopman_lora.data.lazy_states import readable_states
 from koopman_lora.losses import lora_loss
 from koopman_lora.moment_names import DEFINITIONS
 
+pytestmark = pytest.mark.any_processor
+
 HERE = pathlib.Path(__file__).parent
 
 

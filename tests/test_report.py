@@ -23,6 +23,8 @@ from koopman_lora.report.figures import drawn
 from koopman_lora.report.trust_sections import energy_section, spectrum_section, verdict_section
 from koopman_lora.summary import summary_columns, summary_lines
 
+pytestmark = pytest.mark.any_processor
+
 HOSTILE = ["<script>alert(1)</script>", "$\\broken{ --> \"'&"]
 ANCHORS = (
     "verdict learned spectrum energy eigenvalues timescales functions states forecast history data settings".split()

@@ -12,6 +12,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import koopman_lora as kl
 from koopman_lora.systems import NoisyRotation
 
+pytestmark = pytest.mark.any_processor
+
 SMALL = {"n_modes": 3, "hidden_dims": (8,), "n_epochs": 1}
 RUNS = list(NoisyRotation().simulate(n_trajectories=4, n_steps=300, seed=0).values)
 TABLE = pd.DataFrame(RUNS[0], columns=["u", "v"])

@@ -10,6 +10,8 @@ import pytest
 import koopman_lora as kl
 from koopman_lora.cli import make_parser
 
+pytestmark = pytest.mark.any_processor
+
 
 def printed(code):
     """What a new process prints last that runs `code`: a literal."""

@@ -24,6 +24,8 @@ from koopman_lora.systems import NoisyRotation
 from koopman_lora.training import fit
 from koopman_lora.training_options import TrainingOptions
 
+pytestmark = pytest.mark.any_processor
+
 SYSTEM = NoisyRotation(omega=0.5, noise=0.5)
 STATES = SYSTEM.simulate(n_trajectories=2, n_steps=401, seed=0)
 PAIRS = lagged_pairs(STATES)

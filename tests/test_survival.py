@@ -15,6 +15,8 @@ import pytest
 import koopman_lora as kl
 from koopman_lora.analysis_files import FILES, RECORD
 
+pytestmark = pytest.mark.any_processor
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 
