@@ -104,7 +104,7 @@ class Refits:
         --------
         >>> from koopman_lora.estimator import KoopmanLoRA
         >>> data = NoisyRotation().simulate(n_trajectories=2, n_steps=500)
-        >>> refits = KoopmanLoRA(3, hidden_dims=(8,), n_epochs=2).fit(data).refits(8)
+        >>> refits = KoopmanLoRA(3, hidden_dims=(8,), n_epochs=2, refine=False).fit(data).refits(8)
         >>> low, high = refits.intervals().canonical_singular_values_interval.values[:, 1]
         >>> bool(low < 0.956 < high)
         True

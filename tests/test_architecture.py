@@ -315,6 +315,7 @@ def called(function):
     return [f"{module_name(pathlib.Path(code.co_filename))}.{code.co_qualname}" for code in codes]
 
 
+@pytest.mark.slow
 def test_a_fit_goes_the_way_that_is_described_to_newcomers():
     data = koopman_lora.systems.NoisyRotation().simulate(n_trajectories=1, n_steps=800, seed=0)
     estimator = koopman_lora.KoopmanLoRA(n_modes=3, hidden_dims=(8,), n_epochs=1)

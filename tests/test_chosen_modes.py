@@ -55,6 +55,7 @@ def test_a_complex_eigenfunction_is_its_real_and_its_imaginary_part(analysis):
     assert chosen.modes == (3, 3, 2, 2)
 
 
+@pytest.mark.slow
 def test_eigenfunctions_of_a_process_in_equilibrium_are_one_column_each():
     analysis = KoopmanLoRA(4, hidden_dims=(16,), n_epochs=2, reversible=True).fit(DATA).analysis_
     chosen = choose_modes(analysis, functions="eigen")

@@ -208,6 +208,7 @@ def test_lags_cannot_be_scanned_without_data(runs, capsys):
     assert captured.err == f"{expected} ...\n"
 
 
+@pytest.mark.slow
 def test_other_data_say_so_and_are_described_by_the_same_features(runs, capsys):
     assert main(["spectrum", runs.folder, runs.other_data, "--diagnose"]) == 0
     printed = capsys.readouterr().out
@@ -219,6 +220,7 @@ def test_other_data_say_so_and_are_described_by_the_same_features(runs, capsys):
     assert spectrum_table(runs.estimator.spectrum_) not in printed
 
 
+@pytest.mark.slow
 def test_scores_of_other_data_are_those_of_python(runs, capsys):
     assert main(["spectrum", runs.folder, runs.other_data, "--scores"]) == 0
     there = runs.estimator.applied_to(kl.open_trajectories(runs.other_data))
@@ -237,6 +239,7 @@ def test_a_reversible_fit_is_kept_as_such_and_says_what_contradicts_it(runs, tmp
     assert "\nnot reversible: " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:svals of modes")  # one epoch is little
 def test_scores_where_nothing_was_held_out_are_refused_in_one_line(runs, tmp_path, capsys):
     folder = str(tmp_path / "fit")
@@ -451,6 +454,7 @@ def test_ctrl_c_elsewhere_is_one_line(monkeypatch, capsys):
 # ---- what is asked of a saved analysis -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_forecast_is_that_of_the_analysis_from_the_last_states(runs, tmp_path, capsys):
     out = str(tmp_path / "ahead.nc")
     assert main(["forecast", runs.folder, runs.data, "--steps", "2", "--n-resamples", "20", "--out", out]) == 0

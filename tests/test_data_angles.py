@@ -101,6 +101,7 @@ def test_raw_angles_get_a_hint(low, period, advice, lag):
     assert angle_hint(lagged_pairs(states[:, 0], lag)) is not None
 
 
+@pytest.mark.slow
 def test_the_hint_of_a_fit_names_coordinates_and_points_at_the_caller():
     states = wrapped(wandering_angle(), -180, 360)
     named = NAMED.copy(data=states)

@@ -147,6 +147,7 @@ def test_a_loop_of_ones_own_has_its_spectrum_in_the_unit_of_the_data():
 # ---- a channel that changes slowly -> its singular triples, followed -------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_channel_is_followed():
     """The lines of docs/matrix_svd.md."""
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "matrix_svd.md").read_text("utf-8"), flags=re.DOTALL)

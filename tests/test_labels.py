@@ -10,6 +10,8 @@ import koopman_lora as kl
 from koopman_lora import _labels
 from koopman_lora._labels import interval, labelled, provenance, trajectory_array
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_setting_survives_a_file(tmp_path):
     settings = {
@@ -169,7 +171,6 @@ def results():
     return of_the_rotation() | of_the_chain() | of_a_matrix()
 
 
-@pytest.mark.slow
 def test_every_dimension_has_a_coordinate_and_a_name_of_the_list(results):
     for name, dataset in results.items():
         assert set(dataset.dims) <= DIMENSIONS, name
@@ -228,7 +229,6 @@ def test_results_of_one_kind_subtract_mode_by_mode(results):
     assert np.abs(difference).max() < 0.05
 
 
-@pytest.mark.slow
 def test_every_result_survives_a_file(results, tmp_path):
     for name, dataset in results.items():
         assert kl.load_dataset(kl.save_dataset(dataset, tmp_path / "a.nc")).identical(dataset), name

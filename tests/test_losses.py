@@ -248,6 +248,7 @@ def test_features_to_be_refined_are_trained_with_a_joint_share():
         assert TrainingLoop(model, split, None, TrainingOptions(will_refine=refine)).loss.joint_share == share
 
 
+@pytest.mark.slow
 @every_dtype
 @every_nesting
 def test_mean_over_many_small_batches_is_within_its_standard_error(dtype, nesting):

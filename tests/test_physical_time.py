@@ -112,6 +112,7 @@ def test_the_macroscopic_model(pairs):
     assert kl.Clock.from_attrs(found.attrs) == CLOCK
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_clock", [False, True], ids=["bare model", "model with its clock"])
 def test_the_spectrum_of_a_model_over_a_loader_of_the_pairs(pairs, has_clock):
     model = kl.KoopmanLoRAModel.from_encoders(1, 2, OneAndState())

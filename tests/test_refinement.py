@@ -219,6 +219,7 @@ def test_refined_functions_are_never_worse_on_fresh_data():
         assert vamp_scores(own_moments(model, pairs), own_moments(model, fresh)).vamp_e >= plain - 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["plain", "svals centred", "shared"])
 def test_refinement_captures_more_of_the_truth(kind):
     model = make_model(kind, n_epochs=6)

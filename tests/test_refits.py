@@ -102,6 +102,7 @@ def test_a_higher_level_gives_wider_intervals(fitted, refits):
     assert np.ptp(high[:, 1]) > np.ptp(low[:, 1])
 
 
+@pytest.mark.slow
 def test_intervals_hold_what_the_fits_find_together_and_as_far_beyond(refits):
     spectrum = refits.estimate.spectrum
     sigma, eigenvalues = np.array([1, 0.6, 0.5]), spectrum.eigenvalues.values
@@ -119,6 +120,7 @@ def test_intervals_hold_what_the_fits_find_together_and_as_far_beyond(refits):
     assert np.allclose(moved, [0, -0.2, -0.2], atol=0.05)  # but for the bias of the refits, which needs no room twice
 
 
+@pytest.mark.slow
 def test_the_estimator_hands_on_number_and_level(fitted, unrefined):
     intervals = unrefined.intervals(Bootstrap(level=0.8), refit=8)
     assert (intervals.attrs["refit"], intervals.attrs["level"]) == (8, 0.8)
@@ -158,6 +160,7 @@ def test_reversible_fits_have_real_eigenvalues_in_all_refits():
 # --- bands -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_band_of_functions_holds_the_exact_subspace_and_is_blind_to_signs(fitted, refits):
     """Of the leading pair only the plane is known: the modes are one cluster, and turned before they are compared."""
     x = DATA.values[0][:50]
@@ -180,6 +183,7 @@ def test_functions_are_turned_within_their_cluster_alone():
     assert np.allclose(turned @ turn_within(turned.T @ functions, clusters), functions)
 
 
+@pytest.mark.slow
 def test_the_band_of_forecasts_is_about_the_forecast(fitted, refits):
     x = DATA.values[0][:5]
     for direction in ("forward", "backward"):
@@ -205,6 +209,7 @@ def test_too_few_refits_or_processes_are_refused(fitted):
         draw_halves(1, 8)
 
 
+@pytest.mark.slow
 def test_an_opened_analysis_says_that_the_estimator_is_needed(fitted, tmp_path):
     opened = open_analysis(fitted.save(tmp_path / "analysis"))
     with pytest.raises(ValueError, match=r"refit=20 needs the settings and the data of the fit.*KoopmanLoRA"):

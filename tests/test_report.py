@@ -23,7 +23,7 @@ from koopman_lora.report.figures import drawn
 from koopman_lora.report.trust_sections import energy_section, spectrum_section, verdict_section
 from koopman_lora.summary import summary_columns, summary_lines
 
-pytestmark = pytest.mark.any_processor
+pytestmark = [pytest.mark.slow, pytest.mark.any_processor]
 
 HOSTILE = ["<script>alert(1)</script>", "$\\broken{ --> \"'&"]
 ANCHORS = (
@@ -123,7 +123,6 @@ def images():
 # ------------------------------------------------------------------------------------------------------ whole in itself
 
 
-@pytest.mark.slow
 def test_a_page_needs_nothing_from_elsewhere():
     found = Page(turning_page())
     assert found.sources == []
@@ -176,7 +175,6 @@ def test_names_are_escaped():
     assert ["<u>", "</td>"] in told.tables["settings"][0]["rows"]
 
 
-@pytest.mark.slow
 def test_the_same_answers_give_the_same_pictures():
     sections = [functions_section(turning()[1]) for _ in range(2)]
     assert sections[0] == sections[1]
@@ -231,7 +229,6 @@ def test_lags_are_those_of_scan_lags():
 # --------------------------------------------------------------------------------------------- what is not at hand
 
 
-@pytest.mark.slow
 def test_what_needs_the_frames_is_left_out_with_a_sentence_how_to_get_it(tmp_path):
     estimator, _ = turning()
     opened = kl.open_analysis(estimator.save(tmp_path / "fit"))
@@ -256,7 +253,6 @@ def test_without_held_out_pairs_nothing_is_said_of_noise_or_forecasts():
     assert "2 not tested" in verdict_section(answers).reading
 
 
-@pytest.mark.slow
 def test_short_data_and_large_states_say_what_they_lack():
     answers = answers_of(fitted(np.tile(images()[:60], (1, 6, 6)), n_epochs=1).analysis_)
     assert "analysis.forecast(x, steps, observables)" in answers.forecast_error
@@ -270,7 +266,6 @@ def test_short_data_and_large_states_say_what_they_lack():
 # ------------------------------------------------------------------------------------------------- states of all kinds
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n_coordinates", "dims"), [(1, ("x", "state")), (2, ("x", "y", "set")), (3, ("time", "state"))]
 )
@@ -293,7 +288,6 @@ def test_metastable_states_have_a_map_over_what_can_be_drawn(n_coordinates, dims
     assert "2 metastable states" in section.figures[0].alt
 
 
-@pytest.mark.slow
 def test_images_have_a_page():
     answers = answers_of(fitted(images(), n_epochs=1).analysis_)
     found = Page(page(dataclasses.replace(answers, **(FEW | {"functions": answers.functions}))))
@@ -305,7 +299,6 @@ def test_images_have_a_page():
 # ----------------------------------------------------------------------------------------------------------- the file
 
 
-@pytest.mark.slow
 def test_a_page_takes_the_place_of_an_older_one_and_of_nothing_else(tmp_path):
     path, answers = tmp_path / "new" / "page.html", dataclasses.replace(turning()[1], **FEW)
     for _ in range(2):

@@ -198,6 +198,7 @@ def bumps(x):
     return torch.cat([torch.ones(len(x), 1, dtype=torch.float64), torch.exp(-2 * distance**2)], dim=1)
 
 
+@pytest.mark.slow
 def test_four_off_equilibrium_starts_recover_the_populations():
     """Two draws of 1,000 short runs from the minima of four wells; `benchmarks/trust.py --only weights` has more."""
     reference = FourWellLandscape2D().spectrum(lag=1, n_modes=2)

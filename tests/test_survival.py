@@ -70,6 +70,7 @@ def test_at_every_moment_of_a_move_one_of_two_analyses_is_whole(tmp_path, saved,
     assert is_saved(saved.fits[1], tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_the_next_save_after_a_killed_one_leaves_nothing_of_it(tmp_path, saved):
     killed_while_moving(saved, tmp_path / "out", 2)
     (tmp_path / "out" / "incomplete" / ".model.safetensors.abcdefgh").mkdir()

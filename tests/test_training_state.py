@@ -262,6 +262,7 @@ def steps_of(run, monkeypatch):
     return done
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_kill_in_the_refinement_repeats_no_training(tmp_path, monkeypatch):
     def die(*_, **__):

@@ -99,6 +99,7 @@ def test_the_unbiased_value_takes_copies_for_one_pair(nesting, dtype):
     assert not torch.isclose(value, lora_loss(a, b, nesting=nesting), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_unbiased_value_has_the_right_mean():
     """Over batches whose weights say nothing of the pairs; the plain value is too high by far."""
     rng = np.random.default_rng(0)
