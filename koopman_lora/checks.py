@@ -19,6 +19,9 @@ import numpy as np
 
 from koopman_lora.kinds import finite_array, flag, number, path, shown, text, whole
 
+# (name, value) -> the value as wanted, or an error that names it.
+_Check = Callable[[str, Any], Any]
+
 
 def checked(function: Any = None, *, but: Collection[str] = ()) -> Any:
     """Make a function, or the constructor and the public methods of a class, hold arguments to their annotations.
@@ -58,20 +61,20 @@ def checked(function: Any = None, *, but: Collection[str] = ()) -> Any:
     by_name = _binding(signature)
 
     @functools.cache
-    def hints() -> dict[str, Any]:
-        # late: names may be imported below the function
-        found = typing.get_type_hints(
+    def checks() -> dict[str, _Check]:
+        # late: names may be imported below the function; and once, for annotations are slow to read
+        hints = typing.get_type_hints(
             function, localns=_Names(inspect.unwrap(function).__globals__), include_extras=True
         )
-        return {name: hint for name, hint in found.items() if name not in ("return", *but)}
+        return {name: _check_of(hint) for name, hint in hints.items() if name not in ("return", *but)}
 
     @functools.wraps(function)
     def call(*arguments: Any, **named: Any) -> Any:
         _check_names(named, signature.parameters)
         given = by_name(arguments, named)
-        for name, hint in hints().items():
+        for name, check in checks().items():
             if name in given:
-                given[name] = as_annotated(name, given[name], hint)
+                given[name] = check(name, given[name])
         return function(**given)
 
     return call
@@ -190,57 +193,69 @@ def as_annotated(name: str, value: Any, hint: Any) -> Any:
     >>> as_annotated("lags", range(1, 3), Sequence[int])
     [1, 2]
     """
+    return _check_of(hint)(name, value)
+
+
+def _check_of(hint: Any) -> _Check:
+    """What holds a value to an annotation."""
     if hint in _CONVERSIONS:
-        return _CONVERSIONS[hint](name, value)
+        return _CONVERSIONS[hint]
     kind, options = typing.get_origin(hint), typing.get_args(hint)
     if kind is typing.Annotated:  # with a check of its own
-        return options[1](name, value)
+        return options[1]
     if kind in (typing.Union, types.UnionType):
-        return _one_of(name, value, options)
+        is_optional, others = type(None) in options, [_check_of(o) for o in options if o is not type(None)]
+        return functools.partial(_one_of, checks=others, is_optional=is_optional)
     if kind in (collections.abc.Sequence, tuple, list):
-        return _sequence(name, value, [o for o in options if o is not ...] or [Any], kind)
+        entries = [_check_of(o) for o in options if o is not ...] or [_CONVERSIONS[Any]]
+        return functools.partial(_sequence, checks=entries, kind=kind)
     kind = kind or hint
     is_open = getattr(kind, "_is_protocol", False) and not getattr(kind, "_is_runtime_protocol", False)
     if not isinstance(kind, type) or is_open:
-        return value
-    if kind is collections.abc.Callable:
-        if not callable(value) or isinstance(value, type):
-            raise TypeError(f"{name} must be a function of states; got {shown(value)}.")
-    elif not isinstance(value, kind) or (kind is collections.abc.Iterable and getattr(value, "ndim", 1) == 0):
+        return _CONVERSIONS[Any]
+    return _function_of_states if kind is collections.abc.Callable else functools.partial(_instance, kind=kind)
+
+
+def _function_of_states(name: str, value: Any) -> Any:
+    if not callable(value) or isinstance(value, type):
+        raise TypeError(f"{name} must be a function of states; got {shown(value)}.")
+    return value
+
+
+def _instance(name: str, value: Any, kind: type) -> Any:
+    if not isinstance(value, kind) or (kind is collections.abc.Iterable and getattr(value, "ndim", 1) == 0):
         raise TypeError(f"{name} must be {_described(kind)}; got {shown(value)}.")
     return value
 
 
-def _one_of(name: str, value: Any, options: Sequence[Any]) -> Any:
+def _one_of(name: str, value: Any, checks: Sequence[_Check], is_optional: bool) -> Any:
     """The value as the first of several annotations that takes it; the error of the one that it comes closest to."""
-    if value is None and type(None) in options:
+    if value is None and is_optional:
         return None
     errors: list[Exception] = []
-    for option in options:
-        if option is type(None):
-            continue
+    for check in checks:
         try:
-            return as_annotated(name, value, option)
+            return check(name, value)
         except (TypeError, ValueError) as error:
             errors.append(error)
     raise errors[0] if np.isscalar(value) else errors[-1]
 
 
-def _sequence(name: str, value: Any, options: Sequence[Any], kind: Any) -> Any:
+def _sequence(name: str, value: Any, checks: Sequence[_Check], kind: Any) -> Any:
     """A list, or a tuple where one is wanted, with every entry as annotated."""
     known: bool = isinstance(value, (list, tuple, range)) or (hasattr(value, "__array__") and np.ndim(value) > 0)
     if not known:
         raise TypeError(f"{name} must be a list or a tuple; got {shown(value)}.")
-    wanted = list(options) if len(options) > 1 else list(options) * len(value)
+    wanted = list(checks) if len(checks) > 1 else list(checks) * len(value)
     if len(value) != len(wanted):
         raise ValueError(f"{name} must have {len(wanted)} entries; got {len(value)}.")
     if not isinstance(value, (list, tuple, range)):
         value = np.asarray(value)
-    made: list[Any] = [as_annotated(f"{name}[{i}]", value[i], option) for i, option in enumerate(wanted)]
+    made: list[Any] = [check(f"{name}[{i}]", value[i]) for i, check in enumerate(wanted)]
     return tuple(made) if kind is tuple or isinstance(value, tuple) else made
 
 
-_CONVERSIONS: dict[Any, Callable[[str, Any], Any]] = {
+_CONVERSIONS: dict[Any, _Check] = {
     Any: lambda _, value: value,
     int: whole,
     float: number,
