@@ -121,16 +121,16 @@ def _nodes_started(started: int) -> int:
 
 
 @contextlib.contextmanager
-def all_processes(options: TrainingOptions) -> Iterator[Fabric]:
-    """Fabric, and inside it all of its processes working together; only the first of them warns."""
-    fabric = make_fabric(options)
-    if fabric.world_size == 1 or processes().size > 1:
-        yield fabric
+def all_processes(options: TrainingOptions) -> Iterator[None]:
+    """Inside it all processes of the layout work together, where there are more than one; only the first warns."""
+    if processes().size > 1 or layout(options.devices, options.num_nodes) == (1, 1):
+        yield
         return
+    fabric = make_fabric(options)
     with together(fabric.device), warnings.catch_warnings():
         if not fabric.is_global_zero:
             warnings.simplefilter("ignore")
-        yield fabric
+        yield
 
 
 def is_first_process() -> bool:

@@ -16,7 +16,7 @@ from koopman_lora._linalg import (
 )
 from koopman_lora.equilibrium import damped_pairs
 from koopman_lora.moments import Moments
-from koopman_lora.scores import jackknife_error, subspace_score
+from koopman_lora.scores import jackknife_error
 from koopman_lora.triples import in_one_block
 
 # Standard errors within which a simpler solution is taken. Measured on ten systems with three seeds each: one loses the
@@ -105,10 +105,10 @@ def by_held_out(candidates: Candidates, moments: MomentsOfParts, errors_beyond: 
     if there.n_blocks < 2:  # no error is known: everything is within it
         return Choice(0, scores, 0.0)
     blocks, behind = there.leaving_out(), scores.max() - scores
-    best = subspace_score(solutions[int(scores.argmax())], blocks)
+    (best,) = _span_scores([solutions[int(scores.argmax())]], blocks)
 
     def error(number: int) -> float:
-        return float(jackknife_error(best - subspace_score(solutions[number], blocks)))
+        return float(jackknife_error(best - _span_scores([solutions[number]], blocks)[0]))
 
     of_first, slack = error(0), 1e-9 * scores.max()
     lead = _in_errors(behind[0], of_first)
@@ -126,7 +126,7 @@ def held_out_scores(candidates: Candidates, moments: MomentsOfParts) -> np.ndarr
 
 
 def _scored(candidates: Candidates, solutions: list[WhitenedSVD], there: Moments) -> np.ndarray:
-    return _possible(np.array([subspace_score(solution, there) for solution in solutions]), candidates)
+    return _possible(_span_scores(solutions, there), candidates)
 
 
 def by_folds(candidates: Candidates, moments: MomentsOfParts, errors_beyond: float) -> Choice:
@@ -163,14 +163,19 @@ def _possible(scores: np.ndarray, candidates: Candidates) -> np.ndarray:
 
 
 def _judged(candidates: Candidates, folds: Moments, judge: int) -> np.ndarray:
-    """VAMP-2 (n_candidates,) on one of the folds of what the others say.
-
-    As `subspace_score`, of all at once: that the constant is the first function of each makes it simple.
-    """
+    """VAMP-2 (n_candidates,) on one of the folds of what the others say."""
     is_judge = np.arange(folds.n_blocks) == judge
-    solutions, there = candidates.solutions(in_one_block(folds.selected(~is_judge))), folds.selected(is_judge)
-    left, right = (np.stack([getattr(s, side) for s in solutions]) for side in ("left", "right"))
+    return _span_scores(candidates.solutions(in_one_block(folds.selected(~is_judge))), folds.selected(is_judge))
+
+
+def _span_scores(solutions: list[WhitenedSVD], there: Moments) -> np.ndarray:
+    """`kl.scores.span_vamp_2` of all solutions at once, (n_solutions, ...), at other moments of the same functions.
+
+    That the constant is the first function of each makes it simple.
+    """
     M_f, T_fg, M_g = _cross(there)
+    before = tuple(range(1, M_f.ndim - 1))  # axes of the moments, such as one of resamples
+    left, right = (np.expand_dims([getattr(s, side) for s in solutions], before) for side in ("left", "right"))
     left_h, right_h = conjugate_transpose(left), conjugate_transpose(right)
     W_f, W_g = inverse_root(left_h @ M_f @ left).matrix, inverse_root(right_h @ M_g @ right).matrix
     return np.sum(np.abs(conjugate_transpose(W_f) @ (left_h @ T_fg @ right) @ W_g) ** 2, axis=(-2, -1))

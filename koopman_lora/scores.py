@@ -203,11 +203,6 @@ def check_same_features(**moments: Moments) -> None:
         raise ValueError(f"{' and '.join(moments)} must be moments of the same features; got {got}.")
 
 
-def subspace_score(triples: WhitenedSVD, test: Moments) -> np.ndarray:
-    """`span_vamp_2` of singular functions, given as coefficients on features, at held-out moments of these, (...)."""
-    return span_vamp_2(test.transformed(triples.left, triples.right))
-
-
 def span_vamp_2(test: Moments) -> np.ndarray:
     """VAMP-2 of the span of features at held-out moments, (...): how much can be predicted within it.
 
