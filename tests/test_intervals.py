@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from koopman_lora.accumulation import estimate_moments
-from koopman_lora.bootstrap import Bootstrap
+from koopman_lora.bootstrap import Bootstrap, t_interval
 from koopman_lora.clock import Clock
 from koopman_lora.data.pairs import lagged_pairs
 from koopman_lora.intervals import (
@@ -278,6 +278,33 @@ def test_svals_move_K_matrix_intervals_only():
     spectrum = koopman_spectrum(moments, np.array([1.0, 0.5, 0.2, 0.1]))
     lower, upper = bounds_of(scaled, K_values)
     assert ((lower <= spectrum.singular_values.values) & (spectrum.singular_values.values <= upper)).all()
+
+
+@pytest.mark.parametrize("svals", [None, [1.0, 0.6, 0.3, 0.1], [1.0, 0.6, 0.3, 0.0]], ids=["none", "all", "one is 0"])
+@pytest.mark.parametrize("is_reversible", [False, True])
+@pytest.mark.parametrize("kind", ["constant among them", "complex"])
+def test_K_matrix_intervals_are_of_each_resample_solved_alone(kind, is_reversible, svals):
+    one, column = torch.ones_like, lambda x: torch.sin(x / 3).double()
+    features = {
+        "constant among them": lambda x: torch.cat([one(column(x)), column(x), column(2 * x), x**0.5], dim=1),
+        "complex": lambda x: torch.exp(1j * torch.cat([x, 2 * x, x / 3, column(x)], dim=1)),
+    }[kind]
+    walk = 10 + np.abs(np.random.default_rng(0).normal(size=(4, 300, 1)).cumsum(axis=1))
+    pairs = lagged_pairs(list(walk))
+    moments = estimate_moments(features, features, pairs.both_ways() if is_reversible else pairs)
+    bootstrap = Bootstrap(n_resamples=40)
+    found = bootstrap_intervals(moments, svals, bootstrap).singular_values_interval.values
+
+    merged = in_long_blocks(moments)
+    weights = np.concatenate([np.ones((1, merged.n_blocks)), bootstrap.weights(merged.n_blocks)])
+    root = np.ones(4) if svals is None else np.sqrt(svals)
+    values = []
+    for row in weights:
+        one_resample = merged.reweighted(row[None])
+        M, T = ((one_resample.between(name)[0] * root) * root[:, None] for name in ("M_f", "T_fg"))
+        values.append(np.linalg.svd(np.linalg.pinv(M, rcond=1e-12, hermitian=True) @ T, compute_uv=False))
+    expected = t_interval(values[0], np.array(values[1:]), bootstrap.t_factor(merged.n_blocks))
+    np.testing.assert_allclose(found, np.maximum(expected, 0.0), rtol=1e-6, atol=1e-8)
 
 
 def test_moments_without_the_same_map_have_no_eigenvalue_intervals():

@@ -13,7 +13,7 @@ from koopman_lora._linalg import whitened_svd
 from koopman_lora.data.pairs import lagged_pairs
 from koopman_lora.data.splits import split_pairs
 from koopman_lora.scores import Validation
-from koopman_lora.selection import _shifted_correlations, noise_thresholds, select_n_modes
+from koopman_lora.selection import _correlations, _shifted_correlations, noise_thresholds, select_n_modes
 from koopman_lora.systems import FiniteMarkovChain, LinearGaussian, NoisyLogisticMap, NoisyRotation
 
 ROTATION = NoisyRotation(omega=0.5, noise=0.5)  # sigma 1, .882, .882, .607, .607, .325, .325, ...
@@ -277,14 +277,24 @@ def test_the_thresholds_are_those_of_the_largest_of_many_correlations():
     assert (noise_thresholds(validation, level=0.5)[1:] < noise_thresholds(validation, level=0.99)[1:]).all()
 
 
-def test_complex_functions_at_a_shift_have_the_correlation_of_rolled_arrays():
+@pytest.mark.parametrize("is_weighted", [False, True])
+@pytest.mark.parametrize("is_complex", [False, True])
+@pytest.mark.parametrize("n", [50, 53])  # lengths that Fourier transforms like, and do not
+def test_functions_at_a_shift_have_the_correlation_of_rolled_arrays(n, is_complex, is_weighted):
     rng = np.random.default_rng(0)
-    phi, psi = rng.normal(size=(2, 50, 3)) + 1j * rng.normal(size=(2, 50, 3))
-    found = _shifted_correlations(phi, psi, np.array([0, 7, 49]))
-    for row, shift in zip(found, (0, 7, 49), strict=True):
-        a, b = phi - phi.mean(0), np.roll(psi - psi.mean(0), shift, axis=0)
-        wanted = np.real(np.sum(np.conj(a) * b, axis=0)) / np.linalg.norm(a, axis=0) / np.linalg.norm(b, axis=0)
-        np.testing.assert_allclose(row, wanted, atol=1e-12)
+    phi, psi = rng.normal(size=(2, n, 3)) + 1j * is_complex * rng.normal(size=(2, n, 3))
+    weights = rng.random(n) if is_weighted else np.ones(n)
+    mean_f, mean_g = (np.average(v, axis=0, weights=weights) for v in (phi, psi))
+    wanted = []
+    for shift in (0, 7, n - 1):
+        a, b = phi - mean_f, np.roll(psi - mean_g, shift, axis=0)
+        spread_f, spread_g = (np.average(abs(v - np.average(v, 0, weights)) ** 2, 0, weights) for v in (a, b))
+        wanted.append(np.average(np.conj(a) * b, 0, weights).real / np.sqrt(spread_f * spread_g))
+    found = _shifted_correlations(phi, psi, np.array([0, 7, n - 1]), weights if is_weighted else None)
+    np.testing.assert_allclose(found, wanted, atol=1e-12)
+    validation = Validation.of_functions(np.ones(3), phi, psi, lagged_pairs(rng.normal(size=n + 1)))
+    validation = dataclasses.replace(validation, weights=weights if is_weighted else None)
+    np.testing.assert_allclose(_correlations(validation), wanted[0], atol=1e-12)
 
 
 def test_shifts_of_the_null_are_longer_than_the_memory():
