@@ -145,6 +145,17 @@ class Clock:
         """
         return np.angle(np.asarray(eigenvalues)) / (2 * np.pi * self.lag_time)
 
+    def periods(self, eigenvalues: AnyNumbers) -> np.ndarray:
+        """`1 / |frequency|`, the time of one turn in `time_unit`; infinite for what does not turn.
+
+        Examples
+        --------
+        >>> Clock(1, dt=0.5, time_unit="s").periods([1j, -1j, 1.0])
+        array([ 2.,  2., inf])
+        """
+        turns = np.abs(self.frequencies(eigenvalues))
+        return np.divide(1.0, turns, out=np.full(turns.shape, np.inf), where=turns > 0)
+
     def attrs(self) -> dict[str, Any]:
         """Lag, dt and unit as attributes of a Dataset; `from_attrs` reads them back.
 

@@ -30,13 +30,13 @@ class Summary:
     Attributes
     ----------
     modes : Dataset
-        Per mode `sigma` (canonical) with `sigma_interval`, `sigma_held_out` with `held_out_error`; of `eigenvalues` and
-        `timescales` (with `timescales_interval`) that of the eigenfunction which lies most along this singular
-        function, and `own_share`, how much of it does; `transitions` that were seen, -1 where that is not known;
-        `cluster`, a number for neighbours whose intervals overlap, which fix a subspace and not functions; `agreement`
-        of several fits about that subspace, where there are any; `verdict`: 'exact' for the constant, 'sure',
-        'sampling' (more data would tell), 'over-fit' (the canonical value is too high), 'not resolved' (held-out pairs
-        do not tell it from noise), 'not tested' (held-out pairs, if there are any, do not show it).
+        Per mode `sigma` (canonical) with `sigma_interval`, `sigma_held_out` with `held_out_error`; of `eigenvalues`,
+        `timescales` (with `timescales_interval`) and `periods` that of the eigenfunction which lies most along this
+        singular function, and `own_share`, how much of it does; `transitions` that were seen, -1 where that is not
+        known; `cluster`, a number for neighbours whose intervals overlap, which fix a subspace and not functions;
+        `agreement` of several fits about that subspace, where there are any; `verdict`: 'exact' for the constant,
+        'sure', 'sampling' (more data would tell), 'over-fit' (the canonical value is too high), 'not resolved'
+        (held-out pairs do not tell it from noise), 'not tested' (held-out pairs, if there are any, do not show it).
     findings : what is wrong, the most serious first, each with what to do
     number_of_modes : Dataset of `select_n_modes`; None where too little was held out
     """
@@ -85,15 +85,19 @@ def summary_columns(summary: Summary) -> dict[str, list[str]]:
     """Head -> cells below it, a row for each mode."""
     modes = summary.modes
     level, unit = level_text(modes), modes["timescales"].attrs["units"]
+    eigenvalues = [complex_text(value) for value in modes["eigenvalues"].values]
+    # what is written as a real number has no period to speak of
+    turning = [f"{p:.4g}" if "i" in e else "-" for e, p in zip(eigenvalues, modes["periods"].values, strict=True)]
     return {
         "mode": cells(modes[MODE], "d"),
         "sigma": cells(modes["sigma"], ".3f"),
         level: ranges(modes["sigma_interval"].values, ".3f"),
         "held out": [_with_error(*pair) for pair in zip(modes["sigma_held_out"], modes["held_out_error"], strict=True)],
         "eigenvalue": [
-            complex_text(value) + (" ~" if share < _OWN else "  ")
-            for value, share in zip(modes["eigenvalues"].values, modes["own_share"].values, strict=True)
+            value + (" ~" if share < _OWN else "  ")
+            for value, share in zip(eigenvalues, modes["own_share"].values, strict=True)
         ],
+        **({f"period ({unit})": turning} if any(period != "-" for period in turning) else {}),
         f"timescale ({unit})": cells(modes["timescales"], ".4g"),
         f"{level} ": ranges(modes["timescales_interval"].values, ".3g"),
         "verdict": list(map(str, modes["verdict"].values)),

@@ -107,16 +107,17 @@ def _modes(
     held, error = (unknown, unknown) if validation is None else correlations_with_error(validation.moments)
     transitions = np.full(len(sigma), -1) if seen is None else np.array(seen.transitions)
     times = intervals["timescales_interval"].values[:, own]
-    unit = {"units": str(spectrum.attrs["time_unit"])}
+    unit, eigenvalues = {"units": str(spectrum.attrs["time_unit"])}, spectrum["eigenvalues"].values[own]
     variables: dict[str, Any] = {
         "sigma": (MODE, sigma),
         **interval("sigma", [MODE], bounds),
         "sigma_held_out": (MODE, held),
         "held_out_error": (MODE, error),
-        "eigenvalues": (MODE, spectrum["eigenvalues"].values[own]),
+        "eigenvalues": (MODE, eigenvalues),
         "own_share": (MODE, share),
         "timescales": (MODE, spectrum["timescales"].values[own], unit),
         **interval("timescales", [MODE], times, unit["units"]),
+        "periods": (MODE, moments.clock.periods(eigenvalues), unit),
         "transitions": (MODE, transitions),
         "cluster": (MODE, clusters(bounds)),
     }

@@ -11,6 +11,7 @@ from koopman_lora.estimator import KoopmanLoRA
 from koopman_lora.findings import Finding
 from koopman_lora.losses import NestedLoRALoss, NonFiniteLossError
 from koopman_lora.saved_analysis import open_analysis
+from koopman_lora.summary import summary_columns
 from koopman_lora.survey import lag_findings, transitions_seen
 from koopman_lora.systems import FiniteMarkovChain, LinearGaussian, NoisyRotation
 
@@ -50,6 +51,19 @@ def test_a_clean_fit_has_a_verdict_for_every_mode_and_no_sentence(chain):
     assert np.abs(summary.modes.sigma.values[:4] - exact).max() < 0.05  # four standard errors
     assert summary.modes.transitions.values[0] == 0
     assert summary.modes.transitions.values[1:4].min() > 100
+
+
+@pytest.mark.parametrize(("omega", "column"), [(0.5, "period (s)"), (0.0, None)])
+def test_a_mode_that_turns_has_its_period(omega, column):
+    """The rotation turns by omega every .25 s; without, all eigenvalues of so simple a fit are real."""
+    data = NoisyRotation(omega=omega, noise=0.1).simulate(n_trajectories=2, n_steps=2000, seed=0)
+    modes = fitted(list(data.values), 3, dt=0.25, time_unit="s", reversible=omega == 0).summary()
+    shown = summary_columns(modes)
+    assert [name for name in shown if "period" in name] == ([column] if column else [])
+    if column:
+        np.testing.assert_allclose(modes.modes.periods, [np.inf, *[0.25 * 2 * np.pi / omega] * 2], rtol=0.02)
+        assert shown[column] == ["-", *[f"{period:.4g}" for period in modes.modes.periods.values[1:]]]
+        assert modes.modes.periods.attrs["units"] == "s"
 
 
 def test_its_numbers_are_those_of_the_other_doors(chain):
