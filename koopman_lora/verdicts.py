@@ -24,6 +24,7 @@ from koopman_lora.training_reports import INTERRUPTED
 
 EXACT, SURE, SAMPLING, UNRESOLVED, UNTESTED = "exact", "sure", "sampling", "not resolved", "not tested"
 NO_MODES, NOT_TESTED, FEW_TRANSITIONS, MORE_MODES = "no modes", UNTESTED, "few transitions", "more modes"
+DETERMINISTIC = "deterministic"
 # The most serious first; all others, about the data or the training, come where None stands.
 RANKED = (
     INTERRUPTED,
@@ -33,6 +34,7 @@ RANKED = (
     OVER_FIT,
     FEW_TRANSITIONS,
     None,
+    DETERMINISTIC,
     NO_PLATEAU,
     IRREVERSIBLE,
     DIFFERENT,
@@ -47,6 +49,8 @@ ENOUGH_TRANSITIONS = 10
 _WIDE, _FACTOR = 0.1, 2.0
 # Largest difference of learned, K_matrix and canonical values that is none.
 _SAME = 0.01
+# Sigma above which nothing is left to chance, and modulus of an eigenvalue below which it is another matter than sigma.
+_CERTAIN, _FADING = 0.99, 0.9
 # Variance of a function at held-out pairs, of 1 over all, below which these hardly show it.
 _SHOWN_VARIANCE = 0.2
 
@@ -185,6 +189,16 @@ def _has_few_transitions(transitions: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------------- the sentences
 
 
+def _is_certain(modes: xr.Dataset) -> bool:
+    """Whether the next state follows from the present one: all sigma are 1, also where eigenvalues are not.
+
+    The operator is then an isometry, and any function one of its singular functions.
+    """
+    sigma, held = modes["sigma"].values, np.nan_to_num(modes["sigma_held_out"].values, nan=1.0)
+    fading = np.abs(modes["eigenvalues"].values) < _FADING
+    return bool(len(sigma) > 2 and min(sigma.min(), held.min()) > _CERTAIN and fading.any())
+
+
 def _number_findings(selection: xr.Dataset, modes: xr.Dataset) -> list[Finding]:
     n = int(selection["recommended"])
     unseen = np.flatnonzero(modes["verdict"].values == UNTESTED)
@@ -201,6 +215,14 @@ def _number_findings(selection: xr.Dataset, modes: xr.Dataset) -> list[Finding]:
             "shorter lag, or other coordinates."
         )
         return [Finding(NO_MODES, text)]
+    if _is_certain(modes):
+        fading = np.abs(modes["eigenvalues"].values).min()
+        text = (
+            f"all sigma are 1 within {1 - _CERTAIN:.2g}, while eigenvalues fall to {fading:.2f}: at this lag the next "
+            "state follows from the present one, as in a process without noise, and sigma do not tell which modes "
+            "matter. Read eigenvalues and timescales, or fit at a longer lag."
+        )
+        return [Finding(DETERMINISTIC, text)]
     if selection.attrs["is_capped"]:
         text = f"all {n} modes that were fitted are above noise: there may be more. Fit more, say n_modes={2 * n}."
         return [Finding(MORE_MODES, text)]

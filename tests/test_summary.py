@@ -149,6 +149,23 @@ def test_more_modes_are_asked_for_where_all_are_real(seed):
     assert set(found) == {"more modes"}
 
 
+def test_a_process_without_noise_is_told_since_its_sigma_say_nothing():
+    """Of x' = 4 x (1 - x) every sigma is 1, and no eigenvalue but the constant's is near it."""
+    x = [0.3123]
+    while len(x) < 3000:
+        x.append(3.9999 * x[-1] * (1 - x[-1]))
+    found = named(fitted(np.array(x), 3, n_epochs=8))
+    assert set(found) == {"deterministic"}
+    assert "all sigma are 1 within 0.01" in found["deterministic"]
+
+
+def test_slow_modes_whose_eigenvalues_are_as_near_to_1_are_none_without_noise():
+    data = NoisyRotation(omega=0.1, noise=0.05).simulate(n_trajectories=2, n_steps=2000, seed=0)
+    estimator = fitted(data, 3)
+    assert estimator.summary().modes.sigma.values.min() > 0.99
+    assert "deterministic" not in named(estimator)
+
+
 @pytest.mark.slow
 def test_few_transitions_are_counted():
     found = named(fitted(jumping(5), 3))
