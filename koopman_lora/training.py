@@ -59,8 +59,9 @@ def fit(
         By default `NestedLoRALoss(n_modes)`, with a `joint_share` of 1/64 where `options` say that the features will be
         refined. Pairs with weights come in batches as often as these say: a loss need not know them.
     n_epochs : int, optional
-        Passes over the pairs. By default 950 optimisation steps, more for more than 40,000 pairs (with their cube
-        root), which count as epochs of 50 steps.
+        Passes over the pairs. By default 950 optimisation steps, with the cube root of the pairs beyond 40,000, or
+        250 to 1,000 with their sixth root, of plenty of pairs whose features will be refined; they count as epochs of
+        50 steps.
     batch_size : int
     options : TrainingOptions, optional
     seed : int

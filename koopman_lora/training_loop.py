@@ -51,7 +51,8 @@ from koopman_lora.training_state import RunState, Standing, identity_of
 N_STEPS, MANY_PAIRS = 950, 40_000
 # Where features will be refined, and pairs are plenty, fewer steps with orthogonalised momentum do as well: so many for
 # a state of one coordinate, and up to so many times more for more of them. On few pairs that momentum over-fits, and
-# un-refined features need the time for their last layers. Measured on all systems of `benchmarks/`.
+# un-refined features need the time for their last layers. Measured on all systems of `benchmarks/`. They grow with the
+# sixth root only: all pairs tell the coefficients, whatever the steps, and the hidden layers need no more of them.
 N_QUICK_STEPS, MOST_TIMES, PLENTY_OF_PAIRS = 250, 4, 15_000
 # Steps of an epoch of the default training, however many pairs there are.
 EPOCH_STEPS = 50
@@ -157,8 +158,10 @@ class TrainingLoop:
             )
 
     def _default_steps(self, has_hidden: bool) -> float:
-        growth = max(1.0, len(self.train) / MANY_PAIRS) ** (1 / 3)
-        return growth * (N_QUICK_STEPS * min(self.model.n_inputs, MOST_TIMES) if has_hidden else N_STEPS)
+        growth = max(1.0, len(self.train) / MANY_PAIRS)
+        if has_hidden:
+            return growth ** (1 / 6) * N_QUICK_STEPS * min(self.model.n_inputs, MOST_TIMES)
+        return growth ** (1 / 3) * N_STEPS
 
     def run(self, n_epochs: int | None, batch_size: int, progress: bool | None) -> TrainingResult:
         """Train; the best state is in the model afterwards."""
