@@ -326,7 +326,8 @@ def page(record: dict) -> str:
     per_step, per_pair = rates_of(record["many"])
     lines = [
         f"| {m['n_pairs']:,} | {m['data_gb']:.2f} | {m['seconds']:.0f} | {m['training_seconds']:.0f} | "
-        f"{m['steps']:,} | {m['processor_seconds']:.0f} | {per_step * m['steps'] + per_pair * m['n_pairs']:.0f} | {m['peak_gb']:.2f} |"
+        f"{m['steps']:,} | {m['processor_seconds']:.0f} | "
+        f"{per_step * m['steps'] + per_pair * m['n_pairs']:.0f} | {m['peak_gb']:.2f} |"
         for m in record["many"]
     ]
     sigma = ", ".join(f"{s:.4f}" for s in of["zarr"]["sigma"][1:5])

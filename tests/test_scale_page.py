@@ -28,7 +28,7 @@ def test_a_plan_for_what_was_measured_is_what_was_measured():
 def test_ten_times_the_frames_take_ten_times_the_passes():
     once, more = (scale.planned(RECORD, n) for n in (10**8, 10**9))
     assert more["passes"] == pytest.approx(10 * once["passes"])
-    assert more["training"] == pytest.approx(10 ** (1 / 3) * once["training"])
+    assert more["training"] == pytest.approx(10 ** (1 / 6) * once["training"])
 
 
 def test_fits_to_many_short_trajectories_take_time_linear_in_the_pairs_and_steps():

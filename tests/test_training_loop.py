@@ -302,7 +302,7 @@ def constant_pairs(n_pairs, n_coordinates):
         (40_000, 2, 500),
         (40_000, 3, 750),
         (40_000, 50, 1000),
-        (320_000, 1, 500),  # twice as many for eight times the pairs
+        (2_560_000, 1, 500),  # twice as many for 64 times the pairs
     ],
 )
 def test_the_default_number_of_steps_before_refinement(n_pairs, n_coordinates, n_steps):
