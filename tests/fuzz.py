@@ -79,6 +79,7 @@ STARTS_PROCESSES = {"devices", "num_nodes"}
 # Variables and fields that may be NaN or infinite, as their documentation says.
 NOT_FINITE = {
     "timescales": "infinite where |lambda| = 1, NaN above",
+    "periods": "infinite of what does not turn",
     "committors": "NaN for source = target",
     "noise_threshold": "NaN for the constant, which is not on trial",
     "threshold": "infinite where the trained heads stay",
@@ -112,8 +113,8 @@ NOT_FINITE = {
 # Functions of numbers that may be NaN or infinite themselves.
 # `LaggedPairs` holds what `lagged_pairs` has checked.
 OF_ANY_NUMBERS = (
-    "LaggedPairs", "Bootstrap.percentiles", "Clock.timescales", "Clock.frequencies", "evaluate_on_grid", "Field.maps",
-    "Field.fields", "cut_trajectory",
+    "LaggedPairs", "Bootstrap.percentiles", "Clock.timescales", "Clock.frequencies", "Clock.periods", "evaluate_on_grid",
+    "Field.maps", "Field.fields", "cut_trajectory",
 )  # fmt: skip
 # Called in every step of a training, or by functions of the user's: not finite in, not finite out, as torch does.
 AS_TORCH_DOES = ("forward", "f", "g", "encode", "raw", "prepare", "with_constant", "lora_loss", "flat_state")
