@@ -113,8 +113,8 @@ NOT_FINITE = {
 # Functions of numbers that may be NaN or infinite themselves.
 # `LaggedPairs` holds what `lagged_pairs` has checked.
 OF_ANY_NUMBERS = (
-    "LaggedPairs", "Bootstrap.percentiles", "Clock.timescales", "Clock.frequencies", "Clock.periods", "evaluate_on_grid",
-    "Field.maps", "Field.fields", "cut_trajectory",
+    "LaggedPairs", "Bootstrap.percentiles", "Clock.timescales", "Clock.frequencies", "Clock.periods",
+    "evaluate_on_grid", "Field.maps", "Field.fields", "cut_trajectory",
 )  # fmt: skip
 # Called in every step of a training, or by functions of the user's: not finite in, not finite out, as torch does.
 AS_TORCH_DOES = ("forward", "f", "g", "encode", "raw", "prepare", "with_constant", "lora_loss", "flat_state")
