@@ -219,8 +219,8 @@ def _number_findings(selection: xr.Dataset, modes: xr.Dataset) -> list[Finding]:
         fading = np.abs(modes["eigenvalues"].values).min()
         text = (
             f"all sigma are 1 within {1 - _CERTAIN:.2g}, while eigenvalues fall to {fading:.2f}: at this lag the next "
-            "state follows from the present one, as in a process without noise, and sigma do not tell which modes "
-            "matter. Read eigenvalues and timescales, or fit at a longer lag."
+            "state follows from the present one, as in a process without noise, or where delays overlap. Sigma then do "
+            "not tell which modes matter: read eigenvalues and timescales, or fit at a longer lag."
         )
         return [Finding(DETERMINISTIC, text)]
     if selection.attrs["is_capped"]:
