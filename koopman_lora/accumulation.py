@@ -80,8 +80,7 @@ def estimate_moments(
     observable_names : sequence of str, optional
         For `flat_state` those of the coordinates, where the pairs have names.
     names : sequence of str, optional
-        Moments to estimate, see `moments.DEFINITIONS`; all by default. `moments.CROSS` is enough for singular values,
-        at half the cost.
+        Moments to estimate, see `moments.DEFINITIONS`; all by default. For singular values `moments.CROSS` are enough.
     n_blocks : int
         Contiguous blocks to keep apart, see `block_numbers`; of an iterable, its batches.
     batch_size : int

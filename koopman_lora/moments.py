@@ -306,8 +306,7 @@ class Moments:
     def symmetrised(self) -> Moments:
         """Moments of f on both sides, averaged over a process and its reversal: for data known to be in equilibrium.
 
-        `M = (M_f + M_f1) / 2` and `T = (T_ff + T_ff^H) / 2`, so that eigenvalues are real and at most 1 in modulus. The
-        features g play no role.
+        `M = (M_f + M_f1) / 2` and `T = (T_ff + T_ff^H) / 2`: eigenvalues are real, at most 1 in modulus; g has no role.
 
         Raises
         ------
