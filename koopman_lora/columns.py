@@ -151,6 +151,11 @@ def _known_cells(values: Any, form: str) -> list[str]:
     return [f"{value:{form}}" if np.isfinite(value) else "-" for value in np.asarray(values)]
 
 
+def is_shown_real(value: complex) -> bool:
+    """Whether `complex_text` writes a number without an imaginary part."""
+    return abs(value.imag) < 5e-5
+
+
 def complex_text(value: complex) -> str:
     """A number with its imaginary part where there is one."""
-    return f"{value.real:.4f}" if abs(value.imag) < 5e-5 else f"{value.real:.4f}{value.imag:+.4f}i"
+    return f"{value.real:.4f}" if is_shown_real(value) else f"{value.real:.4f}{value.imag:+.4f}i"

@@ -188,7 +188,12 @@ def _correlations_leaving_out(validation: Validation) -> np.ndarray:
     mean_f, mean_g, M_f, M_g, T = ((v.sum(axis=0) - np.add.reduceat(v, starts)) / without for v in terms)
     norm = np.sqrt((M_f - np.abs(mean_f) ** 2) * (M_g - np.abs(mean_g) ** 2))
     T = np.real(T - np.conj(mean_f) * mean_g)
-    return np.divide(T, norm, out=np.zeros_like(T), where=norm > 1e-12)
+    return _per_spread(T, norm)
+
+
+def _per_spread(products: np.ndarray, norm: np.ndarray | np.floating, total: float = 1.0) -> np.ndarray:
+    """Sums of products with weights of sum `total`, over what functions that agree would give; 0 of constants."""
+    return np.divide(products, norm, out=np.zeros_like(products), where=norm > _NO_SPREAD * total)
 
 
 def _vamp_e_gaps(validation: Validation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -204,8 +209,7 @@ def _correlations(validation: Validation) -> np.ndarray:
     weights = np.ones(len(validation.phi)) if validation.weights is None else validation.weights
     a, b = (v - weights @ v / weights.sum() for v in (validation.phi, validation.psi))
     norm = np.sqrt((weights @ np.abs(a) ** 2) * (weights @ np.abs(b) ** 2))
-    products = (weights @ (a * np.conj(b))).real
-    return np.divide(products, norm, out=np.zeros_like(norm), where=norm > _NO_SPREAD * weights.sum())
+    return _per_spread((weights @ (a * np.conj(b))).real, norm, weights.sum())
 
 
 def _shifted_correlations(
@@ -224,8 +228,7 @@ def _shifted_correlations(
             norm = np.sqrt(np.vdot(left, a).real * _spread_beside(b, weights)[shifts])
         # all shifts at once: the products of Fourier transforms
         products = _round_the_end(left, b)[shifts].real
-        is_known = norm > _NO_SPREAD * (len(a) if weights is None else weights.sum())
-        result[:, i] = np.where(is_known, products / np.where(is_known, norm, 1.0), 0.0)
+        result[:, i] = _per_spread(products, norm, len(a) if weights is None else weights.sum())
     return result
 
 

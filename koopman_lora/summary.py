@@ -12,7 +12,7 @@ import xarray as xr
 
 from koopman_lora._labels import MODE
 from koopman_lora.clock import Clock
-from koopman_lora.columns import cells, complex_text, level_text, ranges
+from koopman_lora.columns import cells, complex_text, is_shown_real, level_text, ranges
 from koopman_lora.finding import Finding
 from koopman_lora.tables import columns_text, finding_text, selection_text
 
@@ -85,19 +85,21 @@ def summary_columns(summary: Summary) -> dict[str, list[str]]:
     """Head -> cells below it, a row for each mode."""
     modes = summary.modes
     level, unit = level_text(modes), modes["timescales"].attrs["units"]
-    eigenvalues = [complex_text(value) for value in modes["eigenvalues"].values]
-    # what is written as a real number has no period to speak of
-    turning = [f"{p:.4g}" if "i" in e else "-" for e, p in zip(eigenvalues, modes["periods"].values, strict=True)]
+    eigenvalues = modes["eigenvalues"].values
+    periods = [
+        "-" if is_shown_real(value) else f"{period:.4g}"
+        for value, period in zip(eigenvalues, modes["periods"].values, strict=True)
+    ]
     return {
         "mode": cells(modes[MODE], "d"),
         "sigma": cells(modes["sigma"], ".3f"),
         level: ranges(modes["sigma_interval"].values, ".3f"),
         "held out": [_with_error(*pair) for pair in zip(modes["sigma_held_out"], modes["held_out_error"], strict=True)],
         "eigenvalue": [
-            value + (" ~" if share < _OWN else "  ")
+            complex_text(value) + (" ~" if share < _OWN else "  ")
             for value, share in zip(eigenvalues, modes["own_share"].values, strict=True)
         ],
-        **({f"period ({unit})": turning} if any(period != "-" for period in turning) else {}),
+        **({} if all(map(is_shown_real, eigenvalues)) else {f"period ({unit})": periods}),
         f"timescale ({unit})": cells(modes["timescales"], ".4g"),
         f"{level} ": ranges(modes["timescales_interval"].values, ".3g"),
         "verdict": list(map(str, modes["verdict"].values)),

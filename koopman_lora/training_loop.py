@@ -51,8 +51,8 @@ from koopman_lora.training_state import RunState, Standing, identity_of
 N_STEPS, MANY_PAIRS = 950, 40_000
 # Where features will be refined, and pairs are plenty, fewer steps with orthogonalised momentum do as well: so many for
 # a state of one coordinate, and up to so many times more for more of them. On few pairs that momentum over-fits, and
-# un-refined features need the time for their last layers. Measured on all systems of `benchmarks/`. They grow with the
-# sixth root only: all pairs tell the coefficients, whatever the steps, and the hidden layers need no more of them.
+# un-refined features need the time for their last layers. Measured on all systems of `benchmarks/`. These steps grow
+# with the sixth root only: all pairs tell the coefficients, whatever the steps, and hidden layers need no more of them.
 N_QUICK_STEPS, MOST_TIMES, PLENTY_OF_PAIRS = 250, 4, 15_000
 # Steps of an epoch of the default training, however many pairs there are.
 EPOCH_STEPS = 50

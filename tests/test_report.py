@@ -23,7 +23,7 @@ from koopman_lora.report.figures import drawn
 from koopman_lora.report.trust_sections import energy_section, spectrum_section, verdict_section
 from koopman_lora.summary import summary_columns, summary_lines
 
-pytestmark = [pytest.mark.slow, pytest.mark.any_processor]
+pytestmark = pytest.mark.slow
 
 HOSTILE = ["<script>alert(1)</script>", "$\\broken{ --> \"'&"]
 ANCHORS = (
