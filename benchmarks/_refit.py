@@ -66,15 +66,18 @@ class Repetition(NamedTuple):
 
 
 def refit_coverage(
-    n_repetitions: int, exact_eigenvalues: Callable[[ReferenceSpectrum], np.ndarray], record: pathlib.Path | None = None
+    n_repetitions: int,
+    exact_eigenvalues: Callable[[ReferenceSpectrum], np.ndarray],
+    record: pathlib.Path | None = None,
+    first: int = 0,
 ) -> None:
     """Coverage and width of both kinds of intervals, for every system; conditional ones are cheap, and of more fits.
 
     What `record` holds is not fitted again, and what is fitted is added to it: hours may be cut into several
-    runs, of the same code.
+    runs, of the same code. Seeds are `first`, first + 1, ...
     """
     known = _read(record)
-    seeds = [*range(n_repetitions), *range(FIRST_FRESH, FIRST_FRESH + N_FRESH)]
+    seeds = [*range(first, first + n_repetitions), *range(FIRST_FRESH, FIRST_FRESH + N_FRESH)]
     truths = {}
     for case in CASES:
         reference = case.system.spectrum(lag=1, n_modes=case.n_modes)

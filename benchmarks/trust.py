@@ -318,13 +318,16 @@ def main() -> None:
         "refinement": lambda: refinement(2 if quick else 5),
         "held_out": lambda: held_out(1 if quick else 10, 10_000),
         "trained": lambda: trained(repetitions or (5 if quick else 100)),
-        "refit": lambda: refit_coverage(repetitions or (2 if quick else 100), _rank_eigenvalues, record),
+        "refit": lambda: refit_coverage(
+            repetitions or (2 if quick else 100), _rank_eigenvalues, record, arguments.first
+        ),
     }
     parser.add_argument(
         "--only", nargs="+", choices=parts, default=[part for part in parts if part != "refit"], help="parts to run"
     )
     parser.add_argument("--repetitions", type=int, help="of the parts trained and refit")
     parser.add_argument("--record", type=pathlib.Path, help="file of the repetitions of refit, to go on another time")
+    parser.add_argument("--first", type=int, default=0, help="seed of the first repetition of refit")
     arguments = parser.parse_args()
     quick, repetitions, record = arguments.quick, arguments.repetitions, arguments.record
     torch.set_num_threads(1)

@@ -17,6 +17,7 @@ from torch import nn
 
 from koopman_lora.analysis import KoopmanAnalysis
 from koopman_lora.arguments import as_plain, check_positive, copied, number, told_as, whole
+from koopman_lora.blas_threads import one_blas_thread
 from koopman_lora.bootstrap import Bootstrap
 from koopman_lora.checks import answers_to_other_names
 from koopman_lora.data.angles import RADIANS, chosen_angles
@@ -206,7 +207,7 @@ class KoopmanLoRA(ModeTransformer, BaseEstimator):
             For a folder with a checkpoint, without `resume`.
         """
         options = self._make_options(resume)
-        with gradients(), all_processes(options):
+        with gradients(), all_processes(options), one_blas_thread():
             fitted, training = self._fit(X, sample_weight, options)
             self._warn(fitted.findings)
         self.analysis_, self.training_ = KoopmanAnalysis(fitted), training

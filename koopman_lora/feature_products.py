@@ -11,6 +11,7 @@ from scipy.linalg import blas
 from torch import Tensor
 
 from koopman_lora._linalg import conjugate_transpose
+from koopman_lora.blas_threads import threads_for
 from koopman_lora.moments import DEFINITIONS, FeatureMap
 
 # A feature map, 'f', 'g' or 'h', and where it is taken: 0 at x, 1 at x'.
@@ -73,13 +74,14 @@ def feature_products(
     n = len(next(iter(features.values())))
     together = {name for group in groups for name in group.together}
     apart: dict[str, Any] = {name: None for name in names if name not in together}
-    for start in range(0, n, _ROWS):
-        for group in groups:
-            group.take(slice(start, min(start + _ROWS, n)))
-        for name, total in apart.items():
-            left, right = DEFINITIONS[name]
-            value = np.conj(home[left].values(left).T) @ home[right].values(right)
-            apart[name] = value if total is None else total + value
+    with threads_for(sum(len(group.shift) for group in groups)):
+        for start in range(0, n, _ROWS):
+            for group in groups:
+                group.take(slice(start, min(start + _ROWS, n)))
+            for name, total in apart.items():
+                left, right = DEFINITIONS[name]
+                value = np.conj(home[left].values(left).T) @ home[right].values(right)
+                apart[name] = value if total is None else total + value
     return {name: apart[name] if name in apart else home[DEFINITIONS[name][0]].product(name) for name in names}
 
 

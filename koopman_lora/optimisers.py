@@ -40,10 +40,12 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     """
     a, b, c = QUINTIC
     x = matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + torch.finfo(matrices.dtype).tiny)
+    x = x.reshape(-1, *matrices.shape[-2:])
     for _ in range(N_ITERATIONS):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x
+        # a x + (b gram + c gram^2) x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.reshape(matrices.shape)
 
 
 def hidden_matrices(encoders: nn.Module) -> list[nn.Parameter]:

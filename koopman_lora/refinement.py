@@ -8,6 +8,7 @@ import logging
 import numpy as np
 
 from koopman_lora.accumulation import moments_by_block
+from koopman_lora.blas_threads import one_blas_thread
 from koopman_lora.checks import checked
 from koopman_lora.data.groups import SPLIT_BLOCKS, block_numbers
 from koopman_lora.data.pairs import LaggedPairs
@@ -153,7 +154,8 @@ def refine(model: KoopmanLoRAModel, split: Split, thresholds: tuple[float, ...] 
     >>> bool(abs(model.svals[1] - 0.956) < 0.02)  # exact is exp(-0.045)
     True
     """
-    result, _ = rewrite_heads(model, split, thresholds)
+    with one_blas_thread():
+        result, _ = rewrite_heads(model, split, thresholds)
     # from the features as the network's precision gives them, so that learned and canonical values are the same
     freeze(model, raw_moments(model, split.pairs), is_refined=True)
     return result

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from koopman_lora.accumulation import estimate_moments
 from koopman_lora.arguments import check_positive, whole
+from koopman_lora.blas_threads import one_blas_thread
 from koopman_lora.data.pairs import LaggedPairs
 from koopman_lora.data.splits import Split, as_split
 from koopman_lora.encoder_pairs import EncoderPair
@@ -97,7 +98,7 @@ def fit(
     >>> fit(model, lagged_pairs(series), n_epochs=2).history.sizes["epoch"]
     2
     """
-    with gradients(), all_processes(_checked_options(options)):
+    with gradients(), all_processes(_checked_options(options)), one_blas_thread():
         result = train(
             model,
             as_split(pairs, seed),
