@@ -30,8 +30,10 @@ from koopman_lora.triples import canonical_triples
 # Whitening thresholds to choose from; small ones over-fit, and an infinite one adds nothing to what counts in full.
 # Trained trunks can hold modes in directions of very little variance, down to what single precision resolves.
 THRESHOLDS = tuple(10.0**-e for e in range(15))
-# The largest that is worth trying where pairs are plenty: there larger ones lose on every system of `benchmarks/`.
-LARGEST_OF_MANY = 1e-5
+# The largest that is worth trying where pairs are plenty.
+LARGEST_OF_MANY = 0.1
+# Numbers of a state of which so many pairs are plenty: networks do not remember what has few coordinates.
+FEW_NUMBERS, PLENTY_OF_FEW_NUMBERS = 3, 2000
 # Parts that plenty of training pairs are cut into: solutions of four are judged by the fifth, each in turn.
 N_FOLDS = 5
 # Blocks of the held-out pairs, whose jackknife tells better from luckier.
@@ -116,9 +118,10 @@ def refine(model: KoopmanLoRAModel, split: Split, thresholds: tuple[float, ...] 
     linear before trained, large thresholds before small ones. Held-out pairs may be too few to tell; `KoopmanLoRA.fit`
     asks further fits then, which this function cannot make.
 
-    Of 15,000 training pairs and more five parts judge in turn, by their mean VAMP-2, what was solved from the other
-    four; the best is taken, if it beats linear VAMP as above, and the held-out pairs choose nothing. The trained
-    features are then tried only in place of linear functions of the state, where there are none.
+    Of 15,000 training pairs and more, or 2,000 of states of at most three numbers, five parts judge in turn, by their
+    mean VAMP-2, what was solved from the other four; the best is taken, if it beats linear VAMP as above, and the
+    held-out pairs choose nothing. Thresholds above 1e-5 must then lead by two standard errors over the parts, and the
+    trained features are tried only in place of linear functions of the state, where there are none.
 
     The solution is then computed from all pairs. Afterwards M_f and M_g are identities, and learned, K_matrix and
     canonical values agree.
@@ -129,8 +132,8 @@ def refine(model: KoopmanLoRAModel, split: Split, thresholds: tuple[float, ...] 
         Trained; changed in place. Both encoders must end in an nn.Linear.
     split : Split
         That of the training (`TrainingResult.split`), so that the held-out pairs are none that were trained on.
-    thresholds : positive numbers; infinity is tried in any case. By default 1, 0.1, ..., 1e-14; of these, for at least
-        15,000 training pairs, those from 1e-5 on
+    thresholds : positive numbers; infinity is tried in any case. By default 1, 0.1, ..., 1e-14; of these, where five
+        parts judge, those from 0.1 on
 
     Raises
     ------
@@ -237,7 +240,8 @@ def _less_noise(scores: np.ndarray, model: KoopmanLoRAModel, held_out: LaggedPai
 
 def _is_many(split: Split) -> bool:
     weights = None if split.pairs.weights is None else split.pairs.weights[split.is_training]
-    return effective_number(weights, int(np.count_nonzero(split.is_training))) >= PLENTY_OF_PAIRS
+    plenty = PLENTY_OF_FEW_NUMBERS if split.pairs.n_entries <= FEW_NUMBERS else PLENTY_OF_PAIRS
+    return effective_number(weights, int(np.count_nonzero(split.is_training))) >= plenty
 
 
 def _moments(maps: tuple[FeatureMap, FeatureMap], split: Split, held_out: LaggedPairs) -> MomentsOfParts:

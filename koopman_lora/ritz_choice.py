@@ -22,6 +22,9 @@ from koopman_lora.triples import in_one_block
 # Standard errors within which a simpler solution is taken. Measured on ten systems with three seeds each: one loses the
 # small modes of plentiful data, none over-fits scarce data.
 N_ERRORS = 0.5
+# The largest threshold that folds choose freely, and the standard errors by which a larger one must lead: networks do
+# not remember plenty of pairs, and damping more is lucky then more often than better, but where data are noisy.
+LARGEST_OF_FOLDS, ERRORS_BEYOND_FREE = 1e-5, 2.0
 
 
 class MomentsOfParts(NamedTuple):
@@ -132,8 +135,14 @@ def _scored(candidates: Candidates, solutions: list[WhitenedSVD], there: Moments
 def by_folds(candidates: Candidates, moments: MomentsOfParts, errors_beyond: float) -> Choice:
     """Each fold of the training pairs judges what the others say."""
     folds = range(moments.folds.n_blocks)
-    by_fold = np.stack([_judged(candidates, moments.folds, fold) for fold in folds])
-    return best_of_parts(_possible(by_fold, candidates), errors_beyond)
+    by_fold = _possible(np.stack([_judged(candidates, moments.folds, fold) for fold in folds]), candidates)
+    is_free = np.array([t <= LARGEST_OF_FOLDS or np.isinf(t) for _, t in candidates.names])
+    best = best_of_parts(np.where(is_free, by_fold, -np.inf), errors_beyond)
+    damped = int(np.where(is_free, -np.inf, by_fold.mean(axis=0)).argmax())
+    if not is_free[damped] and _lead(by_fold, damped, best.best) > ERRORS_BEYOND_FREE:
+        lead = _lead(by_fold, damped, 0)
+        best = Choice(damped if lead > errors_beyond else 0, best.scores, lead)
+    return best._replace(scores=by_fold.mean(axis=0))
 
 
 def best_of_parts(scores: np.ndarray, errors_beyond: float) -> Choice:
@@ -147,9 +156,14 @@ def best_of_parts(scores: np.ndarray, errors_beyond: float) -> Choice:
     0
     """
     best = int(scores.mean(axis=0).argmax())
-    ahead = scores[:, best] - scores[:, 0]
-    lead = _in_errors(ahead.mean(), ahead.std(ddof=1) / np.sqrt(len(ahead)))
+    lead = _lead(scores, best, 0)
     return Choice(best if lead > errors_beyond else 0, scores.mean(axis=0), lead)
+
+
+def _lead(scores: np.ndarray, one: int, other: int) -> float:
+    """Standard errors over the parts by which the mean score of one candidate is above that of another."""
+    ahead = scores[:, one] - scores[:, other]
+    return _in_errors(ahead.mean(), ahead.std(ddof=1) / np.sqrt(len(ahead)))
 
 
 def _in_errors(value: float, error: float) -> float:

@@ -87,7 +87,7 @@ def test_several_fits_agree_at_weighted_states():
 
 @pytest.mark.parametrize("both_ways", [False, True])
 def test_refinement_solves_what_repeated_pairs_would(both_ways):
-    split = split_pairs(lagged_pairs(DATA))
+    split = split_pairs(lagged_pairs([part[:450] for part in DATA]))  # few, also repeated: held-out ones choose
     rng = np.random.default_rng(0)
     solved = []
     weights = [rng.integers(1, 4, size=len(pairs)).astype(float) for pairs in split]
