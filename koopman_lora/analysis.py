@@ -303,12 +303,14 @@ class KoopmanAnalysis(FittedFunctions):
         bootstrap: Bootstrap | None = None,
         n_pairs: int = 5000,
         n_permutations: int = 5,
+        n_inputs: int = 256,
     ) -> xr.Dataset:
         """What sigma of each mode loses when an input is permuted among the pairs; see `kl.input_importance`."""
         pairs = self.known_split("to permute inputs of").pairs
         phi = functions_of(self.model.f, self.spectrum["phi_coefficients"].values)
         psi = functions_of(self.model.g, self.spectrum["psi_coefficients"].values)
-        return input_importance(phi, psi, pairs, groups, self._bootstrap(bootstrap), n_pairs, n_permutations)
+        bootstrap = self._bootstrap(bootstrap)
+        return input_importance(phi, psi, pairs, groups, bootstrap, n_pairs, n_permutations, n_inputs)
 
     def sparse_surrogate(self, features: FeatureMap = flat_state, n_folds: int = 5, n_pairs: int = 5000) -> xr.Dataset:
         """Left singular functions as linear ones of few coordinates, or features of them; see `kl.sparse_surrogate`."""

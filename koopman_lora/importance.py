@@ -45,6 +45,7 @@ def input_importance(
     bootstrap: Bootstrap = Bootstrap(),
     n_pairs: Count = 5000,
     n_permutations: Count = 5,
+    n_inputs: Count = 256,
 ) -> xr.Dataset:
     """What the correlation of phi_i(x) and psi_i(x') loses when an input of x is taken from another pair; gradients.
 
@@ -64,13 +65,16 @@ def input_importance(
     n_pairs : at most so many pairs, drawn at random
         Every input costs `n_permutations` passes over them, and neighbours in time tell little new.
     n_permutations : to average over
+    n_inputs : at most so many inputs are permuted, those with the largest gradients, summed over modes
+        The others are left out: of thousands of descriptors all would take hours. Without gradients all are permuted.
 
     Returns
     -------
     Dataset
         `sigma_loss` (input, mode), `total_sigma_loss` (input), the sum over modes, both with intervals; `gradient`
         (input, mode), the root mean square of d phi_i / d x_j in deviations of both, 1 for a function that is linear in
-        this input alone, and missing where torch has no gradient; `sigma` (mode), the correlations themselves.
+        this input alone, and missing where torch has no gradient; `sigma` (mode), the correlations themselves. The
+        attribute `n_left_out` counts inputs that were not permuted.
 
     Raises
     ------
@@ -106,6 +110,12 @@ def input_importance(
     correlations = _Correlations(as_they_are, there, block, donors, bootstrap, weights)
     sigma = correlations.as_they_are
     factor = bootstrap.t_factor(correlations.n_blocks)
+    gradient = _gradient_of(inputs, _slopes(phi, x, correlations.deviation, weights))
+    n_all = len(inputs)
+    if gradient is not None and n_all > n_inputs:
+        steepest = np.sort(np.argsort(-gradient.sum(axis=1), kind="stable")[:n_inputs])
+        names = list(inputs)
+        inputs, gradient = {names[i]: inputs[names[i]] for i in steepest}, gradient[steepest]
     found = [_loss(sigma - correlations.of(_permuted(phi, x, columns, donors)), factor) for columns in inputs.values()]
     bounds = np.stack([b for _, b in found], axis=1)  # (bound, input, mode and total)
     losses = np.stack([loss for loss, _ in found])
@@ -116,15 +126,14 @@ def input_importance(
         **interval("total_sigma_loss", [INPUT], bounds[..., -1]),
         "sigma": (MODE, sigma[0]),
     }
-    slopes = _slopes(phi, x, correlations.deviation, weights)
-    if slopes is not None:
-        grouped = [np.sqrt(np.square(slopes[columns]).sum(axis=0)) for columns in inputs.values()]
-        variables["gradient"] = ((INPUT, MODE), np.stack(grouped))
+    if gradient is not None:
+        variables["gradient"] = ((INPUT, MODE), gradient)
     attrs = provenance(
         **bootstrap.attrs(),
         n_blocks=correlations.n_blocks,
         n_pairs=len(some),
         n_permutations=n_permutations,
+        n_left_out=n_all - len(inputs),
         **pairs.clock.attrs(),
         note=_NOTE,
     )
@@ -147,6 +156,13 @@ def functions_of(features: FeatureMap, coefficients: np.ndarray) -> FeatureMap:
         return values.to(dtype) @ table.to(dtype)
 
     return functions
+
+
+def _gradient_of(inputs: Mapping[str, np.ndarray], slopes: np.ndarray | None) -> np.ndarray | None:
+    """Root sums of squares over the entries of every input, (n_inputs, n_modes); None without gradients."""
+    if slopes is None:
+        return None
+    return np.stack([np.sqrt(np.square(slopes[columns]).sum(axis=0)) for columns in inputs.values()])
 
 
 def _values(name: str, functions: FeatureMap, x: Tensor) -> np.ndarray:

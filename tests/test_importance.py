@@ -40,6 +40,22 @@ def test_the_loss_is_sigma_times_the_total_sobol_index():
         assert np.abs(found.sigma_loss[2]).max() < 1e-12  # no noise: the functions do not read it
 
 
+def test_of_many_inputs_those_with_the_largest_gradients_are_permuted():
+    pairs = lagged_pairs(np.concatenate([series(1, 40), series(0, 2)], axis=1))
+
+    def of_the_last_two(x):
+        return functions(x[:, 40:])
+
+    found = input_importance(of_the_last_two, of_the_last_two, pairs, bootstrap=FEW, n_inputs=2)
+    assert found.input.values.tolist() == [40, 41]
+    assert found.attrs["n_left_out"] == 40
+    np.testing.assert_allclose(found.sigma_loss, EXACT[:2], atol=0.1)
+    groups = {f"pair {i}": [2 * i, 2 * i + 1] for i in range(21)}
+    grouped = input_importance(of_the_last_two, of_the_last_two, pairs, groups, FEW, n_inputs=1)
+    assert grouped.input.values.tolist() == ["pair 20"]
+    assert input_importance(of_the_last_two, of_the_last_two, pairs, bootstrap=FEW).attrs["n_left_out"] == 0
+
+
 def test_intervals_hold_the_exact_losses():
     """Of 20 seeds and five losses that are not 0; at a coverage of .95 fewer than 85 come once in a million."""
     inside = []
@@ -89,8 +105,9 @@ def test_steps_have_losses_but_no_gradient():
     def step(x):
         return (x[:, :1] > 0).double()
 
-    found = input_importance(step, step, lagged_pairs(series(0)), bootstrap=FEW)
+    found = input_importance(step, step, lagged_pairs(series(0)), bootstrap=FEW, n_inputs=1)
     assert "gradient" not in found
+    assert found.sizes["input"] == 2  # nothing says which to leave out
     np.testing.assert_allclose(found.sigma_loss[:, 0], [2 / np.pi * np.arcsin(A), 0], atol=0.05)
 
 
