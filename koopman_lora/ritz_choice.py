@@ -25,6 +25,8 @@ N_ERRORS = 0.5
 # The largest threshold that folds choose freely, and the standard errors by which a larger one must lead: networks do
 # not remember plenty of pairs, and damping more is lucky then more often than better, but where data are noisy.
 LARGEST_OF_FOLDS, ERRORS_BEYOND_FREE = 1e-5, 2.0
+# Differences of scores, relative to them, that are none.
+_ROUND_OFF = 1e-9
 
 
 class MomentsOfParts(NamedTuple):
@@ -113,7 +115,7 @@ def by_held_out(candidates: Candidates, moments: MomentsOfParts, errors_beyond: 
     def error(number: int) -> float:
         return float(jackknife_error(best - _span_scores([solutions[number]], blocks)[0]))
 
-    of_first, slack = error(0), 1e-9 * scores.max()
+    of_first, slack = error(0), _ROUND_OFF * scores.max()
     lead = _in_errors(behind[0], of_first)
     if behind[0] <= errors_beyond * of_first + slack:
         return Choice(0, scores, lead)
@@ -161,8 +163,10 @@ def best_of_parts(scores: np.ndarray, errors_beyond: float) -> Choice:
 
 
 def _lead(scores: np.ndarray, one: int, other: int) -> float:
-    """Standard errors over the parts by which the mean score of one candidate is above that of another."""
+    """Standard errors over the parts by which the mean score of one candidate is above that of another, 0 of round-off."""
     ahead = scores[:, one] - scores[:, other]
+    if abs(ahead.mean()) <= _ROUND_OFF * scores[:, other].max():
+        return 0.0
     return _in_errors(ahead.mean(), ahead.std(ddof=1) / np.sqrt(len(ahead)))
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 import html.parser
+import re
 
 import numpy as np
 import pytest
@@ -179,7 +180,7 @@ def test_held_out_pairs_without_a_transition_judge_no_mode():
     summary = estimator.summary()
     assert estimator.validation().phi[:, 1].var() < 0.2
     assert summary.modes.verdict.values[1] == "not tested"
-    assert "hardly show mode 2" in named(estimator)["not tested"]
+    assert re.search(r"hardly show modes? 2\b", named(estimator)["not tested"])
     assert "no modes" not in named(estimator)
 
 
