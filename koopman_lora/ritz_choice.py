@@ -163,7 +163,7 @@ def best_of_parts(scores: np.ndarray, errors_beyond: float) -> Choice:
 
 
 def _lead(scores: np.ndarray, one: int, other: int) -> float:
-    """Standard errors over the parts by which the mean score of one candidate is above that of another, 0 of round-off."""
+    """Standard errors over the parts by which the mean of one candidate is above that of another, 0 of round-off."""
     ahead = scores[:, one] - scores[:, other]
     if abs(ahead.mean()) <= _ROUND_OFF * scores[:, other].max():
         return 0.0
