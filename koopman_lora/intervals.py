@@ -23,7 +23,7 @@ from koopman_lora.triples import Basis, canonical_triples, independent_basis, tr
 _COVERAGE = (
     "conditional on the features: with fixed exact functions 88 to 97 % of 95 % intervals covered the exact singular "
     "value and 92 to 98 % the modulus of the eigenvalue (7 systems, 100 repetitions, means over modes); with networks "
-    "learned anew each time 92 to 96 % and 89 to 100 %, but 63 and 37 % for a strongly non-normal system (4 systems, "
+    "learned anew each time 95 to 97 % and 89 to 100 %, but 61 and 39 % for a strongly non-normal system (4 systems, "
     "20 repetitions); KoopmanLoRA.intervals(refit=20) holds for the search for features too"
 )
 # Distance from 1 below which a value is the constant mode's, whose interval is a point.
