@@ -28,9 +28,9 @@ from koopman_lora.spectrum import koopman_spectrum
 # What `benchmarks/trust.py --only refit` measures of 95 % intervals; it travels with them.
 _COVERAGE = (
     "for the whole procedure, search for features, network and split included: 95 % intervals from 20 refits covered "
-    "the exact singular value in 90 to 98 % and the modulus of the eigenvalue in 90 to 99 % (7 cases, among them a "
-    "network of 4 units and a strongly non-normal system, 87 repetitions, means over modes), where conditional ones "
-    "covered 0 to 94 % and 32 to 95 % (107 repetitions)"
+    "the exact singular value in 90 to 98 % and the modulus of the eigenvalue in 91 to 99 % (7 cases, among them a "
+    "network of 4 units and a strongly non-normal system, 100 repetitions, means over modes), where conditional ones "
+    "covered 0 to 94 % and 33 to 94 % (120 repetitions)"
 )
 # Refits below which the spread is too uncertain for Student's t, and more than which nobody waits for.
 FEWEST_REFITS, MOST_REFITS = 8, 10_000
