@@ -32,22 +32,14 @@ class _OneThread:
         self.is_limited = False
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        self._count(holding=1)
+    def counted(self, holding: int = 0, lifting: int = 0) -> Iterator[None]:
+        self._count(holding, lifting)
         try:
             yield
         finally:
-            self._count(holding=-1)
+            self._count(-holding, -lifting)
 
-    @contextlib.contextmanager
-    def lifted(self) -> Iterator[None]:
-        self._count(lifting=1)
-        try:
-            yield
-        finally:
-            self._count(lifting=-1)
-
-    def _count(self, holding: int = 0, lifting: int = 0) -> None:
+    def _count(self, holding: int, lifting: int) -> None:
         with self.lock:
             self.n_holding += holding
             self.n_lifting += lifting
@@ -76,7 +68,7 @@ def one_blas_thread() -> AbstractContextManager[None]:
     >>> with one_blas_thread():
     ...     product = np.ones((2, 80)).T @ np.ones((2, 80))
     """
-    return _ONE_THREAD.held()
+    return _ONE_THREAD.counted(holding=1)
 
 
 def threads_for(n_columns: int) -> AbstractContextManager[None]:
@@ -87,4 +79,4 @@ def threads_for(n_columns: int) -> AbstractContextManager[None]:
     >>> with one_blas_thread(), threads_for(4000):
     ...     product = np.ones((2, 4000)) @ np.ones((4000, 2))
     """
-    return _ONE_THREAD.held() if n_columns < MANY_COLUMNS else _ONE_THREAD.lifted()
+    return one_blas_thread() if n_columns < MANY_COLUMNS else _ONE_THREAD.counted(lifting=1)

@@ -139,12 +139,11 @@ def by_folds(candidates: Candidates, moments: MomentsOfParts, errors_beyond: flo
     folds = range(moments.folds.n_blocks)
     by_fold = _possible(np.stack([_judged(candidates, moments.folds, fold) for fold in folds]), candidates)
     is_free = np.array([t <= LARGEST_OF_FOLDS or np.isinf(t) for _, t in candidates.names])
-    best = best_of_parts(np.where(is_free, by_fold, -np.inf), errors_beyond)
-    damped = int(np.where(is_free, -np.inf, by_fold.mean(axis=0)).argmax())
-    if not is_free[damped] and _lead(by_fold, damped, best.best) > ERRORS_BEYOND_FREE:
-        lead = _lead(by_fold, damped, 0)
-        best = Choice(damped if lead > errors_beyond else 0, best.scores, lead)
-    return best._replace(scores=by_fold.mean(axis=0))
+    free, damped = (int(np.where(mask, by_fold.mean(axis=0), -np.inf).argmax()) for mask in (is_free, ~is_free))
+    choice = _against_first(by_fold, free, errors_beyond)
+    if not is_free[damped] and _lead(by_fold, damped, choice.best) > ERRORS_BEYOND_FREE:
+        choice = _against_first(by_fold, damped, errors_beyond)
+    return choice
 
 
 def best_of_parts(scores: np.ndarray, errors_beyond: float) -> Choice:
@@ -157,7 +156,11 @@ def best_of_parts(scores: np.ndarray, errors_beyond: float) -> Choice:
     >>> best_of_parts(np.array([[1.0, 1.3], [1.1, 1.0], [1.0, 1.2]]), 2.0).best
     0
     """
-    best = int(scores.mean(axis=0).argmax())
+    return _against_first(scores, int(scores.mean(axis=0).argmax()), errors_beyond)
+
+
+def _against_first(scores: np.ndarray, best: int, errors_beyond: float) -> Choice:
+    """A candidate, if it beats the first by `errors_beyond` over the parts; else the first."""
     lead = _lead(scores, best, 0)
     return Choice(best if lead > errors_beyond else 0, scores.mean(axis=0), lead)
 
