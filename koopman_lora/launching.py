@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -9,6 +10,8 @@ import threading
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+
+from torch import distributed
 
 from koopman_lora.processes import processes, together
 from koopman_lora.training_options import TrainingOptions
@@ -54,6 +57,7 @@ def make_fabric(options: TrainingOptions) -> Fabric:
     _check_layout(devices, n_nodes, options.accelerator)
     precision: Any = options.precision  # checked before
     strategy = "auto" if devices * n_nodes == 1 else "ddp"
+    is_ours = not distributed.is_initialized()
     with quiet_fabric():
         fabric = Fabric(
             accelerator=options.accelerator,
@@ -65,7 +69,18 @@ def make_fabric(options: TrainingOptions) -> Fabric:
         fabric.launch()
     if fabric.world_size > 1:
         _joined[:] = [fabric.global_rank]
+        if is_ours:
+            atexit.register(_leave)
     return fabric
+
+
+def _leave() -> None:
+    """End the group that `make_fabric` began, as Fabric does only with NCCL.
+
+    Threads of Gloo that are still there as the interpreter goes may want it once more, and abort the process.
+    """
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def layout(devices: int | None = None, num_nodes: int | None = None) -> tuple[int, int]:

@@ -1,5 +1,7 @@
 """What `test_processes.py` does once in its own process and once in two: `torchrun ... work_of_processes.py FOLDER`."""
 
+import atexit
+import os
 import pathlib
 import signal
 import sys
@@ -8,7 +10,7 @@ import warnings
 import dask.array as da
 import numpy as np
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from koopman_lora.accumulation import estimate_moments, moments_by_block
 from koopman_lora.baselines import DPNetLoss, VAMPLoss
@@ -191,6 +193,8 @@ def refusals():
 
 def run(folder):
     torch.set_num_threads(1)
+    left = pathlib.Path(folder) / f"{os.environ['RANK']}.left"
+    atexit.register(lambda: left.write_text(str(distributed.is_initialized())))  # after all that is registered later
     with all_processes(DOUBLE):
         rank, made = processes().rank, everything()
         made |= {f"refused: {name}": text for name, text in refusals().items()}
