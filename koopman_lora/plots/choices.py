@@ -67,11 +67,11 @@ def plot_energy(selection: xr.Dataset, ax: Axes | None = None) -> Axes:
     ax.fill_between([], [], color=GREY, alpha=0.3, lw=0, label=f"{_level(selection)} interval, held-out pairs")
     rules = ", ".join(str(int(selection["n_" + name])) for name in energies)
     ax.axhline(rule, color=GREY, ls=":", lw=1.5, label=f"{100 * rule:g} %: reached with {rules} modes")
-    others = ", ".join(f"{text} {int(selection['n_' + name])}" for name, text in _RULES.items())
-    ax.plot([], [], " ", label=f"other rules: {others}")
+    others = "\n".join(f"{text} {int(selection['n_' + name])}" for name, text in _RULES.items())
+    ax.plot([], [], " ", label=f"other rules:\n{others}")
     _mark_numbers(ax, selection)
     ax.set(ylabel="cumulative share", ylim=(0, 1.03))
-    add_legend(ax, loc="lower right")
+    add_legend_outside(ax)
     return ax
 
 
