@@ -12,7 +12,7 @@ from koopman_lora.checks import checked
 from koopman_lora.finding import Finding
 from koopman_lora.intervals import in_long_blocks
 from koopman_lora.moments import Moments, OneEstimate
-from koopman_lora.scores import Validation, correlations_with_error, jackknife_error
+from koopman_lora.scores import Validation, correlations_with_error
 from koopman_lora.triples import canonical_triples, independent_basis
 
 NO_BETTER = "no better than the constant"
@@ -21,7 +21,7 @@ IRREVERSIBLE = "not reversible"
 # Findings about the finished fit; the others are about the features before refinement.
 OF_THE_FIT = (NO_BETTER, OVER_FIT, IRREVERSIBLE)
 # What `excess` must pass to be told; `benchmarks/trust.py --only overfit` measures what is found, and false alarms.
-TOO_HIGH = 0.185
+TOO_HIGH = 0.1
 # Correlation of functions at held-out pairs that noise does not give, if it is three errors above 0 as well.
 _CONFIRMED = 0.3
 # Chance gives a false alarm in this share of fits to reversible data, found by so many draws.
@@ -65,9 +65,10 @@ def held_out_findings(validation: Validation) -> list[Finding]:
 def excess(moments: Moments, validation: Validation) -> np.ndarray:
     """By how much canonical values may be too high, (n_modes,): 0 for the constant.
 
-    Their distance from the held-out ones less half of the error that these have themselves, the mean distance over all
-    modes, which tells more where each is small, and the width of their own 95 % interval (jackknife), which tells more
-    where few pairs were held out.
+    The larger one of two distances: from the correlations of functions at folds that they were not solved from, which
+    have little noise but do not find what networks remember, and from those at held-out pairs, which networks have not
+    seen, less the error that these have themselves. And half of the mean of this over all modes: a fit is trusted as
+    a whole.
 
     Parameters
     ----------
@@ -75,32 +76,35 @@ def excess(moments: Moments, validation: Validation) -> np.ndarray:
     validation : of the same fit
     """
     canonical = canonical_triples(moments).values
-    if validation.moments.n_blocks < 2 or moments.n_blocks < 2 or len(canonical) < 2:
+    if validation.moments.n_blocks < 2 or len(canonical) < 2:
         return np.zeros(len(canonical))
-    width = 4 * jackknife_error(canonical_triples(in_long_blocks(moments).leaving_out()).values)
     held, error = correlations_with_error(validation.moments)
-    distance = canonical - np.maximum(held, 0.0)
-    result = distance + distance[1:].mean() - np.minimum(error, 1.0) / 2 + width
+    result = canonical - np.maximum(held, 0.0) - np.minimum(error, 1.0)
+    if validation.of_folds is not None:
+        result = np.maximum(result, canonical - np.maximum(validation.of_folds, 0.0))
+    result = result + result[1:].mean() / 2
     result[canonical > 1 - 1e-9] = 0.0
     return result
 
 
 def overfit_findings(moments: Moments, validation: Validation) -> list[Finding]:
-    """Canonical values that held-out pairs do not confirm, or that may be too high by `TOO_HIGH`; see `excess`."""
+    """Canonical values that pairs which were left out do not confirm within `TOO_HIGH`; see `excess`."""
     too_high = np.flatnonzero(excess(moments, validation) > TOO_HIGH)
     if not len(too_high):
         return []
-    canonical, (held, _) = canonical_triples(moments).values, correlations_with_error(validation.moments)
+    canonical, found = canonical_triples(moments).values, validation.correlations()
+    if validation.of_folds is not None:
+        found = np.minimum(found, validation.of_folds)
     shown = too_high[:4]
     modes, values, others = (
         ", ".join(texts)
-        for texts in zip(*((f"{i + 1}", f"{canonical[i]:.2f}", f"{held[i]:.2f}") for i in shown), strict=True)
+        for texts in zip(*((f"{i + 1}", f"{canonical[i]:.2f}", f"{found[i]:.2f}") for i in shown), strict=True)
     )
     more = f" and {len(too_high) - len(shown)} more" if len(too_high) > len(shown) else ""
     text = (
-        f"canonical values {values} of mode{'s' if len(too_high) > 1 else ''} {modes}{more} may be too high; at "
-        f"held-out pairs they are {others}. Expect values in between. Get more data, or fit fewer modes, a narrower "
-        "network, or shared_encoder=True."
+        f"canonical values {values} of mode{'s' if len(too_high) > 1 else ''} {modes}{more} may be too high; at pairs "
+        f"that were left out they are {others}. Expect values in between. Get more data, or fit fewer modes, a "
+        "narrower network, or shared_encoder=True."
     )
     return [Finding(OVER_FIT, text)]
 

@@ -110,6 +110,8 @@ def validation_dataset(validation: Validation) -> xr.Dataset:
     }
     if validation.weights is not None:
         variables["weights"] = (SAMPLE, validation.weights)
+    if validation.of_folds is not None:
+        variables["of_folds"] = (MODE, validation.of_folds)
     variables |= _moment_variables(validation.moments, "moments")
     return labelled(variables, {**validation.moments.clock.attrs(), **_reversible(validation.moments)})
 
@@ -123,5 +125,6 @@ def validation_of_dataset(dataset: xr.Dataset) -> Validation:
         if str(name).startswith(prefix)
     }
     moments = _moments_of_variables(held, dataset.attrs, None)
-    weights = dataset["weights"].values if "weights" in dataset else None
-    return Validation(dataset["sigma"].values, moments, dataset["phi"].values, dataset["psi"].values, weights)
+    weights, of_folds = (dataset[name].values if name in dataset else None for name in ("weights", "of_folds"))
+    sigma, phi, psi = (dataset[name].values for name in ("sigma", "phi", "psi"))
+    return Validation(sigma, moments, phi, psi, weights, of_folds)

@@ -22,7 +22,7 @@ from koopman_lora.moments import CROSS, FeatureMap
 from koopman_lora.normalisation import NormalisedFeatures, normalise
 from koopman_lora.ritz import head_matrices, n_linear, ritz_maps, set_heads
 from koopman_lora.ritz_choice import Candidates, MomentsOfParts, best_of_parts, by_folds, by_held_out, held_out_scores
-from koopman_lora.scores import Validation
+from koopman_lora.scores import N_FOLDS, Validation, correlations_of_folds, in_folds
 from koopman_lora.training import check_one_encoder, freeze, raw_moments, take_facts
 from koopman_lora.training_loop import PLENTY_OF_PAIRS
 from koopman_lora.triples import canonical_triples
@@ -34,8 +34,6 @@ THRESHOLDS = tuple(10.0**-e for e in range(15))
 LARGEST_OF_MANY = 0.1
 # Numbers of a state of which so many pairs are plenty: networks do not remember what has few coordinates.
 FEW_NUMBERS, PLENTY_OF_FEW_NUMBERS = 3, 2000
-# Parts that plenty of training pairs are cut into: solutions of four are judged by the fifth, each in turn.
-N_FOLDS = 5
 # Blocks of the held-out pairs, whose jackknife tells better from luckier.
 SCORE_BLOCKS = 16
 # Standard errors by which linear VAMP must be beaten before anything else is taken: two, as in a test at 5 %; one where
@@ -199,7 +197,7 @@ def rewrite_heads(
     # where svals are not learned, they are in the features: sqrt(sigma) phi and sqrt(sigma) psi
     scale = 1.0 if model.learn_svals else np.sqrt(everything.values)
     trained = normalise(moments.training.transformed(*heads), model.has_centering, model.learn_svals)
-    validation = Validation.of_solution(training, maps, held_out)
+    validation = Validation.of_solution(training, maps, held_out, candidates.correlations(best, moments.folds))
     set_heads(model, everything.left * scale, everything.right * scale, split.pairs.read_x(slice(1)))
     table = scores.reshape(len(full), len(tried))
     return RefinementResult(start, float(threshold), tuple(full), tried, table, judges, validation, finding), trained
@@ -245,23 +243,22 @@ def _is_many(split: Split) -> bool:
 
 
 def _moments(maps: tuple[FeatureMap, FeatureMap], split: Split, held_out: LaggedPairs) -> MomentsOfParts:
-    n_folds = N_FOLDS if _is_many(split) else 1
     cell = np.full(len(split.pairs), -1, dtype=np.int32)  # of pairs between training and held-out ones
     # contiguous blocks, whose borders alone share frames, dealt out in turn: every fold has parts from everywhere
     blocks = block_numbers(split.pairs, SPLIT_BLOCKS)[split.is_training]
     fold = np.zeros(int(blocks.max()) + 1, dtype=np.int32)
     found = np.unique(blocks)
-    fold[found] = np.arange(len(found)) % n_folds
+    fold[found] = np.arange(len(found)) % N_FOLDS
     cell[split.is_training] = fold[blocks]
     block = block_numbers(held_out, SCORE_BLOCKS)
     if split.is_held_out.any():
-        cell[split.is_held_out] = n_folds + (0 if _is_many(split) else block)
+        cell[split.is_held_out] = N_FOLDS + (0 if _is_many(split) else block)
     cells, moments = np.unique(cell), moments_by_block(*maps, split.pairs, cell, names=CROSS)
     there = None
     if not _is_many(split):
-        is_there = cells >= n_folds
+        is_there = cells >= N_FOLDS
         there = moments.selected(is_there) if is_there.any() else moments_by_block(*maps, held_out, block, names=CROSS)
-    return MomentsOfParts(moments, moments.selected((cells >= 0) & (cells < n_folds)), there)
+    return MomentsOfParts(moments, moments.selected((cells >= 0) & (cells < N_FOLDS)), there)
 
 
 def _starts(
@@ -306,5 +303,6 @@ def validate(model: KoopmanLoRAModel, split: Split) -> Validation:
     """
     if split.held_out is None:
         raise ValueError("split holds out no pairs to validate on; use split_pairs(pairs, 0.1).")
-    solution = canonical_triples(raw_moments(model, split.training))
-    return Validation.of_solution(solution, model.raw_maps(), split.held_out)
+    moments = raw_moments(model, split.training)
+    of_folds = correlations_of_folds(canonical_triples, in_folds(moments))
+    return Validation.of_solution(canonical_triples(moments), model.raw_maps(), split.held_out, of_folds)

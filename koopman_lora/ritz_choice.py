@@ -16,7 +16,7 @@ from koopman_lora._linalg import (
 )
 from koopman_lora.equilibrium import damped_pairs
 from koopman_lora.moments import Moments
-from koopman_lora.scores import jackknife_error
+from koopman_lora.scores import correlations_of_folds, each_in_turn, jackknife_error
 from koopman_lora.triples import in_one_block
 
 # Standard errors within which a simpler solution is taken. Measured on ten systems with three seeds each: one loses the
@@ -30,7 +30,7 @@ _ROUND_OFF = 1e-9
 
 
 class MomentsOfParts(NamedTuple):
-    """Moments over all pairs; per fold of the training pairs, which is one where they are few; per held-out block.
+    """Moments over all pairs; per fold of the training pairs; per block of the held-out ones.
 
     Of plenty of pairs no moments of the held-out ones: they choose nothing.
     """
@@ -87,6 +87,10 @@ class Candidates:
         start, threshold = self.names[index]
         return _solve(moments, self.full[start], np.array([threshold]), self.n_modes)[0]
 
+    def correlations(self, index: int, folds: Moments) -> np.ndarray | None:
+        """`correlations_of_folds` of a single one."""
+        return correlations_of_folds(lambda others: self.one(index, others), folds)
+
 
 class Choice(NamedTuple):
     """The candidate to take, the scores of all, and the standard errors by which the best leads the first."""
@@ -136,8 +140,8 @@ def _scored(candidates: Candidates, solutions: list[WhitenedSVD], there: Moments
 
 def by_folds(candidates: Candidates, moments: MomentsOfParts, errors_beyond: float) -> Choice:
     """Each fold of the training pairs judges what the others say."""
-    folds = range(moments.folds.n_blocks)
-    by_fold = _possible(np.stack([_judged(candidates, moments.folds, fold) for fold in folds]), candidates)
+    scores = [_span_scores(candidates.solutions(others), judge) for others, judge in each_in_turn(moments.folds)]
+    by_fold = _possible(np.stack(scores), candidates)
     is_free = np.array([t <= LARGEST_OF_FOLDS or np.isinf(t) for _, t in candidates.names])
     free, damped = (int(np.where(mask, by_fold.mean(axis=0), -np.inf).argmax()) for mask in (is_free, ~is_free))
     choice = _against_first(by_fold, free, errors_beyond)
@@ -181,12 +185,6 @@ def _in_errors(value: float, error: float) -> float:
 def _possible(scores: np.ndarray, candidates: Candidates) -> np.ndarray:
     """Scores with -inf for those that no functions have: of directions which are the round-off of features."""
     return np.where(scores <= candidates.n_modes * (1 + SIGMA_TOLERANCE), scores, -np.inf)
-
-
-def _judged(candidates: Candidates, folds: Moments, judge: int) -> np.ndarray:
-    """VAMP-2 (n_candidates,) on one of the folds of what the others say."""
-    is_judge = np.arange(folds.n_blocks) == judge
-    return _span_scores(candidates.solutions(in_one_block(folds.selected(~is_judge))), folds.selected(is_judge))
 
 
 def _span_scores(solutions: list[WhitenedSVD], there: Moments) -> np.ndarray:

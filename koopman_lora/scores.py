@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import operator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -18,10 +21,12 @@ from koopman_lora.kinds import Count, Share
 from koopman_lora.loss_terms import lora_terms
 from koopman_lora.moment_names import n_features
 from koopman_lora.moments import FeatureMap, Moments, OneEstimate
-from koopman_lora.triples import canonical_triples, independent_basis
+from koopman_lora.triples import canonical_triples, in_one_block, independent_basis
 
 # Blocks of the held-out pairs: their jackknife tells noise from difference.
 VALIDATION_BLOCKS = 32
+# Parts that training pairs are cut into: what four say is judged by the fifth, each in turn.
+N_FOLDS = 5
 # Values of functions of one side that are kept: more held-out pairs than these are for are not needed to judge them.
 _KEPT = 2**22
 
@@ -45,6 +50,7 @@ class Validation:
     phi, psi : the functions themselves at the held-out pairs, (n_pairs, n_modes) each, in the order of time; only the
         test of `select_n_modes` that re-matches x and x' reads them
     weights : how much each held-out pair counts (n_pairs,); None where all count alike
+    of_folds : correlations (n_modes,) at folds of the training pairs, see `correlations_of_folds`; None where unknown
     """
 
     sigma: np.ndarray
@@ -52,6 +58,7 @@ class Validation:
     phi: np.ndarray
     psi: np.ndarray
     weights: np.ndarray | None = None
+    of_folds: np.ndarray | None = None
 
     @classmethod
     def of_functions(
@@ -93,7 +100,13 @@ class Validation:
         return cls.of_functions(sigma, phi, psi, pairs, (others[0], others[1]) if others else None)
 
     @classmethod
-    def of_solution(cls, solution: WhitenedSVD, maps: tuple[FeatureMap, FeatureMap], pairs: LaggedPairs) -> Validation:
+    def of_solution(
+        cls,
+        solution: WhitenedSVD,
+        maps: tuple[FeatureMap, FeatureMap],
+        pairs: LaggedPairs,
+        of_folds: np.ndarray | None = None,
+    ) -> Validation:
         """Validation of singular triples given as coefficients on feature maps, in one pass over the held-out pairs."""
 
         def functions(features: FeatureMap, coefficients: np.ndarray) -> FeatureMap:
@@ -101,7 +114,7 @@ class Validation:
 
         with torch.no_grad():
             left, right = functions(maps[0], solution.left), functions(maps[1], solution.right)
-            return cls.of_maps(solution.values, left, right, pairs)
+            return dataclasses.replace(cls.of_maps(solution.values, left, right, pairs), of_folds=of_folds)
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{value:.3f}" for value in self.sigma[:6]) + (", ..." if len(self.sigma) > 6 else "")
@@ -229,6 +242,60 @@ def correlations(moments: Moments) -> np.ndarray:
     """Real correlation E[conj(f_i) g_i] / (|f_i| |g_i|) of each pair of features, (..., n_modes)."""
     T, M_f, M_g = (np.real(np.diagonal(M, 0, -2, -1)) for M in (moments.T_fg, moments.M_f, moments.M_g))
     return T / np.sqrt(np.maximum(M_f * M_g, np.finfo(float).tiny))
+
+
+def in_folds(moments: Moments) -> Moments:
+    """Blocks dealt out in turn, so that every fold has parts from everywhere: a block for each of `N_FOLDS`.
+
+    Examples
+    --------
+    >>> in_folds(Moments({"M_f": np.ones((7, 1, 1))}, np.ones(7))).block_counts
+    array([2., 2., 1., 1., 1.])
+    """
+    return moments.merged(np.arange(moments.n_blocks) % N_FOLDS)
+
+
+def each_in_turn(folds: Moments) -> Iterator[tuple[Moments, Moments]]:
+    """Moments of each fold, a block, as judge, after those of all others together: (others, judge).
+
+    Examples
+    --------
+    >>> folds = Moments({"M_f": np.ones((3, 1, 1))}, np.array([1, 2, 1]))
+    >>> [(others.n_pairs, judge.n_pairs) for others, judge in each_in_turn(folds)]
+    [(3, 1), (2, 2), (3, 1)]
+    """
+    for fold in range(folds.n_blocks):
+        is_judge = np.arange(folds.n_blocks) == fold
+        yield in_one_block(folds.selected(~is_judge)), folds.selected(is_judge)
+
+
+def correlations_of_folds(solve: Callable[[Moments], WhitenedSVD], folds: Moments) -> np.ndarray | None:
+    """Correlations (n_modes,), over all folds, of functions that were solved from the others; None of a single fold.
+
+    All training pairs judge, so that these have less noise than those of the held-out ones. But networks have seen
+    these pairs: what they remember is not found here.
+
+    Parameters
+    ----------
+    solve : moments -> singular triples as coefficients on the features
+    folds : moments of the same features, a block for each fold
+
+    Examples
+    --------
+    >>> x = np.random.default_rng(0).normal(size=(100, 3, 2))
+    >>> at = {"M_f": (0, 0), "T_fg": (0, 1), "M_g": (1, 1)}  # pairs that have nothing in common
+    >>> sums = {n: np.einsum("nba,nbc->bac", x[..., i : i + 1], x[..., j : j + 1]) for n, (i, j) in at.items()}
+    >>> folds = Moments(sums, np.full(3, 100.0))
+    >>> bool(correlations_of_folds(canonical_triples, folds)[0] < canonical_triples(folds).values[0])
+    True
+    """
+    if folds.n_blocks < 2:
+        return None
+    judged = []
+    for others, judge in each_in_turn(folds):
+        left, _, right = solve(others)
+        judged.append(judge.transformed(left, right))
+    return correlations(functools.reduce(operator.add, judged))
 
 
 def correlations_with_error(moments: Moments) -> tuple[np.ndarray, np.ndarray]:

@@ -110,8 +110,7 @@ def real_features(name: str, features: FeatureMap, x: Any) -> np.ndarray:
     """
     values = real_array(f"values of {name}", moderate_array(f"values of {name}", features(x)))
     check_matrices(f"values of {name}", values, len(x), is_one=True)
-    if values.shape[1] == 0:
-        raise ValueError(f"values of {name} must have at least one column; got {values.shape}.")
+    _check_columns(f"values of {name}", values)
     return values
 
 
@@ -136,11 +135,15 @@ def _roots(weights: np.ndarray | None) -> Any:
     return 1.0 if weights is None else np.sqrt(weights / weights.mean())[:, None]
 
 
+def _check_columns(name: str, values: np.ndarray) -> None:
+    if values.shape[1] == 0:
+        raise ValueError(f"{name} must have at least one column; got {values.shape}.")
+
+
 def _standardised(name: str, columns: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     """Columns (n, k) of mean 0 and deviation 1; those that do not vary are 0."""
     columns = moderate_array(name, columns).astype(float)
-    if columns.shape[1] == 0:
-        raise ValueError(f"{name} must have at least one column; got {columns.shape}.")
+    _check_columns(name, columns)
     size = np.abs(columns).max(axis=0, initial=0.0)
     columns = columns / np.where(size > 0, size, 1.0)
     centred = columns - np.average(columns, axis=0, weights=weights)

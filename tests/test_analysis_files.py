@@ -250,6 +250,7 @@ def test_what_the_refinement_did_is_remembered(saved):
         before, after = getattr(result, field.name), getattr(opened, field.name)
         if field.name == "validation":
             assert after.scores() == pytest.approx(before.scores(), rel=1e-12)
+            assert np.array_equal(after.of_folds, before.of_folds)
         else:
             assert np.array_equal(before, after), field.name
 

@@ -1,9 +1,13 @@
+import dataclasses
+import re
+
 import numpy as np
 import pytest
 
 from koopman_lora.estimator import KoopmanLoRA
-from koopman_lora.findings import training_findings
+from koopman_lora.findings import overfit_findings, training_findings
 from koopman_lora.moments import Moments
+from koopman_lora.scores import Validation
 from koopman_lora.systems import NoisyRotation
 
 
@@ -51,6 +55,37 @@ def test_a_small_batch_is_found():
     assert set(found) == {"small batch"}
     assert "batch_size=12 is small for 8 modes; use at least 32" in found["small batch"]
     assert findings_of(np.eye(8), batch_size=32) == {}
+
+
+def correlated(*by_block):
+    """Moments of orthonormal functions whose correlations in each block are these."""
+    ones = np.stack([np.eye(len(by_block[0]))] * len(by_block))
+    return Moments({"M_f": ones, "M_g": ones, "T_fg": np.stack([np.diag(row) for row in by_block])}, np.ones(len(ones)))
+
+
+@pytest.mark.parametrize(
+    ("held", "of_folds", "told"),
+    [
+        ([[1, 0.8, 0.5], [1, 0.8, 0.5]], [1, 0.8, 0.5], None),
+        ([[1, 0.8, 0.5], [1, 0.8, 0.5]], None, None),
+        # two blocks of held-out pairs that differ by as much as their mean does from the fit: chance
+        ([[1, 0.8, 0.5], [1, 0.8, 0.2]], [1, 0.8, 0.5], None),
+        ([[1, 0.8, 0.3], [1, 0.8, 0.3]], [1, 0.8, 0.5], "canonical values 0.50 of mode 3 may be too high.* are 0.30"),
+        ([[1, 0.8, 0.3], [1, 0.8, 0.3]], None, "canonical values 0.50 of mode 3 may be too high.* are 0.30"),
+        # what held-out pairs, which are few, leave open
+        ([[1, 0.8, 0.5], [1, 0.8, 0.2]], [1, 0.8, 0.35], "canonical values 0.50 of mode 3 may be too high.* are 0.35"),
+        # little in each of them, and all in the same direction
+        ([[1, 0.73, 0.43], [1, 0.73, 0.43]], [1, 0.73, 0.43], "canonical values 0.80, 0.50 of modes 2, 3"),
+        ([[1, -0.1, -0.3], [1, -0.1, -0.3]], [1, 0.0, 0.0], "canonical values 0.80, 0.50 of modes 2, 3"),
+    ],
+)
+def test_over_fitting_is_told_by_folds_or_by_held_out_pairs_beyond_their_error(held, of_folds, told):
+    functions = np.ones((2, 3))
+    validation = Validation(np.array([1, 0.8, 0.5]), correlated(*held), functions, functions)
+    validation = dataclasses.replace(validation, of_folds=None if of_folds is None else np.array(of_folds))
+    found = overfit_findings(correlated([1, 0.8, 0.5]), validation)
+    assert [finding.name for finding in found] == ([] if told is None else ["over-fit"])
+    assert told is None or re.search(told, found[0].message)
 
 
 @pytest.mark.slow

@@ -11,12 +11,14 @@ from koopman_lora.data.pairs import lagged_pairs
 from koopman_lora.moments import CROSS, Moments
 from koopman_lora.scores import (
     Validation,
+    correlations_of_folds,
     held_out_scores,
     jackknife_error,
     vamp_e,
     vamp_e_curve,
     vamp_scores,
 )
+from koopman_lora.triples import canonical_triples
 
 
 def draw(seed, n, k, kind):
@@ -178,6 +180,34 @@ def test_the_jackknife_of_a_mean_is_its_standard_error():
     values = np.random.default_rng(0).normal(size=(20, 2))
     without = (values.sum(axis=0) - values) / 19
     assert np.allclose(jackknife_error(without), values.std(axis=0, ddof=1) / np.sqrt(20), rtol=1e-12)
+
+
+@kinds
+def test_folds_judge_functions_that_others_solved(kind):
+    """From rows, by QR: correlations of the functions of four parts at the rows of the fifth, over all five."""
+    f, g = draw(11, 250, 3, kind)
+    parts = [slice(start, start + 50) for start in range(0, 250, 50)]
+    folds = sum((moments(f[part], g[part]) for part in parts[1:]), start=moments(f[parts[0]], g[parts[0]]))
+    phi, psi = np.empty_like(f), np.empty_like(g)
+    for part in parts:
+        rest = np.delete(np.arange(250), part)
+        (Q_f, R_f), (Q_g, R_g) = np.linalg.qr(f[rest]), np.linalg.qr(g[rest])
+        U, _, Vh = np.linalg.svd(Q_f.conj().T @ Q_g)
+        phi[part], psi[part] = f[part] @ np.linalg.solve(R_f, U), g[part] @ np.linalg.solve(R_g, Vh.conj().T)
+    products = np.sum(phi.conj() * psi, axis=0).real
+    wanted = products / np.linalg.norm(phi, axis=0) / np.linalg.norm(psi, axis=0)
+    assert np.allclose(correlations_of_folds(canonical_triples, folds), wanted, rtol=1e-9)
+    assert correlations_of_folds(canonical_triples, moments(f, g)) is None
+
+
+def test_folds_find_nothing_in_noise_where_fitted_pairs_do():
+    found, fitted = [], []
+    for seed in range(20):
+        f, g = np.random.default_rng(seed).normal(size=(2, 200, 4))
+        folds = sum((moments(f[i::5], g[i::5]) for i in range(1, 5)), start=moments(f[::5], g[::5]))
+        found.append(correlations_of_folds(canonical_triples, folds)[0])
+        fitted.append(canonical_triples(moments(f, g)).values[0])
+    assert abs(np.mean(found)) < 0.06 < 0.12 < np.mean(fitted)
 
 
 def test_held_out_scores_are_vamp_scores_with_their_conventions():

@@ -195,7 +195,7 @@ def test_a_timescale_that_grows_with_the_lag_is_told(seed):
 @pytest.mark.parametrize("seed", range(3))
 def test_over_fitting_is_told_when_the_fit_ends_and_in_the_summary(seed):
     slow = LinearGaussian(A=[[0.8, 0.3], [-0.1, 0.5]], B=[[1.0, 0.0], [0.2, 0.6]])
-    with pytest.warns(UserWarning, match="may be too high; at held-out pairs"):
+    with pytest.warns(UserWarning, match="may be too high; at pairs that were left out"):
         estimator = KoopmanLoRA(6, n_epochs=10, seed=seed).fit(slow.simulate(n_steps=300, seed=seed))
     assert "over-fit" in named(estimator)
     assert "over-fit" in estimator.summary().modes.verdict.values
