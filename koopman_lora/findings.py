@@ -21,7 +21,7 @@ IRREVERSIBLE = "not reversible"
 # Findings about the finished fit; the others are about the features before refinement.
 OF_THE_FIT = (NO_BETTER, OVER_FIT, IRREVERSIBLE)
 # What `excess` must pass to be told; `benchmarks/trust.py --only overfit` measures what is found, and false alarms.
-TOO_HIGH = 0.1
+TOO_HIGH, _ERRORS_OF_HELD_OUT = 0.1, 1.5
 # Correlation of functions at held-out pairs that noise does not give, if it is three errors above 0 as well.
 _CONFIRMED = 0.3
 # Chance gives a false alarm in this share of fits to reversible data, found by so many draws.
@@ -67,8 +67,8 @@ def excess(moments: Moments, validation: Validation) -> np.ndarray:
 
     The larger one of two distances: from the correlations of functions at folds that they were not solved from, which
     have little noise but do not find what networks remember, and from those at held-out pairs, which networks have not
-    seen, less the error that these have themselves. And half of the mean of this over all modes: a fit is trusted as
-    a whole.
+    seen, less `_ERRORS_OF_HELD_OUT` standard errors of theirs. And the mean of this over all modes, which tells where
+    each is a little too high.
 
     Parameters
     ----------
@@ -79,10 +79,10 @@ def excess(moments: Moments, validation: Validation) -> np.ndarray:
     if validation.moments.n_blocks < 2 or len(canonical) < 2:
         return np.zeros(len(canonical))
     held, error = correlations_with_error(validation.moments)
-    result = canonical - np.maximum(held, 0.0) - np.minimum(error, 1.0)
+    result = canonical - np.maximum(held, 0.0) - _ERRORS_OF_HELD_OUT * np.minimum(error, 1.0)
     if validation.of_folds is not None:
         result = np.maximum(result, canonical - np.maximum(validation.of_folds, 0.0))
-    result = result + result[1:].mean() / 2
+    result = result + result[1:].mean()
     result[canonical > 1 - 1e-9] = 0.0
     return result
 

@@ -70,8 +70,8 @@ def correlated(*by_block):
         ([[1, 0.8, 0.5], [1, 0.8, 0.5]], None, None),
         # two blocks of held-out pairs that differ by as much as their mean does from the fit: chance
         ([[1, 0.8, 0.5], [1, 0.8, 0.2]], [1, 0.8, 0.5], None),
-        ([[1, 0.8, 0.3], [1, 0.8, 0.3]], [1, 0.8, 0.5], "canonical values 0.50 of mode 3 may be too high.* are 0.30"),
-        ([[1, 0.8, 0.3], [1, 0.8, 0.3]], None, "canonical values 0.50 of mode 3 may be too high.* are 0.30"),
+        ([[1, 0.8, 0.32], [1, 0.8, 0.32]], [1, 0.8, 0.5], "canonical values 0.50 of mode 3 may be too high.* are 0.32"),
+        ([[1, 0.8, 0.32], [1, 0.8, 0.32]], None, "canonical values 0.50 of mode 3 may be too high.* are 0.32"),
         # what held-out pairs, which are few, leave open
         ([[1, 0.8, 0.5], [1, 0.8, 0.2]], [1, 0.8, 0.35], "canonical values 0.50 of mode 3 may be too high.* are 0.35"),
         # little in each of them, and all in the same direction
