@@ -312,7 +312,7 @@ def main() -> None:
         "coverage": lambda: coverage(20 if quick else 100),
         "chains": lambda: (chains(50 if quick else 200), unseen()),
         "inputs": lambda: inputs(4 if quick else 20),
-        "overfit": lambda: overfit(100, 1 if quick else 10),
+        "overfit": lambda: overfit(110, 1 if quick else 10),
         "weights": lambda: weights(10 if quick else 40, 2 if quick else 5),
         "noise": lambda: noise(5 if quick else 50),
         "refinement": lambda: refinement(2 if quick else 5),
