@@ -375,8 +375,8 @@ def pace_text(found: dict) -> str:
 TEXT = """# Data larger than memory
 
 Made by `python benchmarks/scale.py --page` from `docs/scale.json`, which holds what was measured on {date}, on
-{machine}. One thread of torch, a second one that reads. Other jobs ran beside
-it: take ratios for what they say, and seconds as too long rather than too short.
+{machine}. One thread of torch, a second one that reads; no other job ran beside
+it.
 
 ## What stays on disk
 
