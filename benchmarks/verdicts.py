@@ -1,7 +1,7 @@
 """Whether the remedy that a verdict names closes the gap, on real fits: one cause at a time, before and after.
 
 Run: OMP_NUM_THREADS=1 python benchmarks/verdicts.py [--quick] [--only "training gap" ...]
-Some six minutes on one core. Un-refined fits but where it says so; medians over the seeds.
+Two to six minutes on one core. Un-refined fits but where it says so; medians over the seeds.
 """
 
 from __future__ import annotations
