@@ -20,10 +20,9 @@ from koopman_lora.moments import Moments
 from koopman_lora.normalisation import normalise
 from koopman_lora.processes import made_by_first
 from koopman_lora.refinement import RefinementResult, rewrite_heads
-from koopman_lora.scores import Validation, correlations_of_folds, in_folds
+from koopman_lora.scores import Validation
 from koopman_lora.survey import Survey
 from koopman_lora.training_loop import TrainingResult
-from koopman_lora.triples import canonical_triples
 
 # Blocks that a bootstrap resamples: enough for Student's t, each still longer than the memory of most data.
 MOMENT_BLOCKS = 64
@@ -124,9 +123,7 @@ def finish(
     in_training, in_held_out = (moments.joined(cells % N_PARTS == number) for number in (TRAINING, HELD_OUT))
     validation = None if refinement is None else refinement.validation
     if split.held_out is not None and refinement is None:
-        triples = canonical_triples(normal.moments)
-        of_folds = correlations_of_folds(canonical_triples, in_folds(normal.moments))
-        validation = Validation.of_solution(triples, (model.f, model.g), split.held_out, of_folds)
+        validation = Validation.of_features(normal.moments, (model.f, model.g), split.held_out)
     trained = trained or normal
     everywhere = moments.merged(cells // N_PARTS)
     told = (training.finding, None if refinement is None else refinement.finding)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 
 import numpy as np
@@ -22,10 +23,9 @@ from koopman_lora.moments import CROSS, FeatureMap
 from koopman_lora.normalisation import NormalisedFeatures, normalise
 from koopman_lora.ritz import head_matrices, n_linear, ritz_maps, set_heads
 from koopman_lora.ritz_choice import Candidates, MomentsOfParts, best_of_parts, by_folds, by_held_out, held_out_scores
-from koopman_lora.scores import N_FOLDS, Validation, correlations_of_folds, in_folds
+from koopman_lora.scores import N_FOLDS, Validation, correlations_of_folds
 from koopman_lora.training import check_one_encoder, freeze, raw_moments, take_facts
 from koopman_lora.training_loop import PLENTY_OF_PAIRS
-from koopman_lora.triples import canonical_triples
 
 # Whitening thresholds to choose from; small ones over-fit, and an infinite one adds nothing to what counts in full.
 # Trained trunks can hold modes in directions of very little variance, down to what single precision resolves.
@@ -197,7 +197,8 @@ def rewrite_heads(
     # where svals are not learned, they are in the features: sqrt(sigma) phi and sqrt(sigma) psi
     scale = 1.0 if model.learn_svals else np.sqrt(everything.values)
     trained = normalise(moments.training.transformed(*heads), model.has_centering, model.learn_svals)
-    validation = Validation.of_solution(training, maps, held_out, candidates.correlations(best, moments.folds))
+    of_folds = correlations_of_folds(functools.partial(candidates.one, best), moments.folds)
+    validation = Validation.of_solution(training, maps, held_out, of_folds)
     set_heads(model, everything.left * scale, everything.right * scale, split.pairs.read_x(slice(1)))
     table = scores.reshape(len(full), len(tried))
     return RefinementResult(start, float(threshold), tuple(full), tried, table, judges, validation, finding), trained
@@ -303,6 +304,4 @@ def validate(model: KoopmanLoRAModel, split: Split) -> Validation:
     """
     if split.held_out is None:
         raise ValueError("split holds out no pairs to validate on; use split_pairs(pairs, 0.1).")
-    moments = raw_moments(model, split.training)
-    of_folds = correlations_of_folds(canonical_triples, in_folds(moments))
-    return Validation.of_solution(canonical_triples(moments), model.raw_maps(), split.held_out, of_folds)
+    return Validation.of_features(raw_moments(model, split.training), model.raw_maps(), split.held_out)

@@ -16,7 +16,7 @@ from koopman_lora._linalg import (
 )
 from koopman_lora.equilibrium import damped_pairs
 from koopman_lora.moments import Moments
-from koopman_lora.scores import correlations_of_folds, each_in_turn, jackknife_error
+from koopman_lora.scores import each_in_turn, jackknife_error
 from koopman_lora.triples import in_one_block
 
 # Standard errors within which a simpler solution is taken. Measured on ten systems with three seeds each: one loses the
@@ -86,10 +86,6 @@ class Candidates:
         """A single one."""
         start, threshold = self.names[index]
         return _solve(moments, self.full[start], np.array([threshold]), self.n_modes)[0]
-
-    def correlations(self, index: int, folds: Moments) -> np.ndarray | None:
-        """`correlations_of_folds` of a single one."""
-        return correlations_of_folds(lambda others: self.one(index, others), folds)
 
 
 class Choice(NamedTuple):

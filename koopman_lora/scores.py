@@ -116,6 +116,12 @@ class Validation:
             left, right = functions(maps[0], solution.left), functions(maps[1], solution.right)
             return dataclasses.replace(cls.of_maps(solution.values, left, right, pairs), of_folds=of_folds)
 
+    @classmethod
+    def of_features(cls, training: Moments, maps: tuple[FeatureMap, FeatureMap], pairs: LaggedPairs) -> Validation:
+        """Validation of the singular functions of features, from their moments over the training pairs, per block."""
+        of_folds = correlations_of_folds(canonical_triples, in_folds(training))
+        return cls.of_solution(canonical_triples(training), maps, pairs, of_folds)
+
     def __repr__(self) -> str:
         shown = ", ".join(f"{value:.3f}" for value in self.sigma[:6]) + (", ..." if len(self.sigma) > 6 else "")
         return f"Validation(sigma {shown} from training; {self.moments.n_pairs} held-out pairs)"
