@@ -92,9 +92,7 @@ def overfit_findings(moments: Moments, validation: Validation) -> list[Finding]:
     too_high = np.flatnonzero(excess(moments, validation) > TOO_HIGH)
     if not len(too_high):
         return []
-    canonical, found = canonical_triples(moments).values, validation.correlations()
-    if validation.of_folds is not None:
-        found = np.minimum(found, validation.of_folds)
+    canonical, found = canonical_triples(moments).values, validation.left_out()
     shown = too_high[:4]
     modes, values, others = (
         ", ".join(texts)

@@ -134,6 +134,11 @@ class Validation:
         """Held-out correlation of each pair of singular functions, (n_modes,): free of the upward bias of fitting."""
         return correlations(self.moments)
 
+    def left_out(self) -> np.ndarray:
+        """The lower of the correlations at held-out pairs and at folds, where these are known, (n_modes,)."""
+        held = self.correlations()
+        return held if self.of_folds is None else np.minimum(held, self.of_folds)
+
 
 def _sums_by_block(
     phi: np.ndarray, psi: np.ndarray, cuts: np.ndarray, weights: np.ndarray | None

@@ -14,6 +14,7 @@ from koopman_lora._labels import MODE
 from koopman_lora.clock import Clock
 from koopman_lora.columns import cells, complex_text, is_shown_real, level_text, ranges
 from koopman_lora.finding import Finding
+from koopman_lora.findings import OVER_FIT
 from koopman_lora.tables import columns_text, finding_text, selection_text
 
 DIFFERENT = "values differ"  # the finding that the line about three kinds of values gives way to
@@ -30,10 +31,12 @@ class Summary:
     Attributes
     ----------
     modes : Dataset
-        Per mode `sigma` (canonical) with `sigma_interval`, `sigma_held_out` with `held_out_error`; of `eigenvalues`,
-        `timescales` (with `timescales_interval`) and `periods` that of the eigenfunction which lies most along this
-        singular function, and `own_share`, how much of it does; `transitions` that were seen, -1 where that is not
-        known; `cluster`, a number for neighbours whose intervals overlap, which fix a subspace and not functions;
+        Per mode `sigma` (canonical) with `sigma_interval`, `sigma_held_out` with `held_out_error`; `sigma_left_out`,
+        the lower of this and the value at folds of the training pairs, which tell over-fitting as well (a column only
+        where there is some); of `eigenvalues`, `timescales` (with `timescales_interval`) and `periods` that of the
+        eigenfunction which lies most along this singular function, and `own_share`, how much of it does; `transitions`
+        that were seen, -1 where that is not known; `cluster`, a number for neighbours whose intervals overlap, which
+        fix a subspace and not functions;
         `agreement` of several fits about that subspace, where there are any; `verdict`: 'exact' for the constant,
         'sure', 'sampling' (more data would tell), 'over-fit' (the canonical value is too high), 'not resolved'
         (held-out pairs do not tell it from noise), 'not tested' (held-out pairs, if there are any, do not show it).
@@ -85,7 +88,7 @@ def summary_columns(summary: Summary) -> dict[str, list[str]]:
     """Head -> cells below it, a row for each mode."""
     modes = summary.modes
     level, unit = level_text(modes), modes["timescales"].attrs["units"]
-    eigenvalues = modes["eigenvalues"].values
+    eigenvalues, verdicts = modes["eigenvalues"].values, list(map(str, modes["verdict"].values))
     periods = [
         "-" if is_shown_real(value) else f"{period:.4g}"
         for value, period in zip(eigenvalues, modes["periods"].values, strict=True)
@@ -95,6 +98,7 @@ def summary_columns(summary: Summary) -> dict[str, list[str]]:
         "sigma": cells(modes["sigma"], ".3f"),
         level: ranges(modes["sigma_interval"].values, ".3f"),
         "held out": [_with_error(*pair) for pair in zip(modes["sigma_held_out"], modes["held_out_error"], strict=True)],
+        **({"left out": cells(modes["sigma_left_out"], ".3f")} if OVER_FIT in verdicts else {}),
         "eigenvalue": [
             complex_text(value) + (" ~" if share < _OWN else "  ")
             for value, share in zip(eigenvalues, modes["own_share"].values, strict=True)
@@ -102,7 +106,7 @@ def summary_columns(summary: Summary) -> dict[str, list[str]]:
         **({} if all(map(is_shown_real, eigenvalues)) else {f"period ({unit})": periods}),
         f"timescale ({unit})": cells(modes["timescales"], ".4g"),
         f"{level} ": ranges(modes["timescales_interval"].values, ".3g"),
-        "verdict": list(map(str, modes["verdict"].values)),
+        "verdict": verdicts,
     }
 
 
@@ -117,6 +121,8 @@ def summary_lines(summary: Summary) -> list[str]:
     held = f", {a['n_held_out']} of them held out" if a["n_held_out"] else ", none held out"
     weighted = "" if a["n_effective"] == a["n_pairs"] else f", weighted as {a['n_effective']:.0f}"
     lines = [f"{a['n_pairs']} pairs{weighted}{held}; {_lag_text(a)}"]
+    if OVER_FIT in modes["verdict"].values:
+        lines.append("left out: the lower of held out and of folds of the training pairs")
     if (modes["own_share"].values < _OWN).any():
         lines.append("~ less than half of this eigenfunction is this singular function: see eigen_analysis()")
     if all(finding.name != DIFFERENT for finding in summary.findings):

@@ -109,6 +109,7 @@ def _modes(
     own, share = own_eigenvalues(spectrum, moments)
     unknown = np.full(len(sigma), np.nan)
     held, error = (unknown, unknown) if validation is None else correlations_with_error(validation.moments)
+    left_out = unknown if validation is None else validation.left_out()
     transitions = np.full(len(sigma), -1) if seen is None else np.array(seen.transitions)
     times = intervals["timescales_interval"].values[:, own]
     unit, eigenvalues = {"units": str(spectrum.attrs["time_unit"])}, spectrum["eigenvalues"].values[own]
@@ -117,6 +118,7 @@ def _modes(
         **interval("sigma", [MODE], bounds),
         "sigma_held_out": (MODE, held),
         "held_out_error": (MODE, error),
+        "sigma_left_out": (MODE, left_out),
         "eigenvalues": (MODE, eigenvalues),
         "own_share": (MODE, share),
         "timescales": (MODE, spectrum["timescales"].values[own], unit),

@@ -92,6 +92,7 @@ def test_text_and_html_show_every_mode_and_escape_what_they_show(chain):
     lines = str(summary).splitlines()
     assert lines[0] == "7998 pairs, 799 of them held out; lag 1 (1 step)"
     assert lines[2].split()[:4] == ["mode", "sigma", "95", "%"]
+    assert "left out" not in lines[2]
     assert [line.split()[0] for line in lines[3:8]] == ["1", "2", "3", "4", "5"]
     assert lines[7].endswith("not resolved")
     assert lines[-1] == "- <b>: a & b"
@@ -198,7 +199,16 @@ def test_over_fitting_is_told_when_the_fit_ends_and_in_the_summary(seed):
     with pytest.warns(UserWarning, match="may be too high; at pairs that were left out"):
         estimator = KoopmanLoRA(6, n_epochs=10, seed=seed).fit(slow.simulate(n_steps=300, seed=seed))
     assert "over-fit" in named(estimator)
-    assert "over-fit" in estimator.summary().modes.verdict.values
+    summary = estimator.summary()
+    modes, column = summary.modes, summary_columns(summary)["left out"]
+    told = np.flatnonzero(modes.verdict.values == "over-fit")
+    assert len(told)
+    assert all(modes.sigma_left_out.values[told] < modes.sigma.values[told])
+    assert all(modes.sigma_left_out <= modes.sigma_held_out)
+    assert column == [f"{value:.3f}" for value in modes.sigma_left_out.values]
+    listed = ", ".join(f"{modes.sigma_left_out.values[i]:.2f}" for i in told[:4])
+    assert f"at pairs that were left out they are {listed}" in named(estimator)["over-fit"]
+    assert "left out: the lower of held out and of folds" in str(summary)
 
 
 def test_values_that_differ_are_told_of_an_unrefined_fit():
