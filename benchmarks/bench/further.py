@@ -26,20 +26,20 @@ Simulate = Callable[[np.random.Generator, int], np.ndarray]
 
 def autoregressive(rng: np.random.Generator, n: int, memory: tuple[float, ...]) -> np.ndarray:
     """Independent stationary processes of unit variance, (n, n_processes)."""
-    a = np.asarray(memory)
-    x, noise = np.empty((n, len(a))), rng.normal(size=(n, len(a)))
-    x[0] = noise[0]
-    for t in range(1, n):
-        x[t] = a * x[t - 1] + np.sqrt(1 - a**2) * noise[t]
-    return x
+    a = np.diag(memory)
+    return simulated(kl.systems.LinearGaussian(A=a, B=np.sqrt(np.eye(len(a)) - a**2)), rng, n)
 
 
 def chain(rng: np.random.Generator, n: int, P: np.ndarray) -> np.ndarray:
-    """States (n,) of a Markov chain with transition matrix P."""
-    cumulative, draws, state = np.cumsum(P, axis=1), rng.random(n), np.zeros(n, dtype=int)
-    for t in range(1, n):
-        state[t] = np.searchsorted(cumulative[state[t - 1]], draws[t])
-    return state
+    """States (n,) of a stationary Markov chain with transition matrix P."""
+    return simulated(kl.systems.FiniteMarkovChain(P), rng, n).argmax(axis=1)
+
+
+def simulated(
+    system: kl.systems.LinearGaussian | kl.systems.FiniteMarkovChain, rng: np.random.Generator, n: int
+) -> np.ndarray:
+    """One trajectory (n, n_coordinates) of a system of this package."""
+    return system.simulate(n_steps=n, seed=int(rng.integers(2**31))).values[0]
 
 
 def switching_variance(rng: np.random.Generator, n: int) -> np.ndarray:
