@@ -241,7 +241,8 @@ def split_span(M: np.ndarray, head: np.ndarray) -> SplitSpan:
     without_own = np.eye(len(covariance)) - own @ (conjugate_transpose(own) @ covariance)
     variances, vectors = np.linalg.eigh(conjugate_transpose(without_own) @ covariance @ without_own)
     largest = np.linalg.eigvalsh(covariance)[-1]
-    kept = variances > ROUND_OFF_VARIANCE * largest
+    # nor is what the eigenvalues themselves are known to
+    kept = variances > max(ROUND_OFF_VARIANCE, len(M) * np.finfo(float).eps) * largest
     beyond = without_own @ vectors[:, kept] / np.sqrt(variances[kept])
     return SplitSpan(centring @ own, centring @ beyond, variances[kept] / largest)
 
@@ -292,20 +293,24 @@ class SortedEig(NamedTuple):
 def eigenvalue_order(values: np.ndarray) -> np.ndarray:
     """Indices (..., k) that sort eigenvalues (..., k) along the last axis: the only rule of order.
 
-    By decreasing modulus; among values of equal modulus by decreasing real part; of a conjugate pair the positive
-    imaginary part stands first. Values are equal where no gap separates them, so round-off decides nothing.
+    What is 1, as of the constant, first, for in few data others may be beyond it; then by decreasing modulus; among
+    values of equal modulus by decreasing real part; of a conjugate pair the positive imaginary part stands first.
+    Values are equal where no gap separates them, so round-off decides nothing.
 
     Examples
     --------
     >>> v = np.array([0.1, 0.3 - 0.4j, 0.3 + 0.4j])
     >>> v[eigenvalue_order(v)]
     array([0.3+0.4j, 0.3-0.4j, 0.1+0.j ])
+    >>> eigenvalue_order(np.array([1.01, 0.5, 1.0]))
+    array([2, 0, 1])
     """
     values = np.asarray(values)
     smallest_gap = TIE_TOLERANCE * np.abs(values).max(axis=-1, keepdims=True, initial=0.0)
     order = np.broadcast_to(np.arange(values.shape[-1]), values.shape)
     run = np.zeros(values.shape, dtype=int)  # number of the run of equal values that each belongs to
-    for key in (np.abs(values), np.real(values), np.imag(values)):
+    is_one = (np.abs(values - 1) <= TIE_TOLERANCE).astype(float)
+    for key in (is_one, np.abs(values), np.real(values), np.imag(values)):
         # runs stay together, and are sorted by this key within
         inner = np.lexsort((-np.take_along_axis(key, order, axis=-1), run), axis=-1)
         order, run = np.take_along_axis(order, inner, axis=-1), np.take_along_axis(run, inner, axis=-1)

@@ -174,7 +174,8 @@ class KoopmanAnalysis(FittedFunctions):
         if self.fitted.split is None:
             return self.fitted.survey
         pairs = self.fitted.split.pairs
-        return survey(self.singular_functions, pairs, bool(self.model.standardize.periodic))
+        psi = functools.partial(self.singular_functions, side="right")
+        return survey(self.singular_functions, psi, pairs, bool(self.model.standardize.periodic))
 
     def summary(self, bootstrap: Bootstrap | None = None) -> Summary:
         """Every mode with its interval and a verdict, and the few sentences that matter, the most serious first.

@@ -283,7 +283,7 @@ def _modulus_bounds(estimate: np.ndarray, drawn: np.ndarray, factor: float) -> n
 
 
 def _finished(bounds: np.ndarray, estimate: np.ndarray, floor: float) -> np.ndarray:
-    """Bounds (2, n) of moduli, none of the lower ones above the floor; the constant mode a point."""
+    """Bounds (2, n) of moduli, none of the lower ones above the floor; the constant mode, the first, a point."""
     lower, upper = bounds
     result = np.stack([np.minimum(lower, floor), upper])
     if len(estimate) and abs(estimate[0] - 1) <= _EXACT_ONE:

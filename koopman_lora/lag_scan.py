@@ -12,7 +12,7 @@ import xarray as xr
 from sklearn.base import clone
 
 from koopman_lora._labels import LAG, MODE, interval, labelled, provenance
-from koopman_lora._linalg import TIE_TOLERANCE
+from koopman_lora._linalg import TIE_TOLERANCE, eigenvalue_order
 from koopman_lora.bootstrap import Bootstrap, t_interval
 from koopman_lora.checks import checked
 from koopman_lora.clock import Clock, check_lag
@@ -161,10 +161,11 @@ def _answer(lags: Sequence[int], lower: np.ndarray, first: int | None) -> str:
     return f"{frames} (from there to lag {lags[-1]} the slowest timescale stays within its intervals)"
 
 
-def slowest_rates(moments: Moments, bootstrap: Bootstrap, method: str = "operator") -> np.ndarray:
-    """`-ln|lambda_2|` per frame, of the data and of every resample, (1 + n_resamples,); `method` of `propagator`."""
-    modulus = np.sort(np.abs(np.linalg.eigvals(propagator(bootstrap.resampled(moments), method).K)), axis=1)
-    slowest = modulus[:, -2] if modulus.shape[1] > 1 else np.zeros(len(modulus))
+def slowest_rates(moments: Moments, bootstrap: Bootstrap) -> np.ndarray:
+    """`-ln|lambda_2|` per frame, of the data and of every resample, (1 + n_resamples,)."""
+    values = np.linalg.eigvals(propagator(bootstrap.resampled(moments)).K)
+    second = eigenvalue_order(values)[:, 1:2]  # behind the constant's
+    slowest = np.abs(np.take_along_axis(values, second, axis=1)[:, 0]) if second.size else np.zeros(len(values))
     return -np.log(np.maximum(slowest, np.finfo(float).tiny)) / moments.clock.known_lag("to compare lags")
 
 

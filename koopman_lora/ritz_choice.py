@@ -54,6 +54,8 @@ def ritz_triples(
 ) -> list[WhitenedSVD]:
     """Singular triples in the span of (1, h) for every threshold, `h @ own` being what counts in full.
 
+    Of a span with fewer functions than `n_modes`, as of states that take few values, the last triples are 0.
+
     Parameters
     ----------
     matrices : M_f, T_fg, M_g of (1, h); of one map where the process is reversible
@@ -62,9 +64,21 @@ def ritz_triples(
     """
     if is_reversible:
         span = split_span(matrices[0], own[0])
-        return [damped_pairs(*matrices[:2], span, threshold, n_modes) for threshold in thresholds]
-    spans = split_span(matrices[0], own[0]), split_span(matrices[2], own[1])
-    return [damped_triples(matrices, spans, threshold, n_modes) for threshold in thresholds]
+        found = [damped_pairs(*matrices[:2], span, threshold, n_modes) for threshold in thresholds]
+    else:
+        spans = split_span(matrices[0], own[0]), split_span(matrices[2], own[1])
+        found = [damped_triples(matrices, spans, threshold, n_modes) for threshold in thresholds]
+    return [_filled(triples, n_modes) for triples in found]
+
+
+def _filled(triples: WhitenedSVD, n_modes: int) -> WhitenedSVD:
+    """The triples, and so many that are 0 as are lacking."""
+    left, values, right = triples
+    lacking = n_modes - len(values)
+    if not lacking:
+        return triples
+    wide = ((0, 0), (0, lacking))
+    return WhitenedSVD(np.pad(left, wide), np.pad(values, wide[1]), np.pad(right, wide))
 
 
 def _solve(moments: Moments, own: tuple[np.ndarray, ...], thresholds: np.ndarray, n_modes: int) -> list[WhitenedSVD]:

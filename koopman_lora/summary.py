@@ -34,10 +34,10 @@ class Summary:
         Per mode `sigma` (canonical) with `sigma_interval`, `sigma_held_out` with `held_out_error`; `sigma_left_out`,
         the lower of this and the value at folds of the training pairs, which tell over-fitting as well (a column only
         where there is some); of `eigenvalues`, `timescales` (with `timescales_interval`) and `periods` that of the
-        eigenfunction which lies most along this singular function, and `own_share`, how much of it does; `transitions`
-        that were seen, -1 where that is not known; `cluster`, a number for neighbours whose intervals overlap, which
-        fix a subspace and not functions;
-        `agreement` of several fits about that subspace, where there are any; `verdict`: 'exact' for the constant,
+        eigenfunction which lies most along this singular function, with `eigenvalue_condition`, and `own_share`, how
+        much of it does; `transitions` that were seen, -1 where that is not known; `cluster`, a number for neighbours
+        whose intervals overlap, which fix a subspace and not functions; `agreement` of several fits about that
+        subspace, where there are any; `verdict`: 'exact' for the constant,
         'sure', 'sampling' (more data would tell), 'over-fit' (the canonical value is too high), 'not resolved'
         (held-out pairs do not tell it from noise), 'not tested' (held-out pairs, if there are any, do not show it).
     findings : what is wrong, the most serious first, each with what to do

@@ -16,18 +16,19 @@ from koopman_lora.data.health_findings import health_findings
 from koopman_lora.data.pairs import BATCH, LaggedPairs
 from koopman_lora.finding import Finding
 from koopman_lora.lag_scan import slowest_rates
-from koopman_lora.moments import FeatureMap
+from koopman_lora.moments import CROSS, FeatureMap
 
 # Pairs of which the health and longer lags are looked at, and numbers in their states; transitions are counted in all.
 _LOOKED_AT, _NUMBERS = 2**19, 2**23
 NO_PLATEAU = "no plateau"
-# Multiples of the lag at which the slowest timescale is looked at again, and by how much it must grow to matter.
+# Multiples of the lag at which the slowest timescale is looked at again, and by what factor it must change to matter.
 _MULTIPLES = (1, 2, 3)
-_GROWTH = 1.1
+_CHANGE = 1.1
 # How many times what chance gives a correlation at the longest of these lags must be.
 _ABOVE_NOISE = 5.0
-# Leading functions that the slowest timescale is looked for in, and resamples of its rate.
-_LEADING, _RESAMPLES, _BLOCKS = 8, 100, 64
+# Leading functions of a side that the slowest timescale is looked for in (of more, resamples cost seconds), resamples
+# of its rate, and blocks.
+_LEADING, _RESAMPLES, _BLOCKS = 32, 100, 64
 
 
 class Survey(NamedTuple):
@@ -43,22 +44,22 @@ class Survey(NamedTuple):
     findings: tuple[Finding, ...]
 
 
-def survey(phi: FeatureMap, pairs: LaggedPairs, has_angles: bool = False) -> Survey:
-    """Survey of left singular functions at the states x of the pairs; of very many pairs, of stretches of neighbours.
+def survey(phi: FeatureMap, psi: FeatureMap, pairs: LaggedPairs, has_angles: bool = False) -> Survey:
+    """Survey of singular functions at the states x of the pairs; of very many pairs, of stretches of neighbours.
 
-    Transitions are counted in all of them.
+    Transitions of the left ones are counted in all of them.
 
     Parameters
     ----------
-    phi : (batch, *state) -> array (batch, n_modes)
+    phi, psi : left and right ones, (batch, *state) -> array (batch, n_modes)
     has_angles : coordinates were said to be periodic, so that what jumps over its seam is known
     """
     some = pairs.spread(min(_LOOKED_AT, _NUMBERS // pairs.n_entries))
-    functions = np.concatenate([phi(batch[0]) for batch in some.batches()])
+    functions, right = (np.concatenate([side(batch[0]) for batch in some.batches()]) for side in (phi, psi))
     seen = transitions_seen(functions, some.trajectory) if some is pairs else _transitions(phi, pairs, functions)
     known = ("constant coordinates", *(("raw angles", "periodic box") if has_angles else ()))
     health = [finding for finding in health_findings(data_health(some)) if finding.name not in known]
-    return Survey(tuple(int(n) for n in seen), (*health, *lag_findings(functions, some)))
+    return Survey(tuple(int(n) for n in seen), (*health, *lag_findings(functions, right, some)))
 
 
 def transitions_seen(functions: np.ndarray, trajectory: np.ndarray) -> np.ndarray:
@@ -134,42 +135,56 @@ class Ends:
             self._last[:, mode] = ends[-1], where[-1]
 
 
-def lag_findings(functions: np.ndarray, pairs: LaggedPairs) -> list[Finding]:
-    """That the slowest timescale still grows with the lag, beyond chance and by more than a tenth.
+def lag_findings(phi: np.ndarray, psi: np.ndarray, pairs: LaggedPairs) -> list[Finding]:
+    """That the slowest timescale depends on the lag, beyond chance and by more than a tenth.
 
-    The same functions at twice and three times the lag, from the frames that the pairs hold. Nothing is said where
-    these do not follow one another, as of explicit pairs, or where they are fewer than ten per block.
+    The same functions at twice and three times the lag, from the frames that the pairs hold, as `scan_lags` has them.
+    Nothing is said where these do not follow one another, as of explicit pairs, or where they are fewer than ten per
+    block.
+
+    Parameters
+    ----------
+    phi, psi : left and right singular functions at the states x, (n_pairs, n_modes) each
     """
-    if functions.shape[1] < 2 or not _are_cut_from_frames(pairs):
+    if phi.shape[1] < 2 or not _are_cut_from_frames(pairs):
         return []
     lag = pairs.clock.known_lag("to look at longer ones")
     bootstrap = Bootstrap(n_resamples=_RESAMPLES)
+    n = min(phi.shape[1], _LEADING)
+    both = torch.from_numpy(np.concatenate([phi[:, :n], psi[:, :n]], axis=1))
     rates = []
     for multiple in _MULTIPLES:
         first, second = pairs_apart(pairs, multiple * lag)
         if len(first) < 10 * _BLOCKS:
             return []
-        x, x_next = (torch.from_numpy(functions[rows, :_LEADING]) for rows in (first, second))
-        apart = dataclasses.replace(pairs.select(first), clock=pairs.clock.at(multiple * lag)).with_states(x, x_next)
-        moments = estimate_moments(_itself, _itself, apart, n_blocks=_BLOCKS, names=("M_f", "T_ff"))
-        rates.append(slowest_rates(moments, bootstrap, "edmd"))
-    falls, _ = t_interval(rates[0][:1] - rates[-1][:1], (rates[0] - rates[-1])[1:, None], bootstrap.t_factor(_BLOCKS))
-    times = np.array([pairs.clock.dt / rate[0] for rate in rates])
-    grows = falls[0] > 0 and times[-1] > _GROWTH * times[0] and np.all(np.diff(times) > 0)
-    # noise keeps |lambda| above 0 at any lag, and looks slower the longer the lag
-    correlation, noise = np.exp(-_MULTIPLES[-1] * lag * rates[-1][0]), np.sqrt(x.shape[1] / moments.n_effective)
-    if not grows or correlation < _ABOVE_NOISE * noise:
+        apart = dataclasses.replace(pairs.select(first), clock=pairs.clock.at(multiple * lag))
+        apart = apart.with_states(both[first], both[second])
+        moments = estimate_moments(
+            lambda x: x[:, :n], lambda x: x[:, n:], apart, n_blocks=_BLOCKS, names=(*CROSS, "C_gf")
+        )
+        rates.append(slowest_rates(moments, bootstrap))
+    low, high = t_interval(rates[0][:1] - rates[-1][:1], (rates[0] - rates[-1])[1:, None], bootstrap.t_factor(_BLOCKS))
+    if not all(rate[0] > 0 for rate in rates):  # what does not decay has no timescale
         return []
+    times = np.array([pairs.clock.dt / rate[0] for rate in rates])
+    # noise keeps |lambda| above 0 at any lag, and looks slower the longer the lag
+    correlation, noise = np.exp(-_MULTIPLES[-1] * lag * rates[-1][0]), np.sqrt(n / moments.n_effective)
+    grows = low[0] > 0 and times[-1] > _CHANGE * times[0] and np.all(np.diff(times) > 0)
     listed = ", ".join(f"{time:.3g} at lag {multiple * lag}" for time, multiple in zip(times, _MULTIPLES, strict=True))
-    text = (
-        f"the slowest timescale still grows with the lag: {listed} ({pairs.clock.time_unit}); the true one is longer. "
-        "Fit at a longer lag, see scan_lags, or with more modes or coordinates."
-    )
-    return [Finding(NO_PLATEAU, text)]
-
-
-def _itself(x: torch.Tensor) -> torch.Tensor:
-    return x
+    listed += f" ({pairs.clock.time_unit})"
+    if grows and correlation > _ABOVE_NOISE * noise:
+        text = (
+            f"the slowest timescale still grows with the lag: {listed}; the true one is longer. Fit at a longer lag, "
+            "see scan_lags, or with more modes or coordinates."
+        )
+        return [Finding(NO_PLATEAU, text)]
+    if high[0] < 0 and times[0] > _CHANGE * times[-1] and np.all(np.diff(times) < 0):
+        text = (
+            f"the slowest timescale falls with the lag: {listed}; what these functions say one lag ahead does not hold "
+            "further ahead. Add delays, coordinates or modes, or fit at the lag that matters, see scan_lags."
+        )
+        return [Finding(NO_PLATEAU, text)]
+    return []
 
 
 def _are_cut_from_frames(pairs: LaggedPairs) -> bool:

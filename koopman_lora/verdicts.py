@@ -24,7 +24,7 @@ from koopman_lora.training_reports import INTERRUPTED
 
 EXACT, SURE, SAMPLING, UNRESOLVED, UNTESTED = "exact", "sure", "sampling", "not resolved", "not tested"
 NO_MODES, NOT_TESTED, FEW_TRANSITIONS, MORE_MODES = "no modes", UNTESTED, "few transitions", "more modes"
-DETERMINISTIC = "deterministic"
+DETERMINISTIC, NOT_NORMAL = "deterministic", "not normal"
 # The most serious first; all others, about the data or the training, come where None stands.
 RANKED = (
     INTERRUPTED,
@@ -35,6 +35,7 @@ RANKED = (
     FEW_TRANSITIONS,
     None,
     DETERMINISTIC,
+    NOT_NORMAL,
     NO_PLATEAU,
     IRREVERSIBLE,
     DIFFERENT,
@@ -51,6 +52,8 @@ _WIDE, _FACTOR = 0.1, 2.0
 _SAME = 0.01
 # Sigma above which nothing is left to chance, and modulus of an eigenvalue below which it is another matter than sigma.
 _CERTAIN, _FADING = 0.99, 0.9
+# Condition number beyond which an eigenvalue is much less certain than sigma.
+_ILL_CONDITIONED = 5.0
 # Variance of a function at held-out pairs, of 1 over all, below which these hardly show it.
 _SHOWN_VARIANCE = 0.2
 
@@ -73,7 +76,8 @@ def summarise(
     findings = [finding for finding in fitted.findings if finding.name in RANKED or fitted.refinement is None]
     findings += [] if seen is None else seen.findings
     findings += [] if selection is None else _number_findings(selection, modes)
-    findings += _transition_findings(modes) + _difference_findings(comparison) + _fit_findings(fitted.fits, modes)
+    findings += _transition_findings(modes) + _condition_findings(modes) + _difference_findings(comparison)
+    findings += _fit_findings(fitted.fits, modes)
     attrs = provenance(
         n_pairs=moments.n_pairs,
         n_effective=moments.n_effective,
@@ -120,6 +124,7 @@ def _modes(
         "held_out_error": (MODE, error),
         "sigma_left_out": (MODE, left_out),
         "eigenvalues": (MODE, eigenvalues),
+        "eigenvalue_condition": (MODE, spectrum["eigenvalue_condition"].values[own]),
         "own_share": (MODE, share),
         "timescales": (MODE, spectrum["timescales"].values[own], unit),
         **interval("timescales", [MODE], times, unit["units"]),
@@ -131,7 +136,7 @@ def _modes(
     is_resolved = _resolved(held, error, selection)
     too_high = np.zeros(len(sigma), bool) if validation is None else excess(moments, validation) > TOO_HIGH
     few = _has_few_transitions(transitions)
-    wide = _is_wide(bounds) | few
+    wide = _is_wide(bounds) | few | ~(held > 2 * np.nan_to_num(error))
     words = np.select([~is_tested, ~is_resolved, too_high, wide], [UNTESTED, UNRESOLVED, OVER_FIT, SAMPLING], SURE)
     words[0] = EXACT if abs(sigma[0] - 1) < 1e-9 else words[0]
     return labelled(variables | {"verdict": (MODE, words)})
@@ -178,8 +183,8 @@ def _is_wide(bounds: np.ndarray) -> np.ndarray:
     """Intervals (2, n_modes) of sigma that span more than a tenth, or timescales of more than a factor of two."""
     lower, upper = bounds
     with np.errstate(divide="ignore", invalid="ignore"):
-        factor = np.log(lower) / np.log(upper)
-    return (upper - lower > _WIDE) | ((upper > 0.5) & ~(factor < _FACTOR))
+        factor = np.log(lower) / -np.abs(np.log(upper))  # of an upper bound of 1: infinite
+    return (upper - lower > _WIDE) | ((upper > 0.5) & (upper > lower) & ~(factor < _FACTOR))
 
 
 def _has_few_transitions(transitions: np.ndarray) -> np.ndarray:
@@ -242,6 +247,21 @@ def _transition_findings(modes: xr.Dataset) -> list[Finding]:
         "factor only, and populations less: simulate longer, or start trajectories at both ends."
     )
     return [Finding(FEW_TRANSITIONS, text)]
+
+
+def _condition_findings(modes: xr.Dataset) -> list[Finding]:
+    condition = modes["eigenvalue_condition"].values
+    told = ~np.isin(modes["verdict"].values, (EXACT, UNRESOLVED, UNTESTED)) & np.isfinite(condition)
+    ill = np.flatnonzero(told & (condition > _ILL_CONDITIONED))
+    if not len(ill):
+        return []
+    listed = ", ".join(f"{condition[i]:.0f} (mode {i + 1})" for i in ill[:4]) + (", ..." if len(ill) > 4 else "")
+    text = (
+        f"the operator is far from normal: condition numbers of eigenvalues are {listed}. Errors of the functions, "
+        "which intervals without refits leave out, move eigenvalues, timescales and periods so many times as far as "
+        "sigma. Read sigma first, and intervals(refit=20)."
+    )
+    return [Finding(NOT_NORMAL, text)]
 
 
 def _spread(comparison: xr.Dataset) -> float:

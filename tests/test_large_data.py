@@ -66,7 +66,7 @@ def test_transitions_are_counted_in_all_of_very_many_pairs(monkeypatch):
     expected = transitions_seen(phi(pairs.x), pairs.trajectory)
     monkeypatch.setattr(survey_module, "_LOOKED_AT", 16_000)
     monkeypatch.setattr(survey_module, "BATCH", 777)
-    found = survey(phi, pairs).transitions
+    found = survey(phi, phi, pairs).transitions
     assert found[0] == 0
     assert min(expected[1:]) > 1000
     np.testing.assert_allclose(found, expected, rtol=0.03)  # the levels of the ends are those of a part

@@ -18,7 +18,7 @@ from koopman_lora.moments import CROSS
 from koopman_lora.refinement import refine, validate
 from koopman_lora.scores import Scores, Validation, vamp_scores
 from koopman_lora.spectrum import model_spectrum
-from koopman_lora.systems import LinearGaussian, NoisyRotation
+from koopman_lora.systems import FiniteMarkovChain, LinearGaussian, NoisyRotation
 from koopman_lora.training import fit
 
 SYSTEM = NoisyRotation(omega=0.7, noise=0.4)
@@ -426,3 +426,16 @@ def test_pairs_of_few_coordinates_are_plenty_sooner(n_coordinates, n_many):
     for n_pairs, judges in ((n_many, "folds of the training pairs"), (n_many - 1, "held-out pairs")):
         split = Split.given(lagged_pairs(series[: n_pairs + 1]), held_out)
         assert refine(copy.deepcopy(model), split).chosen_by == judges
+
+
+@pytest.mark.parametrize("options", [{}, {"reversible": True}, {"shared_encoder": True}, {"learn_svals": False}])
+@pytest.mark.parametrize("n", [800, 3000], ids=["held-out pairs choose", "folds choose"])
+def test_of_states_that_take_few_values_the_modes_that_are_not_there_are_0(n, options):
+    """Three values have three functions; a chain between them has these singular values, and no more."""
+    chain = FiniteMarkovChain(np.array([[8, 2, 0], [1, 8, 1], [0, 2, 8]]) / 10, embedding=np.arange(3.0)[:, None])
+    estimator = kl.KoopmanLoRA(6, hidden_dims=(16,), n_epochs=3, **options).fit(chain.simulate(n_steps=n, seed=0))
+    sigma = estimator.spectrum_.canonical_singular_values.values
+    np.testing.assert_allclose(sigma[:3], chain.spectrum(lag=1, n_modes=3).singular_values, atol=0.07)
+    np.testing.assert_allclose(sigma[3:], 0, atol=1e-6)
+    assert estimator.summary().modes.verdict.values[3:].tolist() == ["not resolved"] * 3
+    assert np.isfinite(estimator.forecast(np.array([[0.0], [2.0]]), steps=2).forecast.values).all()

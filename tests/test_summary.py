@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from torch import nn
 
+import koopman_lora as kl
 from koopman_lora.clock import Clock
 from koopman_lora.data.pairs import lagged_pairs
 from koopman_lora.estimator import KoopmanLoRA
@@ -14,7 +15,8 @@ from koopman_lora.losses import NestedLoRALoss, NonFiniteLossError
 from koopman_lora.saved_analysis import open_analysis
 from koopman_lora.summary import summary_columns
 from koopman_lora.survey import lag_findings, transitions_seen
-from koopman_lora.systems import FiniteMarkovChain, LinearGaussian, NoisyRotation
+from koopman_lora.systems import FiniteMarkovChain, LinearGaussian, NoisyLogisticMap, NoisyRotation
+from koopman_lora.verdicts import _is_wide
 
 CHAIN = FiniteMarkovChain(np.array([[6, 2, 1, 1], [1, 5, 3, 1], [0, 1, 7, 2], [3, 1, 1, 5]]) / 10)
 # a fast coordinate that follows a slow one, which nobody sees: longer lags show slower decay
@@ -157,7 +159,7 @@ def test_a_process_without_noise_is_told_since_its_sigma_say_nothing():
     while len(x) < 3000:
         x.append(3.9999 * x[-1] * (1 - x[-1]))
     found = named(fitted(np.array(x), 3, n_epochs=8))
-    assert set(found) == {"deterministic"}
+    assert set(found) == {"deterministic", "not normal"}
     assert "all sigma are 1 within 0.01" in found["deterministic"]
 
 
@@ -191,6 +193,63 @@ def test_a_timescale_that_grows_with_the_lag_is_told(seed):
     seen, whole = HIDDEN.simulate(2, 5000, seed=seed)[..., :1], HIDDEN.simulate(2, 5000, seed=seed)
     assert "still grows with the lag" in named(fitted(seen, 2, seed=seed))["no plateau"]
     assert "no plateau" not in named(fitted(whole, 3, seed=seed))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_a_timescale_that_falls_with_the_lag_is_told(seed):
+    """Of a point that turns only one coordinate is seen: what is far away after one lag comes back after some."""
+    whole = NoisyRotation(omega=0.5, noise=0.1).simulate(2, 3000, seed=seed)
+    estimator = fitted(whole[..., :1], 3, seed=seed)
+    said = re.search(
+        r"falls with the lag: ([\d.]+) at lag 1, ([\d.]+) at lag 2, ([\d.]+) at", named(estimator)["no plateau"]
+    )
+    scan = estimator.scan_lags(whole[..., :1], [1, 2, 3])
+    # another door, which has the last frame of each trajectory as well
+    np.testing.assert_allclose([float(time) for time in said.groups()], scan.timescales.values[:, 1], rtol=0.01)
+    assert "no plateau" not in named(fitted(whole, 3, seed=seed))
+
+
+@pytest.mark.slow
+def test_the_sentence_about_longer_lags_has_the_numbers_of_the_scan():
+    """Of ten functions no eight alone: eigenfunctions of pictures in turn are mixtures of all."""
+    data = kl.datasets.load("ordered_digits")
+    estimator = fitted(data, 10, hidden_dims=(32,), n_epochs=10)
+    said = re.search(r"the lag: ([\d.]+) at lag 1, ([\d.]+) at lag 2, ([\d.]+) at", named(estimator)["no plateau"])
+    scan = estimator.scan_lags(data, [1, 2, 3])
+    np.testing.assert_allclose([float(time) for time in said.groups()], scan.timescales.values[:, 1], rtol=0.05)
+
+
+def test_eigenvalues_of_an_operator_that_is_far_from_normal_are_told_of(chain):
+    estimator = fitted(NoisyLogisticMap().simulate(4, 1000, seed=0), 4)
+    summary = estimator.summary()
+    conditions = summary.modes.eigenvalue_condition.values
+    np.testing.assert_array_equal(sorted(conditions), sorted(estimator.spectrum_.eigenvalue_condition.values))
+    assert conditions[1] > 5
+    assert f"{conditions[1]:.0f} (mode 2)" in named(estimator)["not normal"]
+    assert chain.summary().modes.eigenvalue_condition.values[:4].max() < 2
+
+
+def test_an_interval_that_reaches_1_leaves_the_timescale_open():
+    bounds = np.array([[0.93, 0.93, 1.0, 0.8, 0.3, 0.5], [1.0, 1 - 1e-12, 1.0, 0.85, 0.35, 0.7]])
+    assert _is_wide(bounds).tolist() == [True, True, False, False, False, True]
+
+
+def test_the_constant_stands_first_where_an_eigenvalue_is_beyond_1():
+    grows = 1.001 ** np.arange(2000) + 0.01 * np.random.default_rng(0).normal(size=2000)
+    estimator = fitted(grows, 3)
+    summary, scan = estimator.summary(), estimator.scan_lags(grows, [1, 2, 3])
+    assert abs(estimator.spectrum_.eigenvalues.values[1]) > 1
+    np.testing.assert_allclose(estimator.spectrum_.eigenvalues.values[0], 1, rtol=1e-9)
+    assert np.isinf(summary.modes.timescales_interval.values[:, 0]).all()
+    assert np.isinf(scan.timescales.values[:, 0]).all()
+
+
+def test_a_mode_whose_held_out_value_may_be_0_is_not_sure(chain):
+    modes = chain.summary().modes
+    sure = modes.verdict.values == "sure"
+    assert sure.sum() == 3
+    assert (modes.sigma_held_out > 2 * modes.held_out_error).values[sure].all()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -296,7 +355,7 @@ def test_nothing_is_said_of_longer_lags_where_pairs_do_not_follow_one_another():
     x = HIDDEN.simulate(1, 5000, seed=0)[0].values[:, :1]
     shuffled = np.random.default_rng(0).permutation(4999)
     pairs = lagged_pairs((x[:-1][shuffled], x[1:][shuffled]), lag=1)
-    assert lag_findings(pairs.x.numpy(), pairs) == []
+    assert lag_findings(pairs.x.numpy(), pairs.x.numpy(), pairs) == []
     unknown = lagged_pairs((x[:-1], x[1:]))
     assert unknown.clock == Clock()
-    assert lag_findings(unknown.x.numpy(), unknown) == []
+    assert lag_findings(unknown.x.numpy(), unknown.x.numpy(), unknown) == []

@@ -60,7 +60,7 @@ class MoleculeFiles:
     --------
     >>> files = MoleculeFiles(["run1.xtc", "run2.xtc"], "protein.pdb", stride=10)       # doctest: +SKIP
     >>> analysis = KoopmanLoRA(lag=5).fit(files.torsions())                            # doctest: +SKIP
-    >>> files.write(frames_of_state(memberships, 0), "state0.pdb")                     # doctest: +SKIP
+    >>> files.write(frames_of_state(states, 0), "state0.pdb")                          # doctest: +SKIP
     """
 
     @checked(but=("paths", "topology", "dt"))

@@ -14,7 +14,9 @@ from koopman_lora.kinds import MOST, Count, Share, real_array, whole
 
 @checked
 def frames_of_state(states: Any, state: int, n: Count = 10) -> np.ndarray:
-    """Frames of a state: of memberships the surest, of hard assignments some evenly spread over the data.
+    """Frames of a state: of numbers of states some evenly spread over the data, of memberships the surest.
+
+    The surest are the extremes of slow functions, rare structures; for typical ones give `memberships.argmax(axis=1)`.
 
     Parameters
     ----------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,8 @@ DERIVED_DIMS: dict[str, tuple[str, ...]] = {
     "mean_first_passage_times": (STATE, TARGET),
 }
 TIMES = ("timescales", "mean_first_passage_times")
+# Size of a negative entry beyond which the model is another one after it was cut.
+_TOO_NEGATIVE = 0.05
 
 
 @checked
@@ -145,7 +148,8 @@ def macroscopic_model(
           and passage times may be infinite. They hold as well what follows if a transition that was never observed is
           as likely as `largest_unseen_probability` allows, each in turn: its entry lies between 0 and about 3 / n, and
           times of a state that was never left have a lower bound, and none above. Bounds of a row do not sum to 1;
-        - attributes `negative_part`: the largest negative entry before probabilities were made of it; `is_connected`:
+        - attributes `negative_part`: the largest negative entry before probabilities were made of it, of which a
+          warning tells where it is beyond .05: such states are not metastable; `is_connected`:
           False where no state can be reached from all others. `stationary_distribution` is unknown then: NaN, with
           bounds 0 and 1.
 
@@ -167,6 +171,14 @@ def macroscopic_model(
         bootstrap = None  # nothing to resample, and the attributes say so
     raw, populations = _raw_transition_matrix(moments, estimator)
     _check_visited(populations)
+    negative_part = float(np.maximum(-raw, 0).max())
+    if negative_part > _TOO_NEGATIVE:
+        warnings.warn(
+            f"the transition matrix of {len(raw)} states had an entry of {-negative_part:.2g}, which was cut to 0: "
+            "they are not metastable, and their probabilities, times and intervals say little. Take another number of "
+            "states, or a longer lag.",
+            stacklevel=2,
+        )
     P = _stochastic(raw, populations, moments.is_reversible)
     variables = _with_units(_derived(P, clock), clock)
     if bootstrap is not None:
@@ -188,7 +200,7 @@ def macroscopic_model(
         **clock.attrs(),
         n_pairs=moments.n_pairs,
         **({} if bootstrap is None else bootstrap.attrs()),
-        negative_part=float(np.maximum(-raw, 0).max()),
+        negative_part=negative_part,
         is_connected=has_one_stationary_distribution(P),
     )
     return labelled(variables, attrs)
