@@ -29,7 +29,7 @@ from koopman_lora.intervals import bootstrap_intervals
 from koopman_lora.lag_scan import scan_lags
 from koopman_lora.launching import is_first_process
 from koopman_lora.mode_export import export_mode
-from koopman_lora.moments import EDMD, FeatureMap, Moments
+from koopman_lora.moments import EDMD, FeatureMap
 from koopman_lora.prediction import forecast_band
 from koopman_lora.residuals import eigenpair_residuals
 from koopman_lora.reweighting import EquilibriumWeights, equilibrium_weights
@@ -250,12 +250,6 @@ class KoopmanAnalysis(FittedFunctions):
         See `kl.eigen_analysis`.
         """
         return eigen_analysis(self.moments, method, bootstrap=bootstrap)
-
-    def _observed(self, observables: FeatureMap) -> Moments:
-        """Moments with the projections of observables; those of the states are kept, others need the frames."""
-        if observables is flat_state and "H_f" in self.moments:
-            return self.moments
-        return self.feature_moments(self.known_split("to project observables on").pairs, observables)
 
     def koopman_modes(self, observables: FeatureMap = flat_state, method: str = "operator") -> xr.Dataset:
         """Eigen-analysis with the Koopman modes of the states or of any observables; see `kl.koopman_modes`."""

@@ -31,6 +31,7 @@ class Clock:
     dt : float
         Physical time between two frames, in `time_unit`.
     time_unit : str
+        Without one, time counts in frames, or is a number ("1") where a `dt` other than 1 was given.
 
     Raises
     ------
@@ -64,7 +65,7 @@ class Clock:
             return
         object.__setattr__(self, "lag", check_lag(self.lag))
         object.__setattr__(self, "dt", check_dt(self.dt))
-        object.__setattr__(self, "time_unit", self.time_unit or "frame")
+        object.__setattr__(self, "time_unit", self.time_unit or ("frame" if self.dt == 1 else "1"))
 
     @property
     def lag_time(self) -> float:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
 
-from koopman_lora.accumulation import estimate_moments
+from koopman_lora.accumulation import estimate_moments, flat_state
 from koopman_lora.checks import checked_methods
 from koopman_lora.clock import Clock
+from koopman_lora.data.arrays import names_of
 from koopman_lora.data.lazy_states import readable_states
 from koopman_lora.data.pairs import BATCH, LaggedPairs, lagged_pairs
 from koopman_lora.data.splits import Split
@@ -58,9 +61,16 @@ class FittedFunctions:
         return model_spectrum(self.model, self.moments)
 
     def features(self, x: Any, side: str = "left") -> np.ndarray:
-        """Features f(x) (`side="left"`) or g(x) (`side="right"`) at any states, (n, n_modes)."""
+        """Features f(x) (`side="left"`) or g(x) (`side="right"`) at any states, (n, n_modes).
+
+        Raises
+        ------
+        ValueError
+            For another side, states of another shape, or with other coordinates than those of the fit.
+        """
         if side not in ("left", "right"):
             raise ValueError(f"side must be 'left' or 'right'; got {side!r}.")
+        self._check_names("x", names_of(x))
         states = readable_states(x, self.model.state_shape)
         encode = self.model.f if side == "left" else self.model.g
         found: list[np.ndarray] = []
@@ -88,7 +98,7 @@ class FittedFunctions:
         Raises
         ------
         ValueError
-            For another side, or states of another shape.
+            For another side, states of another shape, or with other coordinates than those of the fit.
         """
         name = "psi_coefficients" if side == "right" else "phi_coefficients"
         return evaluate_functions(self.features(x, side), self.spectrum[name])
@@ -101,6 +111,20 @@ class FittedFunctions:
         """Moments of the fitted features over pairs at any lag, per block."""
         pairs = self._as_in_fit(pairs)
         return estimate_moments(self.model.f, self.model.g, pairs, observables=observables, n_blocks=MOMENT_BLOCKS)
+
+    def _observed(self, observables: FeatureMap) -> Moments:
+        """Moments with the projections of observables; those of the states are kept, others need the frames."""
+        if observables is not flat_state or "H_f" not in self.moments:
+            return self.feature_moments(self.known_split("to project observables on").pairs, observables)
+        if self.model.standardize.periodic:
+            names = self.moments.observable_names
+            angles = ", ".join(str(names[i] if names else i) for i in self.model.standardize.periodic)
+            warnings.warn(
+                f"of periodic coordinates ({angles}) the mean number says little, for it jumps at the seam: give "
+                "observables, such as lambda x: torch.cat([x.cos(), x.sin()], dim=1).",
+                stacklevel=4,
+            )
+        return self.moments
 
     def estimate_moments(self, X: Any, observables: FeatureMap | None = None) -> Moments:
         """Moments of the fitted features on other trajectories or pairs at the lag of the fit."""
@@ -126,7 +150,19 @@ class FittedFunctions:
         return self._as_in_fit(lagged_pairs(X, *how, check_constant=False, weights=weights))
 
     def _as_in_fit(self, pairs: LaggedPairs) -> LaggedPairs:
+        self._check_names("data", pairs.coordinate_names)
         return pairs.both_ways() if self.model.is_reversible else pairs
+
+    def _check_names(self, argument: str, names: Sequence[str] | None) -> None:
+        """Raise a ValueError for other coordinates than those of the fit, or another order: they are read by place."""
+        known = self.moments.observable_names
+        if names is None or known is None or tuple(names) == known or len(names) != len(known):
+            return
+        i = next(i for i, pair in enumerate(zip(names, known, strict=True)) if pair[0] != pair[1])
+        raise ValueError(
+            f"{argument} must have the coordinates of the fit in their order, {', '.join(known[:8])}; got "
+            f"{', '.join(names[:8])} ({names[i]!r} in the place of {known[i]!r}). Select and rename them."
+        )
 
     def known_split(self, purpose: str) -> Split:
         """The split of the fit, with its frames, or a DataNeededError that says what they are needed for."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from koopman_lora._labels import MODE, SAMPLE, STATE, TIME, labelled
 from koopman_lora.clock import Clock
-from koopman_lora.data.frames import stretches_of
+from koopman_lora.data.frames import stretches_of, weights_of_stretches
 from koopman_lora.data.health import data_health
 from koopman_lora.data.pairs import LaggedPairs
 from koopman_lora.data.splits import Split
@@ -33,6 +33,7 @@ _MULTIPLES, _HORIZONS = (1, 2, 3, 5, 8, 13), (1, 2, 3, 5, 8, 13, 21)
 _PAIRS_OF_LAG, _PAIRS_OF_HORIZON = 640, 50
 # Frames that lags are scanned on, states that functions are drawn at, frames of a curve, cells of a map.
 _SCANNED, _DRAWN, _CURVE, _CELLS = 200_000, 4000, 1000, 45
+_Frames = TypeVar("_Frames", Tensor, np.ndarray)  # states of a stretch, or weights
 
 
 class Questioned(Protocol):
@@ -75,7 +76,7 @@ class Questioned(Protocol):
         """Number of modes by each rule."""
         ...
 
-    def scan_lags(self, X: Any, lags: Sequence[int]) -> xr.Dataset:
+    def scan_lags(self, X: Any, lags: Sequence[int], *, weights: Any = None) -> xr.Dataset:
         """Timescales against the lag."""
         ...
 
@@ -157,12 +158,16 @@ def _coordinate_names(fitted: Fitted) -> tuple[str, ...]:
 
 def _scan(analysis: Questioned) -> xr.Dataset:
     """Timescales at longer lags of as many frames as are looked at."""
-    stretches = _stretches(analysis.known_split("to look at longer lags").pairs, "longer lags")
+    pairs = analysis.known_split("to look at longer lags").pairs
+    stretches, weights = _stretches(pairs, "longer lags"), weights_of_stretches(pairs)
     lag = analysis.clock.known_lag("to look at longer ones")
     lags = _possible([lag * multiple for multiple in _MULTIPLES], stretches, _PAIRS_OF_LAG)
     if len(lags) < 2:
         raise ValueError("the trajectories are too short to look at longer lags; give longer ones.")
-    return analysis.scan_lags(list(_leading(_longer(stretches, lags[-1]), _SCANNED)), lags)
+    stretches = list(_leading(_longer(stretches, lags[-1]), _SCANNED))
+    if weights is not None:
+        weights = list(_leading(_longer(weights, lags[-1]), _SCANNED))
+    return analysis.scan_lags(stretches, lags, weights=weights)
 
 
 def _forecast_error(analysis: Questioned) -> xr.Dataset:
@@ -199,18 +204,18 @@ def _possible(spans: list[int], stretches: list[Tensor], n_pairs: int) -> list[i
     return [span for span in spans if sum(max(len(states) - span, 0) for states in stretches) >= n_pairs]
 
 
-def _longer(stretches: list[Tensor], span: int) -> list[Tensor]:
-    return [states for states in stretches if len(states) > span]
+def _longer(stretches: Sequence[_Frames], span: int) -> list[_Frames]:
+    return [frames for frames in stretches if len(frames) > span]
 
 
-def _leading(stretches: list[Tensor], n_frames: int) -> Iterator[Tensor]:
+def _leading(stretches: Sequence[_Frames], n_frames: int) -> Iterator[_Frames]:
     """Stretches until so many frames are in them; the last is whole."""
     n = 0
-    for states in stretches:
+    for frames in stretches:
         if n >= n_frames:
             return
-        n += len(states)
-        yield states
+        n += len(frames)
+        yield frames
 
 
 # ------------------------------------------------------------------------------------------------- functions and states

@@ -55,7 +55,7 @@ def scan_lags(
     X : trajectories, in any form that `lagged_pairs` takes but explicit pairs
     lags : lags in frames, increasing
     bootstrap : number of resamples, level and seed
-    weights : how much each frame or trajectory counts, see `lagged_pairs`
+    weights : how much each frame or trajectory counts, see `lagged_pairs`; those of the fit are not known here
 
     Returns
     -------

@@ -293,7 +293,7 @@ def importance_text(importance: xr.Dataset, n_inputs: Count = 5) -> str:
     input  sigma lost   [95 %   95 %]  gradient
     ...
     """
-    check_result("importance", importance, "input_importance", "mode", *_IMPORTANCE, attrs=["level"])
+    check_result("importance", importance, "input_importance", "mode", *_IMPORTANCE, attrs=["level", "n_left_out"])
     moving = [mode for mode in importance[MODE].values if importance["sigma_loss"].sel(mode=mode).any()]
     return "\n\n".join(_importance_of_mode(importance.sel(mode=mode), n_inputs) for mode in moving)
 
@@ -315,6 +315,8 @@ def _importance_of_mode(importance: xr.Dataset, n_inputs: int) -> str:
         columns["gradient"] = cells(shown["gradient"], ".3f")
     n_more = len(order) - n_inputs
     others = f"; {n_more} more input{'s' if n_more > 1 else ''}" if n_more > 0 else ""
+    if importance.attrs["n_left_out"]:
+        others += f"; {importance.attrs['n_left_out']} flatter ones were not permuted (n_inputs)"
     return f"mode {int(importance[MODE])}, sigma {float(importance['sigma']):.4f}{others}\n{columns_text(columns)}"
 
 

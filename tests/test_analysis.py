@@ -37,6 +37,43 @@ def pairs_of(analysis):
     return analysis.fitted.split.pairs
 
 
+def test_coordinates_in_another_order_are_refused_at_every_door(fitted):
+    turned = LABELLED[..., ::-1]
+    states = turned[0, :4]
+    for ask in (
+        lambda: fitted.features(states),
+        lambda: fitted.singular_functions(states, side="right"),
+        lambda: fitted.eigenfunctions(states),
+        lambda: fitted.forecast(states, steps=2),
+        lambda: fitted.forecast(states.to_pandas(), steps=2),
+        lambda: fitted.scan_lags(turned, [1, 2]),
+        lambda: fitted.compute_spectrum(turned),
+        lambda: fitted.applied_to(turned),
+    ):
+        with pytest.raises(
+            ValueError, match=r"fit in their order, cos, sin; got sin, cos \('sin' in the place of 'cos'\)"
+        ):
+            ask()
+    assert fitted.features(LABELLED[0, :4]).shape == (4, 5)
+
+
+def test_the_mean_of_an_angle_is_warned_of_and_its_cosine_and_sine_are_forecast():
+    step = 0.3 + 0.1 * np.random.default_rng(0).normal(size=4000)
+    angle = np.degrees(np.cumsum(step)) % 360
+    analysis = KoopmanLoRA(5, hidden_dims=(16,), periodic=True, period=360).fit(angle).analysis_
+    states = np.array([[10.0], [350.0]])
+    for ask in (lambda: analysis.forecast(states, steps=1, bootstrap=FEW), analysis.koopman_modes):
+        with pytest.warns(UserWarning, match=r"periodic coordinates \(0\) .* jumps at the seam: give observables"):
+            ask()
+
+    def on_circle(x):
+        return torch.cat([torch.deg2rad(x).cos(), torch.deg2rad(x).sin()], dim=1)
+
+    cosine, sine = analysis.forecast(states, steps=1, observables=on_circle, bootstrap=FEW).forecast.values[0].T
+    wanted = states[:, 0] + np.degrees(0.3)
+    assert np.abs((np.degrees(np.arctan2(sine, cosine)) - wanted + 180) % 360 - 180).max() < 2
+
+
 # ---- functions -------------------------------------------------------------------------------------------------------
 
 

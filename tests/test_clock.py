@@ -18,6 +18,10 @@ def test_the_time_of_a_lag_is_lag_times_dt():
     assert Clock(lag=3).lag_time == 3.0
 
 
+def test_without_a_unit_time_counts_in_frames_or_is_a_number():
+    assert (Clock(lag=3).time_unit, Clock(lag=3, dt=0.5).time_unit, Clock().time_unit) == ("frame", "1", "lag")
+
+
 def test_timescales_of_known_eigenvalues():
     clock = Clock(lag=2, dt=0.25, time_unit="ps")  # a lag of half a picosecond
     times = clock.timescales([1.0, np.exp(-0.5), np.exp(-1 / 20), 0.0, -np.exp(-0.5), 1j * np.exp(-0.5), 1.2, -1.0])

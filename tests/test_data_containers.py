@@ -49,6 +49,18 @@ def test_a_column_and_a_list_of_tables():
     assert kl.lagged_pairs([X, table]).coordinate_names == ("u", "v")
 
 
+def test_of_an_index_of_two_levels_the_first_says_which_trajectory():
+    times = pd.date_range("2000", periods=15, freq="h")
+    runs = [pd.DataFrame(part, columns=["u", "v"], index=times) for part in (X[:15], X[15:])]
+    whole = pd.concat({"b": runs[0], "a": runs[1]}, names=["run", "time"])
+    expected = kl.lagged_pairs(runs, 2)
+    assert (expected.clock, len(expected)) == (Clock(2, 1.0, "hour"), 26)
+    assert same_pairs(kl.lagged_pairs(whole, 2), expected)
+    assert same_pairs(kl.lagged_pairs([whole, runs[1]], 2), kl.lagged_pairs([*runs, runs[1]], 2))
+    with pytest.raises(ValueError, match="of trajectories and times; got levels site, run, time"):
+        kl.lagged_pairs(pd.concat({"x": whole}, names=["site"]), 2)
+
+
 def test_tables_with_their_columns_in_another_order_are_not_read_as_each_other():
     table = pd.DataFrame(X, columns=["u", "v"])
     with pytest.raises(ValueError, match="the same coordinates in one order; got u, v; and v, u"):

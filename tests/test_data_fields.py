@@ -204,6 +204,14 @@ def test_what_cannot_be_used_is_told(make, error, message):
         make()
 
 
+def test_a_time_axis_that_begins_again_cuts_trajectories_and_one_that_falls_is_refused():
+    values = np.random.default_rng(0).normal(size=(60, 3))
+    again = xr.DataArray(values, dims=("time", "x"), coords={"time": np.tile(np.arange(30.0), 2)})
+    assert [len(t) for t in kl.Field(again).trajectories] == [30, 30]
+    with pytest.raises(ValueError, match=r"times that increase; got 59.0, 58.0, \.\.\. Sort them by time"):
+        kl.Field(again.assign_coords(time=np.arange(60.0)[::-1]))
+
+
 def test_series_of_whole_numbers_have_gaps():
     data = ocean().where(ocean().time != ocean().time[5])
     found = kl.Field(data, n_eofs=2).series(lambda x: np.ones((len(x), 1), dtype=int))

@@ -226,6 +226,19 @@ def test_lags_are_those_of_scan_lags():
     assert answers.scan.attrs["answer"] in Page(turning_page()).sections["timescales"]
 
 
+def test_lags_of_a_weighted_fit_are_weighted():
+    """Of a slow and a fast run the first alone counts: without weights the times would be halfway between."""
+    slow, fast = (
+        kl.systems.LinearGaussian(A=[[a]], B=[[1.0]]).simulate(1, 2000, seed=0).values[0] for a in (0.95, 0.3)
+    )
+    estimator = kl.KoopmanLoRA(2, hidden_dims=(8,), n_epochs=2).fit([slow, fast], sample_weight=[1.0, 1e-9])
+    scan = answers_of(estimator.analysis_).scan
+    lags = scan["lag"].values.tolist()
+    expected = estimator.scan_lags([slow, fast], lags, sample_weight=[1.0, 1e-9])
+    np.testing.assert_allclose(scan.timescales, expected.timescales, rtol=1e-6)
+    np.testing.assert_allclose(scan.timescales, estimator.scan_lags([slow], lags).timescales, rtol=1e-4)
+
+
 # --------------------------------------------------------------------------------------------- what is not at hand
 
 

@@ -71,6 +71,16 @@ def model():
     return macroscopic_model(m, bootstrap=Bootstrap(100))
 
 
+def test_states_that_are_not_metastable_are_warned_of():
+    """Fuzzy states B of a cycle: their matrix B^-1 P B has an entry that is no probability."""
+    P = np.array([[0.1, 0.9, 0.0], [0.0, 0.1, 0.9], [0.9, 0.0, 0.1]])
+    B = np.array([[0.6, 0.4, 0.0], [0.2, 0.6, 0.2], [0.0, 0.4, 0.6]])
+    lowest = (np.linalg.inv(B) @ P @ B).min()
+    with pytest.warns(UserWarning, match=rf"matrix of 3 states had an entry of {lowest:.2g}, which was cut to 0"):
+        found = macroscopic_model(exact_chain_moments(FiniteMarkovChain(P), B))
+    np.testing.assert_allclose(found.negative_part, -lowest)
+
+
 class TestMacroscopicModel:
     def test_units_names_and_consistency(self, model):
         P = model.transition_matrix.values

@@ -237,7 +237,7 @@ def test_importance_says_the_leading_inputs_of_every_mode_but_the_constant():
         **interval("sigma_loss", ["input", "mode"], np.stack([loss - 0.0625, loss + 0.0625])),
         "gradient": (("input", "mode"), 2 * abs(loss)),
     }
-    importance = labelled(variables, {"level": 0.9}, {"input": ["a", "b", "c"]})
+    importance = labelled(variables, {"level": 0.9, "n_left_out": 0}, {"input": ["a", "b", "c"]})
     title, *rows = importance_text(importance, n_inputs=2).splitlines()
     assert title == "mode 2, sigma 0.7500; 1 more input"
     assert [row.split() for row in rows[1:]] == [
@@ -245,3 +245,5 @@ def test_importance_says_the_leading_inputs_of_every_mode_but_the_constant():
         ["a", "0.1250", "0.0625", "0.1875", "0.250"],
     ]
     assert "gradient" not in importance_text(importance.drop_vars("gradient"))
+    title, *_ = importance_text(importance.assign_attrs(n_left_out=144), n_inputs=2).splitlines()
+    assert title == "mode 2, sigma 0.7500; 1 more input; 144 flatter ones were not permuted (n_inputs)"

@@ -16,14 +16,17 @@ def unpacked(data: Any) -> Any:
     """`data` in a form of our own: DataArray, list, tuple or array; what is none of the following stays as it is.
 
     pandas and polars tables become labelled arrays with the names of their columns, and of an index of dates, times or
-    time differences the times. Of deeptime, `TrajectoryDataset`, `TrajectoriesDataset` and `TimeLaggedDataset` give
-    trajectories or explicit pairs. A torch `DataLoader` gives its data set, in order, and a `Dataset` of pairs explicit
-    pairs. A `Field` gives its trajectories.
+    time differences the times; of an index of two levels the first says which trajectory. Of deeptime,
+    `TrajectoryDataset`, `TrajectoriesDataset` and `TimeLaggedDataset` give trajectories or explicit pairs. A torch
+    `DataLoader` gives its data set, in order, and a `Dataset` of pairs explicit pairs. A `Field` gives its
+    trajectories.
 
     Raises
     ------
     TypeError
         For columns that hold no numbers, or a torch Dataset that does not hold pairs (x, x_next).
+    ValueError
+        For an index of more levels, or columns of one name.
 
     Examples
     --------
@@ -35,9 +38,10 @@ def unpacked(data: Any) -> Any:
     if isinstance(data, Field):
         return data.trajectories
     if isinstance(data, list):
-        return [unpacked(part) if _is_table(part) else part for part in data]
+        return [one for part in data for one in (_runs_of(part) if _is_table(part) else [part])]
     if _is_table(data):
-        return _of_table(data)
+        runs = _runs_of(data)
+        return runs if _n_levels(data) > 1 else runs[0]
     if isinstance(data, (torch.utils.data.DataLoader, torch.utils.data.Dataset)) or _is_of_deeptime(data):
         return _of_dataset(data)
     return data
@@ -64,6 +68,20 @@ def _is_table(data: Any) -> bool:
 
 def _is_of_deeptime(data: Any) -> bool:
     return any(base.__module__.startswith("deeptime.") for base in type(data).__mro__)
+
+
+def _n_levels(table: Any) -> int:
+    return getattr(getattr(table, "index", None), "nlevels", 1)
+
+
+def _runs_of(table: Any) -> list[xr.DataArray]:
+    """A table, or of an index (trajectory, time) one for each trajectory."""
+    if _n_levels(table) == 1:
+        return [_of_table(table)]
+    if _n_levels(table) > 2:
+        names = ", ".join(map(str, table.index.names))
+        raise ValueError(f"data must have an index of times, or of trajectories and times; got levels {names}.")
+    return [_of_table(part.droplevel(0)) for _, part in table.groupby(level=0, sort=False)]
 
 
 def _of_table(table: Any) -> xr.DataArray:

@@ -104,6 +104,20 @@ def stretches_of(pairs: LaggedPairs) -> list[Tensor]:
     return [states[start:end] for start, end in itertools.pairwise(frames.runs())]
 
 
+def weights_of_stretches(pairs: LaggedPairs) -> list[np.ndarray] | None:
+    """How much each frame of `stretches_of` counts: as its pair does; None where all count alike.
+
+    Examples
+    --------
+    >>> weights_of_stretches(lagged_pairs([np.arange(4.0)], lag=1, weights=[[2.0, 1.0, 1.0, 9.0]]))
+    [array([2., 1., 1., 1.])]
+    """
+    if pairs.weights is None:
+        return None
+    weights = torch.from_numpy(pairs.weights)[:, None]
+    return [part[:, 0].numpy() for part in stretches_of(pairs.with_states(weights, weights))]
+
+
 def values_of(pairs: LaggedPairs, frames: Frames, entries: np.ndarray) -> np.ndarray:
     """Some entries of the states of all frames, (n_entries, n_frames)."""
     is_next = frames.rows >= len(pairs)

@@ -38,9 +38,14 @@ def common_time_step(
 
 
 def gaps(times: xr.DataArray) -> np.ndarray:
-    """Where a time axis jumps, (n,): True for frames that come later than one usual step after the one before.
+    """Where a time axis jumps, (n,): True for frames that come later than one usual step after the last, or not later.
 
     The usual step is the median, of months where the axis is a calendar of months. Without times there is none.
+
+    Raises
+    ------
+    ValueError
+        For times that mostly do not increase.
 
     Examples
     --------
@@ -56,7 +61,12 @@ def gaps(times: xr.DataArray) -> np.ndarray:
         steps = months.astype(float)
     else:
         steps = np.diff(seconds_since_first(values))
-    return np.concatenate([[False], steps > 1.5 * np.median(steps)])
+    usual = np.median(steps)
+    if not usual > 0:
+        raise ValueError(
+            f"data must have times that increase; got {values[0]}, {values[1]}, ... Sort them by time first."
+        )
+    return np.concatenate([[False], (steps > 1.5 * usual) | (steps <= 0)])
 
 
 def _time_step(data: xr.DataArray, dt: float | None, unit: str | None) -> tuple[float | None, str | None]:

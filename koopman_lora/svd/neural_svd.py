@@ -93,7 +93,8 @@ class NeuralSVD(Decomposed, BaseEstimator):
     errors_ : dict
         `reconstruction` `||H - U S Vh||_F / ||H||_F`; `orthogonality_u`, `orthogonality_v` (`||U^H U - I||_F`);
         `eckart_young`, the best reconstruction of that rank, NaN where LAPACK would be too slow or there are no
-        entries; `singular_values`, the largest relative error of sigma, estimated by residuals; `core`, `phase`,
+        entries; `singular_values`, the largest relative error of sigma, estimated by residuals, of those below 1e-6
+        of the first relative to that (each one's own is `result_.singular_values_error`); `core`, `phase`,
         `adjoint`, see `checklist`; `norm_error`, the relative standard error of `||H||_F`, 0 where the norm is exact.
         A reconstruction that is not dense is judged by `||H||^2 - 2 Re tr(S U^H H V) + ||S||^2`, which cannot resolve
         values below 1e-7; NaN where, for a large LinearOperator, the estimate of the norm does not resolve it.
