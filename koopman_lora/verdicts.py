@@ -255,7 +255,8 @@ def _condition_findings(modes: xr.Dataset) -> list[Finding]:
     ill = np.flatnonzero(told & (condition > _ILL_CONDITIONED))
     if not len(ill):
         return []
-    listed = ", ".join(f"{condition[i]:.0f} (mode {i + 1})" for i in ill[:4]) + (", ..." if len(ill) > 4 else "")
+    listed = ", ".join(f"{condition[i]:.0f} (mode {i + 1})" for i in ill[:4])
+    listed += f" and {len(ill) - 4} more" if len(ill) > 4 else ""
     text = (
         f"the operator is far from normal: condition numbers of eigenvalues are {listed}. Errors of the functions, "
         "which intervals without refits leave out, move eigenvalues, timescales and periods so many times as far as "

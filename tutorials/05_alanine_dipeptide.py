@@ -45,7 +45,7 @@ print(f"{len(angles)} trajectories, each of {angles[0].sizes['time']} frames:", 
 print(kl.health_text(kl.data_health(angles, lag=LAG)))
 # %% [markdown]
 # ## The slowest process
-# One fit. The lag of 5 ps is where the timescale no longer grows with the lag, which the scan below shows.
+# One fit, at a lag of 5 ps. By the scan below the slowest timescale is on its plateau from half a picosecond on.
 # %%
 estimator = kl.KoopmanLoRA(n_modes=4, lag=LAG, seed=0, **SHORT).fit(angles)
 print(estimator.summary(BOOTSTRAP))
