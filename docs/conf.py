@@ -75,12 +75,13 @@ def write_math(translator: HTML5Translator, node: nodes.math) -> None:
 
 
 def mark_up(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Docstrings are written for `help`; here a star and a bar in their text is told from markup."""
+    """Docstrings are written for `help`; here a star and a bar is told from markup, and `kl.fit` is a link."""
     example = False
     for i, line in enumerate(lines):
         example = bool(line.strip()) and (example or line.lstrip().startswith(">>>"))
         if not example:
-            lines[i] = re.sub(r"(?<=[ (])\*(?=\w)|\|", r"\\\g<0>", line)
+            told = re.sub(r"(?<=[ (])\*(?=\w)|\|", r"\\\g<0>", line)
+            lines[i] = re.sub(r"(?<!`)`kl\.([\w.]+)`(?!`)", r"`kl.\1 <koopman_lora.\1>`", told)
 
 
 def is_foreign(app: Sphinx, what: str, name: str, thing: Any, skip: bool, options: Any) -> bool | None:

@@ -114,8 +114,11 @@ def weights_of_stretches(pairs: LaggedPairs) -> list[np.ndarray] | None:
     """
     if pairs.weights is None:
         return None
-    weights = torch.from_numpy(pairs.weights)[:, None]
-    return [part[:, 0].numpy() for part in stretches_of(pairs.with_states(weights, weights))]
+    frames = frames_of(pairs)
+    if not frames.is_timed:
+        return []
+    weights = pairs.weights[frames.rows % len(pairs)]
+    return [weights[start:end] for start, end in itertools.pairwise(frames.runs())]
 
 
 def values_of(pairs: LaggedPairs, frames: Frames, entries: np.ndarray) -> np.ndarray:
