@@ -27,6 +27,7 @@ def same_pairs(a, b):
         (pd.timedelta_range("0s", periods=30, freq="10min"), Clock(2, 10.0, "minute")),
         (pd.date_range("2001-01-31", periods=30, freq="ME"), Clock(2, 1.0, "month")),
         (pd.date_range("2001-01-31", periods=30, freq="ME", name="date"), Clock(2, 1.0, "month")),
+        (pd.date_range("2001-03-25", periods=30, freq="h", tz="Europe/Zurich"), Clock(2, 1.0, "hour")),  # over a change
         (pd.period_range("2001", periods=30, freq="Y"), Clock(2, 1.0, "year")),
     ],
 )

@@ -109,10 +109,15 @@ def test_the_lag_of_trajectories_is_one_where_none_is_given():
         (">f4", torch.float32),
         ("f8", torch.float64),
         (">f8", torch.float64),
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float32),
+        (torch.float64, torch.float64),
     ],
 )
 def test_precision_is_kept(given_dtype, wanted):
-    pairs = lagged_pairs(np.linspace(0, 1, 5).astype(given_dtype))
+    is_of_torch = isinstance(given_dtype, torch.dtype)
+    values = torch.linspace(0, 1, 5).to(given_dtype) if is_of_torch else np.linspace(0, 1, 5).astype(given_dtype)
+    pairs = lagged_pairs(values)
     assert pairs.x.dtype == pairs.x_next.dtype == wanted
     assert np.allclose(pairs.x[:, 0], [0, 0.25, 0.5, 0.75])
 

@@ -68,10 +68,10 @@ def real_dtype(dtype: Any, name: str) -> torch.dtype:
         raise TypeError(
             f"{name} must hold real numbers; got dtype {dtype}. Convert with {convert}, if they are numbers."
         )
-    if is_of_torch and dtype.is_floating_point:
-        return dtype
+    if is_of_torch and dtype.itemsize <= 2:
+        return torch.float32
     if is_of_torch:
-        return torch.float32 if dtype.itemsize <= 2 else torch.float64
+        return dtype if dtype.is_floating_point else torch.float64
     # float16 and long double have no torch counterpart worth training in; float32 holds integers up to 2**24
     return torch.float32 if dtype.itemsize <= (4 if dtype.kind == "f" else 2) else torch.float64
 

@@ -97,6 +97,7 @@ def _of_table(table: Any) -> xr.DataArray:
     coords: dict[str, Any] = {COORDINATE: list(columns)}
     index = getattr(table, "index", None)
     if index is not None and hasattr(index, "dtype") and (index.dtype.kind in "mM" or hasattr(index, "to_timestamp")):
+        index = index.tz_convert(None) if getattr(index, "tz", None) is not None else index  # of UTC, without its name
         coords[TIME] = index.rename(TIME)  # a name of its own would be another dimension
     return xr.DataArray(states, dims=(TIME, COORDINATE), coords=coords)
 
