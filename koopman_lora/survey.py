@@ -16,7 +16,7 @@ from koopman_lora.data.health_findings import health_findings
 from koopman_lora.data.pairs import BATCH, LaggedPairs
 from koopman_lora.finding import Finding
 from koopman_lora.lag_scan import slowest_rates
-from koopman_lora.moments import CROSS, FeatureMap
+from koopman_lora.moments import CROSS, FeatureMap, Moments
 
 # Pairs of which the health and longer lags are looked at, and numbers in their states; transitions are counted in all.
 _LOOKED_AT, _NUMBERS = 2**19, 2**23
@@ -28,7 +28,7 @@ _CHANGE = 1.1
 _ABOVE_NOISE = 5.0
 # Leading functions of a side that the slowest timescale is looked for in (of more, resamples cost seconds), resamples
 # of its rate, and blocks.
-_LEADING, _RESAMPLES, _BLOCKS = 32, 100, 64
+_LEADING, _BOOTSTRAP, _BLOCKS = 32, Bootstrap(n_resamples=100), 64
 
 
 class Survey(NamedTuple):
@@ -148,31 +148,20 @@ def lag_findings(phi: np.ndarray, psi: np.ndarray, pairs: LaggedPairs) -> list[F
     """
     if phi.shape[1] < 2 or not _are_cut_from_frames(pairs):
         return []
-    lag = pairs.clock.known_lag("to look at longer ones")
-    bootstrap = Bootstrap(n_resamples=_RESAMPLES)
-    n = min(phi.shape[1], _LEADING)
-    both = torch.from_numpy(np.concatenate([phi[:, :n], psi[:, :n]], axis=1))
-    rates = []
-    for multiple in _MULTIPLES:
-        first, second = pairs_apart(pairs, multiple * lag)
-        if len(first) < 10 * _BLOCKS:
-            return []
-        apart = dataclasses.replace(pairs.select(first), clock=pairs.clock.at(multiple * lag))
-        apart = apart.with_states(both[first], both[second])
-        moments = estimate_moments(
-            lambda x: x[:, :n], lambda x: x[:, n:], apart, n_blocks=_BLOCKS, names=(*CROSS, "C_gf")
-        )
-        rates.append(slowest_rates(moments, bootstrap))
-    low, high = t_interval(rates[0][:1] - rates[-1][:1], (rates[0] - rates[-1])[1:, None], bootstrap.t_factor(_BLOCKS))
+    n, lag = min(phi.shape[1], _LEADING), pairs.clock.known_lag("to look at longer ones")
+    moments = _at_multiples(np.concatenate([phi[:, :n], psi[:, :n]], axis=1), pairs)
+    if not moments:
+        return []
+    rates = [slowest_rates(m, _BOOTSTRAP) for m in moments]
     if not all(rate[0] > 0 for rate in rates):  # what does not decay has no timescale
         return []
+    low, high = t_interval(rates[0][:1] - rates[-1][:1], (rates[0] - rates[-1])[1:, None], _BOOTSTRAP.t_factor(_BLOCKS))
     times = np.array([pairs.clock.dt / rate[0] for rate in rates])
     # noise keeps |lambda| above 0 at any lag, and looks slower the longer the lag
-    correlation, noise = np.exp(-_MULTIPLES[-1] * lag * rates[-1][0]), np.sqrt(n / moments.n_effective)
-    grows = low[0] > 0 and times[-1] > _CHANGE * times[0] and np.all(np.diff(times) > 0)
+    is_above_noise = np.exp(-_MULTIPLES[-1] * lag * rates[-1][0]) > _ABOVE_NOISE * np.sqrt(n / moments[-1].n_effective)
     listed = ", ".join(f"{time:.3g} at lag {multiple * lag}" for time, multiple in zip(times, _MULTIPLES, strict=True))
     listed += f" ({pairs.clock.time_unit})"
-    if grows and correlation > _ABOVE_NOISE * noise:
+    if low[0] > 0 and times[-1] > _CHANGE * times[0] and np.all(np.diff(times) > 0) and is_above_noise:
         text = (
             f"the slowest timescale still grows with the lag: {listed}; the true one is longer. Fit at a longer lag, "
             "see scan_lags, or with more modes or coordinates."
@@ -185,6 +174,21 @@ def lag_findings(phi: np.ndarray, psi: np.ndarray, pairs: LaggedPairs) -> list[F
         )
         return [Finding(NO_PLATEAU, text)]
     return []
+
+
+def _at_multiples(functions: np.ndarray, pairs: LaggedPairs) -> list[Moments]:
+    """Moments of functions, half of them of each side, at multiples of the lag; none where a lag has too few pairs."""
+    n, at_x, found = functions.shape[1] // 2, torch.from_numpy(functions), []
+    for multiple in _MULTIPLES:
+        lag = multiple * pairs.clock.known_lag("to look at longer ones")
+        first, second = pairs_apart(pairs, lag)
+        if len(first) < 10 * _BLOCKS:
+            return []
+        apart = dataclasses.replace(pairs.select(first), clock=pairs.clock.at(lag))
+        apart = apart.with_states(at_x[first], at_x[second])
+        names = (*CROSS, "C_gf")
+        found.append(estimate_moments(lambda x: x[:, :n], lambda x: x[:, n:], apart, n_blocks=_BLOCKS, names=names))
+    return found
 
 
 def _are_cut_from_frames(pairs: LaggedPairs) -> bool:
