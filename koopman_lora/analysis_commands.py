@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -40,8 +40,7 @@ def spectrum(a: argparse.Namespace) -> None:
         check_ending(path)
     if a.scan_lags and not a.data:
         raise ValueError("--scan-lags needs the trajectories: koopman-lora spectrum FOLDER DATA --scan-lags ...")
-    weights = weights_of(a.sample_weight)
-    analysis, data = open_with(a, weights)
+    analysis, data, weights = open_with(a)
     bootstrap = _bootstrap(a, analysis)
     print(analysis.summary(bootstrap) if a.summary else spectrum_table(analysis.spectrum))
     _print_trust(a, analysis, bootstrap)
@@ -61,7 +60,7 @@ def write_intervals(intervals: xr.Dataset, path: str) -> None:
 def report(a: argparse.Namespace) -> None:
     """One HTML page of all that is known."""
     path = pathlib.Path(a.out or pathlib.Path(a.analysis) / "report.html")
-    print(f"wrote {open_with(a)[0].report(path)}")
+    print(f"wrote {open_with(a).analysis.report(path)}")
 
 
 def _print_trust(a: argparse.Namespace, analysis: KoopmanAnalysis, bootstrap: Bootstrap) -> None:
@@ -78,17 +77,27 @@ def _print_trust(a: argparse.Namespace, analysis: KoopmanAnalysis, bootstrap: Bo
         print("\n" + residuals_text(analysis.residuals(a.tolerance)))
 
 
-def open_with(a: argparse.Namespace, weights: Any = None) -> tuple[KoopmanAnalysis, Any]:
+class Opened(NamedTuple):
+    """An analysis, and the trajectories that it was opened with and how much they count; None where there are none."""
+
+    analysis: KoopmanAnalysis
+    data: Any
+    weights: Any
+
+
+def open_with(a: argparse.Namespace) -> Opened:
     """The analysis, and the trajectories where paths are given: those of the fit, or others that it is applied to."""
-    analysis = open_analysis(a.analysis)
+    analysis, weights = open_analysis(a.analysis), weights_of(a.sample_weight)
     if not a.data:
-        return analysis, None
+        return Opened(analysis, None, None)
     data = trajectories_of(a)
     pairs = analysis.pairs_of(data, weights)
     if analysis.was_fitted_to(pairs):
-        return open_analysis(a.analysis, pairs), data
-    print(f"{' '.join(a.data)} is not what the model was fitted to: all of it counts as held out.\n")
-    return analysis.applied_to(pairs), data
+        return Opened(open_analysis(a.analysis, pairs), data, weights)
+    is_weighted = weights is None and analysis.moments.block_pairs is not None
+    hint = " The fit was weighted: if it is, give its --sample-weight." if is_weighted else ""
+    print(f"{' '.join(a.data)} is not what the model was fitted to: all of it counts as held out.{hint}\n")
+    return Opened(analysis.applied_to(pairs), data, weights)
 
 
 def forecast(a: argparse.Namespace) -> None:
@@ -106,7 +115,7 @@ def forecast(a: argparse.Namespace) -> None:
 def coarse_grain(a: argparse.Namespace) -> None:
     """The Markov model between few states."""
     check_ending(a.out)
-    analysis, _ = open_with(a)
+    analysis = open_with(a).analysis
     model = analysis.coarse_grain(a.n_states, _bootstrap(a, analysis))
     print(columns_text(transition_columns(model)) + "\n\n" + columns_text(relaxation_columns(model)))
     if a.out:
@@ -130,11 +139,11 @@ def plot(a: argparse.Namespace) -> None:
     """One picture in a file."""
     if pathlib.Path(a.out).suffix not in (".png", ".svg", ".pdf"):
         raise ValueError(f"out must end in .png, .svg or .pdf; got {a.out!r}.")
-    analysis, data = open_with(a)
+    analysis, data, weights = open_with(a)
     if a.lags:
         if data is None:
             raise ValueError("--lags needs the trajectories: koopman-lora plot FOLDER DATA --lags 1 2 5 --out FILE")
-        ax = plots.plot_timescales(analysis.scan_lags(data, a.lags, _bootstrap(a, analysis)))
+        ax = plots.plot_timescales(analysis.scan_lags(data, a.lags, _bootstrap(a, analysis), weights))
     else:
         ax = PICTURES[a.what](analysis, _bootstrap(a, analysis))
     ax.figure.savefig(a.out, dpi=150)

@@ -133,7 +133,7 @@ def _add_fit(commands: Any) -> None:
         fit.add_argument(_flag(name), type=kind, default=default, help=text)
     widths = parameters["hidden_dims"].default
     fit.add_argument("--hidden-dims", type=int, nargs="+", default=widths, help=f"of the networks (default: {widths})")
-    fit.add_argument("--sample-weight", nargs="+", metavar="FILE", help=_WEIGHTS)
+    _add_weights(fit)
     fit.add_argument("--shared-encoder", action="store_true", help="one network for f and g")
     fit.add_argument("--reversible", action="store_true", help="the process is in equilibrium: pairs count both ways")
     fit.add_argument("--resume", action="store_true", help="go on from --checkpoint, where there is one")
@@ -159,6 +159,10 @@ def _add_data(parser: argparse.ArgumentParser, nargs: str = "*", note: str = "")
     how.add_argument("--atoms", metavar="SELECTION", help="in mdtraj's language, for distances and positions")
 
 
+def _add_weights(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--sample-weight", nargs="+", metavar="FILE", help=_WEIGHTS)
+
+
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
@@ -173,7 +177,7 @@ def _add_spectrum(commands: Any) -> None:
     add = spectrum.add_argument
     add("analysis", help="folder that `koopman-lora fit` wrote")
     _add_data(spectrum)
-    add("--sample-weight", nargs="+", metavar="FILE", help=_WEIGHTS)
+    _add_weights(spectrum)
     add("--out", help=".nc or .zarr file to write")
     add("--summary", action="store_true", help="print every mode with its interval and a verdict, and what is wrong")
     add("--diagnose", action="store_true", help="print learned against empirical values, the verdict, and findings")
@@ -203,6 +207,7 @@ def _add_report(commands: Any) -> None:
     )
     report.add_argument("analysis", help="folder that `koopman-lora fit` wrote")
     _add_data(report)
+    _add_weights(report)
     report.add_argument("--out", help="file to write (default: report.html in the folder of the analysis)")
 
 
@@ -221,6 +226,7 @@ def _add_coarse_grain(commands: Any) -> None:
     coarse = commands.add_parser("coarse-grain", help="few metastable states, and the Markov model between them")
     _add_analysis(coarse)
     _add_data(coarse, nargs="+", note="; of the fit or others")
+    _add_weights(coarse)
     coarse.add_argument("--n-states", type=int, required=True, help="number of states")
     coarse.add_argument("--out", help=".nc or .zarr file to write")
     _add_bootstrap(coarse)
@@ -230,6 +236,7 @@ def _add_plot(commands: Any) -> None:
     plot = commands.add_parser("plot", help="one picture of a fitted analysis")
     _add_analysis(plot)
     _add_data(plot, note="; for --lags, and what: inputs")
+    _add_weights(plot)
     what = plot.add_mutually_exclusive_group()
     what.add_argument("--what", choices=_PICTURES, default="spectrum", help="what to draw (default: %(default)s)")
     what.add_argument("--lags", type=int, nargs="+", metavar="LAG", help="draw timescales against these lags")

@@ -12,9 +12,11 @@ import torch
 import xarray as xr
 
 from koopman_lora.accumulation import estimate_moments, flat_state
+from koopman_lora.arguments import told_as
 from koopman_lora.checks import checked_methods
 from koopman_lora.clock import Clock
 from koopman_lora.data.arrays import names_of
+from koopman_lora.data.containers import unpacked
 from koopman_lora.data.lazy_states import readable_states
 from koopman_lora.data.pairs import BATCH, LaggedPairs, lagged_pairs
 from koopman_lora.data.splits import Split
@@ -70,6 +72,8 @@ class FittedFunctions:
         """
         if side not in ("left", "right"):
             raise ValueError(f"side must be 'left' or 'right'; got {side!r}.")
+        with told_as("x", "data"):
+            x = unpacked(x)
         self._check_names("x", names_of(x))
         states = readable_states(x, self.model.state_shape)
         encode = self.model.f if side == "left" else self.model.g

@@ -9,7 +9,7 @@ from sklearn.base import TransformerMixin
 from sklearn.utils.validation import validate_data
 
 from koopman_lora._labels import MODE
-from koopman_lora.data.containers import unpacked
+from koopman_lora.data.containers import unpacked, without_times
 from koopman_lora.fitted_questions import FittedQuestions
 
 
@@ -72,7 +72,7 @@ class ModeTransformer(FittedQuestions, TransformerMixin):
         if len(state_shape) == 1:
             first = X[0] if isinstance(X, list) else X
             if hasattr(first, "columns"):
-                validate_data(self, first, skip_check_array=True)
+                validate_data(self, without_times(first), skip_check_array=True)
             self.n_features_in_ = state_shape[0]
 
 
@@ -84,6 +84,6 @@ def _checked_columns(estimator: ModeTransformer, X: Any) -> Any:
         n = estimator.n_features_in_
         raise ValueError(f"X must be states (n, {n}); got ({len(states)},). Reshape your data: X[None] of one state.")
     if states.ndim == 2:
-        table = X if hasattr(X, "columns") else states
+        table = without_times(X) if hasattr(X, "columns") else states
         validate_data(estimator, table, reset=False, skip_check_array=True)
     return states

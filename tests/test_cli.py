@@ -75,8 +75,13 @@ def test_weights_from_a_file_are_those_of_python(tmp_path, capsys):
     capsys.readouterr()
     assert main(["spectrum", out, data, "--sample-weight", weights, "--scan-lags", "1", "2"]) == 0
     assert "not what the model was fitted to" not in capsys.readouterr().out
+    chain = ["coarse-grain", out, data, "--n-states", "2", "--n-resamples", "20"]
+    picture = ["plot", out, data, "--lags", "1", "2", "--out", str(tmp_path / "p.png"), "--n-resamples", "20"]
+    for command in (chain, picture, ["report", out, data]):
+        assert main([*command, "--sample-weight", weights]) == 0
+        assert "not what the model was fitted to" not in capsys.readouterr().out
     assert main(["spectrum", out, data]) == 0
-    assert "not what the model was fitted to" in capsys.readouterr().out
+    assert "The fit was weighted: if it is, give its --sample-weight" in capsys.readouterr().out
 
 
 def test_health_prints_the_table_and_writes_it(tmp_path, capsys):

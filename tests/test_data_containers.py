@@ -62,6 +62,21 @@ def test_of_an_index_of_two_levels_the_first_says_which_trajectory():
         kl.lagged_pairs(pd.concat({"x": whole}, names=["site"]), 2)
 
 
+@pytest.mark.parametrize("dated", [False, True])
+def test_a_column_of_times_is_that_of_a_table_in_a_file(tmp_path, dated):
+    table = pd.DataFrame(X, columns=["u", "v"])
+    table.insert(1, "time", pd.date_range("2000", periods=30, freq="3h") if dated else 0.5 * np.arange(30))
+    table.to_csv(tmp_path / "x.csv", index=False)
+    expected = kl.lagged_pairs(tmp_path / "x.csv", 2)
+    assert expected.clock == (Clock(2, 3.0, "hour") if dated else Clock(2, 0.5))
+    for given in (table, table.set_index("time")):
+        assert same_pairs(kl.lagged_pairs(given, 2), expected)
+    estimator = kl.KoopmanLoRA(2, hidden_dims=(4,), n_epochs=1, batch_size=8).fit(table)
+    assert estimator.feature_names_in_.tolist() == ["u", "v"]
+    assert estimator.transform(table).shape == (30, 2)
+    assert kl.lagged_pairs(table[["time"]].astype(float) if not dated else table[["u"]]).state_shape == (1,)
+
+
 def test_tables_with_their_columns_in_another_order_are_not_read_as_each_other():
     table = pd.DataFrame(X, columns=["u", "v"])
     with pytest.raises(ValueError, match="the same coordinates in one order; got u, v; and v, u"):

@@ -89,6 +89,8 @@ def test_several_tables_are_several_trajectories(tmp_path):
     ("content", "options", "message"),
     [
         ("0.5,1\n0.25,2\n", {}, r"x.csv' must have the names of its columns in the first row; got 0.5, 1"),
+        ("0.0,0.0\n0.25,2\n", {}, r"x.csv' must have the names of its columns in the first row; got 0.0, 0.0"),
+        ("a;b\n0,1;1,2\n0,3;1,4\n", {}, r"x.csv' must have a row for a frame and a name for each .* 2 more fields"),
         ("", {}, r"x.csv' cannot be read \(No columns"),
         ("u,v\n1,2\n", {"columns": ["w"]}, r"columns names no column of .*x.csv': 'w'; its columns are u, v"),
         ("u,v\n1,2\n", {"columns": []}, r"columns must name at least one column, and none twice; got \[\]"),

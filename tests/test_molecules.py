@@ -282,6 +282,7 @@ def test_frames_of_a_hard_state_are_spread_over_the_data():
     states = [np.repeat([0, 1], 50), np.zeros(101, dtype=int)]
     assert kl.molecules.frames_of_state(states, 0, n=4).tolist() == [[0, 0], [1, 0], [1, 50], [1, 100]]
     assert kl.molecules.frames_of_state([0, 2, 0], 1).shape == (0, 2)
+    assert kl.molecules.frames_of_state([[], [0, 1, 1]], 1).tolist() == [[1, 1], [1, 2]]
 
 
 def test_frames_along_a_mode_come_in_its_order():

@@ -28,7 +28,7 @@ def test_the_zero_matrix_passes():
 def test_an_adjoint_that_is_only_transposed_is_found():
     H = normal(np.random.default_rng(0), 12, 9, is_complex=True)
     wrong = LinearOperator(H.shape, matvec=H.__matmul__, rmatvec=H.T.__matmul__, dtype=H.dtype)
-    with pytest.warns(UserWarning, match="max_steps"):
+    with pytest.warns(UserWarning, match="max_steps"), pytest.warns(UserWarning, match="rmatvec is not the conjugate"):
         checklist = NeuralSVD(n_modes=3, max_steps=30).fit(wrong).checklist()
     assert checklist[0].passed is False
     assert "rmatvec of the operator is not the conjugate transpose" in str(checklist)

@@ -162,15 +162,13 @@ def coordinate_names(data: xr.DataArray) -> tuple[str, ...] | None:
 
 
 def names_of(states: Any) -> tuple[str, ...] | None:
-    """Names of the coordinates of states (n, d), columns of a table or labels, or None where there are none.
+    """Names of the coordinates of labelled states (n, d), or None where there are none.
 
     Examples
     --------
     >>> names_of(xr.DataArray(np.zeros((3, 2)), dims=("n", "coordinate"), coords={"coordinate": ["u", "v"]}))
     ('u', 'v')
     """
-    if hasattr(states, "columns"):
-        return tuple(map(str, states.columns))
     if isinstance(states, xr.DataArray) and states.ndim == 2 and states.dims[-1] in states.coords:
         return tuple(map(str, states[states.dims[-1]].values))
     return None

@@ -15,11 +15,11 @@ from koopman_lora.data.fields import Field
 def unpacked(data: Any) -> Any:
     """`data` in a form of our own: DataArray, list, tuple or array; what is none of the following stays as it is.
 
-    pandas and polars tables become labelled arrays with the names of their columns, and of an index of dates, times or
-    time differences the times; of an index of two levels the first says which trajectory. Of deeptime,
-    `TrajectoryDataset`, `TrajectoriesDataset` and `TimeLaggedDataset` give trajectories or explicit pairs. A torch
-    `DataLoader` gives its data set, in order, and a `Dataset` of pairs explicit pairs. A `Field` gives its
-    trajectories.
+    pandas and polars tables become labelled arrays with the names of their columns; of an index of dates, times or time
+    differences, or else of an index or a column 'time', with the times; of an index of two levels the first says which
+    trajectory. Of deeptime, `TrajectoryDataset`, `TrajectoriesDataset` and `TimeLaggedDataset` give trajectories or
+    explicit pairs. A torch `DataLoader` gives its data set, in order, and a `Dataset` of pairs explicit pairs. A
+    `Field` gives its trajectories.
 
     Raises
     ------
@@ -84,7 +84,33 @@ def _runs_of(table: Any) -> list[xr.DataArray]:
     return [_of_table(part.droplevel(0)) for _, part in table.groupby(level=0, sort=False)]
 
 
+def without_times(table: Any) -> Any:
+    """A table without the column 'time' that says when its frames are, as one in a file does; without one as it is.
+
+    Where an index says that, and in a table of this column alone, it is a coordinate.
+    """
+    index: Any = getattr(table, "index", None)
+    names = list(getattr(table, "columns", []))
+    if _is_dated(index) or getattr(index, "name", None) == TIME or TIME not in names or len(names) == 1:
+        return table
+    is_when = np.asarray(table[TIME]).dtype.kind in "fiumM"
+    return table[[name for name in names if name != TIME]] if is_when else table
+
+
 def _of_table(table: Any) -> xr.DataArray:
+    """A table with the times of its index, or of its column 'time'."""
+    index: Any = getattr(table, "index", None)
+    states = without_times(table)
+    array = labelled_table(states)
+    if states is not table:
+        return array.assign_coords({TIME: np.asarray(table[TIME])})
+    if getattr(index, "name", None) == TIME and index.dtype.kind in "fiu":
+        return array.assign_coords({TIME: index.to_numpy()})
+    return array
+
+
+def labelled_table(table: Any) -> xr.DataArray:
+    """All columns of a table as coordinates, with the times of an index of dates."""
     if table.ndim == 1 if hasattr(table, "ndim") else not hasattr(table, "columns"):
         table = table.to_frame()
     columns = {str(name): np.asarray(table[name]) for name in table.columns}
@@ -95,11 +121,15 @@ def _of_table(table: Any) -> xr.DataArray:
         raise TypeError(f"data must have columns of numbers; got {', '.join(bad[:5])}. Drop or convert them.")
     states = np.stack(list(columns.values()), axis=1) if columns else np.empty((len(table), 0))
     coords: dict[str, Any] = {COORDINATE: list(columns)}
-    index = getattr(table, "index", None)
-    if index is not None and hasattr(index, "dtype") and (index.dtype.kind in "mM" or hasattr(index, "to_timestamp")):
+    index: Any = getattr(table, "index", None)
+    if _is_dated(index):
         index = index.tz_convert(None) if getattr(index, "tz", None) is not None else index  # of UTC, without its name
         coords[TIME] = index.rename(TIME)  # a name of its own would be another dimension
     return xr.DataArray(states, dims=(TIME, COORDINATE), coords=coords)
+
+
+def _is_dated(index: Any) -> bool:
+    return hasattr(index, "dtype") and (index.dtype.kind in "mM" or hasattr(index, "to_timestamp"))
 
 
 def _of_dataset(data: Any) -> Any:

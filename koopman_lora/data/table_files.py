@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from koopman_lora._labels import TIME
-from koopman_lora.data.containers import unpacked
+from koopman_lora.data.containers import labelled_table
 from koopman_lora.data.seals import told_of
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def read_table(path: pathlib.Path, columns: Sequence[str] | None, time_column: s
             f"{str(path)!r} must have columns of numbers; got {', '.join(bad[:5])}. Name those to read: columns=, or "
             "--columns on the command line; and that of the times: time_column=, or --time-column."
         )
-    array = unpacked(table)
+    array = labelled_table(table)
     return array if times is None else array.assign_coords({TIME: times})
 
 
@@ -53,12 +54,13 @@ def _read(path: pathlib.Path) -> pd.DataFrame:
 
     with told_of(path, "give a table with numbers in columns"):
         if path.suffix == ".parquet":
-            return _read_parquet(path)
+            return _of_one_level(path, _read_parquet(path))
+        first = pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0]
         table = pd.read_csv(path)
-    if all(_is_number(name) for name in table.columns):
-        raise ValueError(
-            f"{str(path)!r} must have the names of its columns in the first row; got {', '.join(table.columns[:5])}."
-        )
+    if all(_is_number(name) for name in first):
+        got = ", ".join(first[:5])
+        raise ValueError(f"{str(path)!r} must have the names of its columns in the first row; got {got}.")
+    table = _of_one_level(path, table)
     if table.columns[0] == _INDEX:
         table = table.set_index(_INDEX)
         if not pd.api.types.is_numeric_dtype(table.index):
@@ -79,12 +81,21 @@ def _read_parquet(path: pathlib.Path) -> pd.DataFrame:
     return pd.read_parquet(path, engine="pyarrow")
 
 
+def _of_one_level(path: pathlib.Path, table: pd.DataFrame) -> pd.DataFrame:
+    if table.index.nlevels > 1:  # also where rows of a .csv have more fields than the first one
+        raise ValueError(
+            f"{str(path)!r} must have a row for a frame and a name for each of its numbers; got rows with "
+            f"{table.index.nlevels} more fields than names, or of several runs. Separate fields by commas, write "
+            "numbers with points, and give each run a file of its own."
+        )
+    return table
+
+
 def _is_number(name: str) -> bool:
     try:
-        float(name)
+        return not math.isnan(float(name))  # an empty field, that of an index, is NaN
     except ValueError:
         return False
-    return True
 
 
 def _with_times(path: pathlib.Path, table: pd.DataFrame, time_column: str | None) -> tuple[pd.DataFrame, Any]:

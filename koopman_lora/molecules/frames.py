@@ -50,7 +50,7 @@ def frames_of_state(states: Any, state: int, n: Count = 10) -> np.ndarray:
         membership = np.concatenate([part[:, state] for part in parts])[_rows(parts, frames)]
         return frames[np.argsort(-membership, kind="stable")[:n]]
     labels = [_labels("states", part) for part in parts]
-    _check_state(state, 1 + max(int(part.max()) for part in labels))
+    _check_state(state, 1 + max(int(part.max(initial=-1)) for part in labels))
     return _spread(_numbered(labels, [part == state for part in labels]), n)
 
 
@@ -133,7 +133,7 @@ def transition_frames(states: Any, origin: int, target: int, core: Share = 0.8) 
         n_states = parts[0].shape[1]
     else:
         labels = [_labels("states", part) for part in parts]
-        n_states = 1 + max(int(part.max()) for part in labels)
+        n_states = 1 + max(int(part.max(initial=-1)) for part in labels)
     _check_state(origin, n_states, "origin")
     _check_state(target, n_states, "target")
     found = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,9 @@ from koopman_lora._linalg import conjugate_transpose
 from koopman_lora.kinds import number_array, shown
 from koopman_lora.svd.norms import operator_norm, safe_norm
 from koopman_lora.svd.products import MatrixProducts, wide_dtype
+
+# Difference of <u, H v> and <H^H u, v> for random u and v, relative to their size, that round-off does not give.
+_WRONG_ADJOINT = 1e-3
 
 
 def as_products(H: Any, name: str = "H") -> MatrixProducts:
@@ -156,6 +160,7 @@ def _from_operator(H: LinearOperator, name: str) -> MatrixProducts:
         return multiply
 
     multiply, adjoint = checked(H.matmat), checked(H.rmatmat)
+    _tell_of_wrong_adjoint(multiply, adjoint, H.shape, wide, name)
     norm, norm_error = operator_norm(multiply, adjoint, H.shape, wide)
     return MatrixProducts(H.shape, np.dtype(H.dtype), multiply, adjoint, norm=norm, norm_error=norm_error)
 
@@ -205,3 +210,27 @@ def feature_tensor(values: Any, name: str, n: int | None = None) -> Tensor:
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite; got NaN or inf entries.")
     return torch.as_tensor(array.astype(np.float64))
+
+
+def _tell_of_wrong_adjoint(
+    multiply: Callable[[np.ndarray], np.ndarray],
+    adjoint: Callable[[np.ndarray], np.ndarray],
+    shape: tuple[int, int],
+    dtype: type,
+    name: str,
+) -> None:
+    """Warn where products with random vectors say so: a fit of it would be long, and wrong."""
+    rng = np.random.default_rng(0)
+    u, v = (
+        rng.normal(size=(n, 2)) @ np.array([1, 1j if np.issubdtype(dtype, np.complexfloating) else 1]) for n in shape
+    )
+    u, v = (np.asarray(vector, dtype=dtype)[:, None] for vector in (u, v))
+    Hv, Hu = multiply(v), adjoint(u)
+    difference = abs((np.conj(u) * Hv).sum() - (np.conj(Hu) * v).sum())
+    size = max(np.linalg.norm(Hv), np.linalg.norm(Hu))  # what both products are like
+    if difference > _WRONG_ADJOINT * size:
+        warnings.warn(
+            f"{name}: rmatvec is not the conjugate transpose of matvec, by {difference / size:.2g} of the size of "
+            "products with random vectors; the decomposition will be long to find, and wrong. Mend it first.",
+            stacklevel=2,
+        )
