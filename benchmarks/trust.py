@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from _chains import chains, unseen
 from _inputs import inputs
+from _lags import lags
 from _overfit import overfit
 from _refit import refit_coverage
 from _shared import SLOW
@@ -314,6 +315,7 @@ def main() -> None:
         "inputs": lambda: inputs(4 if quick else 20),
         "overfit": lambda: overfit(110, 1 if quick else 10),
         "weights": lambda: weights(10 if quick else 40, 2 if quick else 5),
+        "lags": lambda: lags(3 if quick else 30, 100),
         "noise": lambda: noise(5 if quick else 50),
         "refinement": lambda: refinement(2 if quick else 5),
         "held_out": lambda: held_out(1 if quick else 10, 10_000),
