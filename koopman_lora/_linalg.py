@@ -17,6 +17,8 @@ RANK_TOLERANCE = 1e-13
 SIGMA_TOLERANCE = 1e-6
 # Variances, relative to the largest, below which a direction is round-off of single-precision features.
 ROUND_OFF_VARIANCE = 1e-15
+# Factor between neighbours above and at round-off that smooth features do not have.
+_GAP = 1e3
 # A variance below this, relative to the squared mean, is round-off of a constant.
 CONSTANT_TOLERANCE = 1e-15
 # A direction without variance is the constant only if its mean is more than round-off of the features' means.
@@ -241,10 +243,26 @@ def split_span(M: np.ndarray, head: np.ndarray) -> SplitSpan:
     without_own = np.eye(len(covariance)) - own @ (conjugate_transpose(own) @ covariance)
     variances, vectors = np.linalg.eigh(conjugate_transpose(without_own) @ covariance @ without_own)
     largest = np.linalg.eigvalsh(covariance)[-1]
-    # nor is what the eigenvalues themselves are known to
-    kept = variances > max(ROUND_OFF_VARIANCE, len(M) * np.finfo(float).eps) * largest
+    kept = variances > _round_off(variances / largest) * largest
     beyond = without_own @ vectors[:, kept] / np.sqrt(variances[kept])
     return SplitSpan(centring @ own, centring @ beyond, variances[kept] / largest)
+
+
+def _round_off(variances: np.ndarray) -> float:
+    """Relative variance below which directions are round-off.
+
+    Smooth features fall to that of single precision without a gap. Where states take few values there is one, and what
+    lies beyond, at the round-off of the eigenvalues themselves, is no function of them.
+
+    Examples
+    --------
+    >>> _round_off(np.array([1e-15, 1e-14, 1e-13, 1e-11, 1.0])), _round_off(np.array([3e-16, 1e-15, 0.5, 1.0])) > 8e-16
+    (1e-15, True)
+    """
+    of_eigenvalues = (1 + len(variances)) * float(np.finfo(float).eps)
+    known = variances[variances > of_eigenvalues]
+    has_gap = known.min(initial=1.0) > _GAP * of_eigenvalues
+    return max(ROUND_OFF_VARIANCE, of_eigenvalues) if has_gap else ROUND_OFF_VARIANCE
 
 
 def damped_triples(
