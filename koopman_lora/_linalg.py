@@ -253,15 +253,9 @@ def _round_off(variances: np.ndarray) -> float:
 
     Smooth features fall to that of single precision without a gap. Where states take few values there is one, and what
     lies beyond, at the round-off of the eigenvalues themselves, is no function of them.
-
-    Examples
-    --------
-    >>> _round_off(np.array([1e-15, 1e-14, 1e-13, 1e-11, 1.0])), _round_off(np.array([3e-16, 1e-15, 0.5, 1.0])) > 8e-16
-    (1e-15, True)
     """
     of_eigenvalues = (1 + len(variances)) * float(np.finfo(float).eps)
-    known = variances[variances > of_eigenvalues]
-    has_gap = known.min(initial=1.0) > _GAP * of_eigenvalues
+    has_gap = variances[variances > of_eigenvalues].min(initial=1.0) > _GAP * of_eigenvalues
     return max(ROUND_OFF_VARIANCE, of_eigenvalues) if has_gap else ROUND_OFF_VARIANCE
 
 

@@ -233,3 +233,17 @@ def test_conjugate_pairs_stay_together_with_the_positive_imaginary_part_first(sh
     ordered = values[eigenvalue_order(values)]
     assert np.allclose(ordered[::2], ordered[1::2].conj())
     assert np.all(ordered[::2].imag > 0)
+
+
+@pytest.mark.parametrize(
+    ("variances", "n_kept"),
+    [
+        ([1.0, 1e-3, 1e-6, 1e-9, 1e-11, 1e-13, 3e-15], 6),  # smooth features, down to single precision
+        ([1.0, 1e-3, 3e-15, 3e-15, 2e-15, 2e-15, 2e-15], 1),  # of states that take three values
+    ],
+)
+def test_round_off_is_cut_behind_a_gap_and_smooth_features_are_not(variances, n_kept):
+    """Beside the first, which counts in full; 3e-15 is within the round-off of 16 eigenvalues."""
+    M = np.diag([1.0, *variances, *[0.0] * 8])
+    kept = split_span(M, np.eye(15, 1)).variances
+    np.testing.assert_allclose(np.sort(kept)[::-1], variances[1 : 1 + n_kept], rtol=1e-9)
