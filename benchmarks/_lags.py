@@ -6,23 +6,22 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
+from _shared import SLOW, SMALL_CHAIN
 
 import koopman_lora as kl
-from koopman_lora.systems import FiniteMarkovChain, LinearGaussian, NoisyLogisticMap, NoisyRotation
+from koopman_lora.systems import LinearGaussian, NoisyLogisticMap, NoisyRotation
 
-CHAIN = FiniteMarkovChain(np.array([[6, 2, 1, 1], [1, 5, 3, 1], [0, 1, 7, 2], [3, 1, 1, 5]]) / 10)
-NON_NORMAL = LinearGaussian(A=[[0.8, 0.3], [-0.1, 0.5]], B=[[1.0, 0.0], [0.2, 0.6]])
-FAST, SLOW = (LinearGaussian(A=[[a, 0.0], [0.0, 0.5]], B=[[1.0, 0.0], [0.0, 1.0]]) for a in (0.9, 0.98))
+FAST, SLOWER = (LinearGaussian(A=[[a, 0.0], [0.0, 0.5]], B=[[1.0, 0.0], [0.0, 1.0]]) for a in (0.9, 0.98))
 HIDDEN = LinearGaussian(A=[[0.2, 0.3], [0.0, 0.95]], B=[[1.0, 0.0], [0.0, 0.3]])
 TURNING = NoisyRotation(omega=0.5, noise=0.1)
 
 Draw = Callable[[int], np.ndarray]
 # Data of a seed, and modes: of Markov processes seen whole, and of two of which one coordinate is seen.
 MARKOV: dict[str, tuple[Draw, int]] = {
-    "linear, non-normal": (lambda seed: NON_NORMAL.simulate(1, 3000, seed).values, 5),
+    "linear, non-normal": (lambda seed: SLOW.simulate(1, 3000, seed).values, 5),
     "linear, 9 frames": (lambda seed: FAST.simulate(1, 3000, seed).values, 4),
-    "linear, 50 frames": (lambda seed: SLOW.simulate(1, 3000, seed).values, 3),
-    "chain of four states": (lambda seed: CHAIN.simulate(2, 2000, seed).values, 4),
+    "linear, 50 frames": (lambda seed: SLOWER.simulate(1, 3000, seed).values, 3),
+    "chain of four states": (lambda seed: SMALL_CHAIN.simulate(2, 2000, seed).values, 4),
     "rotation": (lambda seed: NoisyRotation().simulate(1, 2000, seed).values, 3),
     "logistic map": (lambda seed: NoisyLogisticMap().simulate(4, 1000, seed).values, 6),
 }

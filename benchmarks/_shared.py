@@ -24,6 +24,7 @@ SYSTEMS = {
 
 # two coordinates, correlated and slow
 SLOW = kl.systems.LinearGaussian(A=[[0.8, 0.3], [-0.1, 0.5]], B=[[1.0, 0.0], [0.2, 0.6]])
+SMALL_CHAIN = kl.systems.FiniteMarkovChain(np.array([[6, 2, 1, 1], [1, 5, 3, 1], [0, 1, 7, 2], [3, 1, 1, 5]]) / 10)
 
 
 def reference_of(system: kl.systems.ReferenceSpectrum, n_modes: int, lag: int = 1) -> kl.systems.ReferenceSpectrum:

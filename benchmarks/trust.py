@@ -21,7 +21,7 @@ from _inputs import inputs
 from _lags import lags
 from _overfit import overfit
 from _refit import refit_coverage
-from _shared import SLOW
+from _shared import SLOW, SMALL_CHAIN
 from _weights import weights
 
 import koopman_lora as kl
@@ -45,7 +45,6 @@ from koopman_lora.systems import (
 
 MAP = NoisyLogisticMap()
 MILD = LinearGaussian(A=[[0.5, 0.2], [-0.1, 0.3]], B=[[1.0, 0.0], [0.2, 0.6]])
-SMALL_CHAIN = FiniteMarkovChain(np.array([[6, 2, 1, 1], [1, 5, 3, 1], [0, 1, 7, 2], [3, 1, 1, 5]]) / 10)
 BLOCKS = FiniteMarkovChain.with_blocks()
 
 

@@ -26,8 +26,6 @@ _COVERAGE = (
     "learned anew each time 95 to 97 % and 89 to 100 %, but 61 and 39 % for a strongly non-normal system (4 systems, "
     "20 repetitions); KoopmanLoRA.intervals(refit=20) holds for the search for features too"
 )
-# Distance from 1 below which a value is the constant mode's, whose interval is a point.
-_EXACT_ONE = 1e-9
 # Eigenvalues with condition numbers up to this spread as evenly as those of a normal operator, whose is 1.
 _NORMAL_CONDITION = 1.2
 # Blocks shorter than two memories end in the middle of a stay, and what their ends add to M_f and M_g does not cancel
@@ -236,7 +234,7 @@ def _may_be_double(estimate: np.ndarray, matched: np.ndarray, reach: Reach) -> n
            [ True, False]])
     """
     result = np.zeros((len(estimate), len(estimate)), dtype=bool)
-    is_suspect = (np.abs(estimate - 1) > _EXACT_ONE) & (reach.condition > _NORMAL_CONDITION)
+    is_suspect = (np.abs(estimate - 1) > TIE_TOLERANCE) & (reach.condition > _NORMAL_CONDITION)
     for i in np.flatnonzero(is_suspect):
         squared, drawn = (np.square(values[..., [i]] - values) / 4 for values in (estimate, matched))
         result[i] = is_suspect & (np.abs(squared) <= reach.factor * drawn.std(axis=0))
@@ -286,7 +284,7 @@ def _finished(bounds: np.ndarray, estimate: np.ndarray, floor: float) -> np.ndar
     """Bounds (2, n) of moduli, none of the lower ones above the floor; the constant mode, the first, a point."""
     lower, upper = bounds
     result = np.stack([np.minimum(lower, floor), upper])
-    if len(estimate) and abs(estimate[0] - 1) <= _EXACT_ONE:
+    if len(estimate) and abs(estimate[0] - 1) <= TIE_TOLERANCE:  # as `eigenvalue_order` knows it
         result[:, 0] = estimate[0]
     return result
 

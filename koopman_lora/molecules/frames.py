@@ -49,8 +49,8 @@ def frames_of_state(states: Any, state: int, n: Count = 10) -> np.ndarray:
         frames = _numbered(parts, [np.argmax(part, axis=1) == state for part in parts])
         membership = np.concatenate([part[:, state] for part in parts])[_rows(parts, frames)]
         return frames[np.argsort(-membership, kind="stable")[:n]]
-    labels = [_labels("states", part) for part in parts]
-    _check_state(state, 1 + max(int(part.max(initial=-1)) for part in labels))
+    labels, n_states = _labels("states", parts)
+    _check_state(state, n_states)
     return _spread(_numbered(labels, [part == state for part in labels]), n)
 
 
@@ -132,8 +132,7 @@ def transition_frames(states: Any, origin: int, target: int, core: Share = 0.8) 
         labels = [np.where(part.max(axis=1) >= core, part.argmax(axis=1), -1) for part in parts]
         n_states = parts[0].shape[1]
     else:
-        labels = [_labels("states", part) for part in parts]
-        n_states = 1 + max(int(part.max(initial=-1)) for part in labels)
+        labels, n_states = _labels("states", parts)
     _check_state(origin, n_states, "origin")
     _check_state(target, n_states, "target")
     found = []
@@ -164,10 +163,14 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, numbers.Number) or getattr(value, "ndim", None) == 0
 
 
-def _labels(name: str, part: np.ndarray) -> np.ndarray:
-    if (part != np.round(part)).any() or (np.abs(part) > MOST).any():
-        raise ValueError(f"{name} must be whole numbers of states, or memberships (n_frames, n_states); got {part}.")
-    return part.astype(int)
+def _labels(name: str, parts: Sequence[np.ndarray]) -> tuple[list[np.ndarray], int]:
+    """Numbers of states as integers, and how many states there are."""
+    for part in parts:
+        if (part != np.round(part)).any() or (np.abs(part) > MOST).any():
+            raise ValueError(
+                f"{name} must be whole numbers of states, or memberships (n_frames, n_states); got {part}."
+            )
+    return [part.astype(int) for part in parts], 1 + max(int(part.max(initial=-1)) for part in parts)
 
 
 def _check_state(state: int, n_states: int, name: str = "state") -> None:
